@@ -1,0 +1,3 @@
+"""Train image classifiers from one YAML file, on PyTorch Lightning."""
+
+__version__ = "0.1.0"

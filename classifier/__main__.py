@@ -1,0 +1,56 @@
+"""Console entry point: help, version and typos answer without importing torch."""
+
+import sys
+from collections.abc import Sequence
+
+from classifier import __version__
+
+VERBS = {
+    "fit": "train a network, from a config file or on from a checkpoint",
+    "validate": "evaluate a checkpoint on the validation set",
+    "test": "evaluate a checkpoint on the test set",
+    "predict": "write the classes of image files to a CSV file",
+}
+HELP = f"""\
+usage: classifier <command> [options]
+
+Train image classifiers from one YAML file.
+
+{chr(10).join(f"  {verb:10}{meaning}" for verb, meaning in VERBS.items())}
+
+  classifier fit --config configs/digits.yaml
+  classifier test --ckpt_path runs/digits/version_0/checkpoints/best.ckpt
+  classifier <command> --help        options of a command
+  classifier fit … --print_config    the whole config, nothing is run
+  classifier --version
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command and returns the exit code: 0, 1 (failed), 2 (to be mended), 130/143 (signal)."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    verb = arguments[0] if arguments else "--help"
+    if verb in ("-h", "--help", "help"):
+        print(HELP, end="")  # noqa: T201
+        return 0
+    if verb == "--version":
+        print(f"classifier {__version__}")  # noqa: T201
+        return 0
+    if verb not in VERBS:
+        return _unknown(verb)
+    from classifier.cli import run
+
+    return run(list(arguments))
+
+
+def _unknown(verb: str) -> int:
+    import difflib
+
+    near = difflib.get_close_matches(verb, VERBS, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(VERBS)}."
+    print(f"error: no command '{verb}', {hint}", file=sys.stderr)  # noqa: T201
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

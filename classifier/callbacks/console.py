@@ -1,0 +1,96 @@
+"""What a person sees of a training: a line to begin with, a line each epoch, where the run is."""
+
+import shlex
+import sys
+import time
+from pathlib import Path
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback, RichProgressBar
+from classifier.callbacks.checkpoints import best_checkpoint
+
+
+class Console(Callback):
+    """Prints the start, each epoch and the end of a training.
+
+    Args:
+        folder: The run folder; None when nothing is kept (``fast_dev_run``).
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        self.started = self.epoch_started = time.monotonic()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.started = time.monotonic()
+        data = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning, undeclared
+        sizes = " / ".join(f"{len(s):,}" for s in (data.train_set, data.val_set, data.test_set))
+        count = sum(p.numel() for p in pl_module.parameters())
+        network = type(pl_module.network).__name__
+        devices = f"{trainer.num_devices} x " if trainer.num_devices > 1 else ""
+        line = (
+            f"{network}, {count:,} parameters, on {devices}{pl_module.device.type}; "
+            f"{type(data).__name__}, {sizes} images to train / validate / test"
+        )
+        self._print(trainer, f"{shown(self.folder)}: {line}" if self.folder else line)
+        if trainer.current_epoch:
+            self._print(trainer, f"resumed after {trainer.current_epoch} epochs")
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.epoch_started = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        last = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else "?"
+        seconds = time.monotonic() - self.epoch_started
+        watched = ["train_loss", "val_loss", "val_accuracy"]
+        if (best := best_checkpoint(trainer)) and best.monitor not in (None, *watched):
+            watched.append(best.monitor)
+        metrics = trainer.callback_metrics
+        values = "  ".join(f"{name} {metrics[name]:.4f}" for name in watched if name in metrics)
+        self._print(trainer, f"epoch {trainer.current_epoch + 1}/{last}  {values}  {seconds:.1f} s")
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        best = best_checkpoint(trainer)
+        if self.folder is None or best is None or best.best_model_score is None:
+            return
+        seconds = time.monotonic() - self.started
+        test = shlex.join(["classifier", "test", "--ckpt_path", str(shown(best.best_model_path))])
+        board = shlex.join(["tensorboard", "--logdir", str(shown(self.folder.parent))])
+        self._print(
+            trainer,
+            f"best {best.monitor} {float(best.best_model_score):.4f} after {seconds:.1f} s, "
+            f"run kept in {shown(self.folder)}\n"
+            f"  {test}\n"
+            f"  {board}",
+        )
+
+    def _print(self, trainer: pl.Trainer, text: str) -> None:
+        if not trainer.is_global_zero:
+            return
+        bar = trainer.progress_bar_callback
+        if isinstance(bar, RichProgressBar) and bar.progress is not None:
+            bar.progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(text, flush=True)  # noqa: T201  # this is the console
+
+
+class RichBar(RichProgressBar):
+    """Lightning's bar, which leaves to ``Console`` what stays on the screen."""
+
+    def get_metrics(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)  # the run folder is already on the screen
+        return metrics
+
+
+def interactive() -> bool:
+    """Whether somebody watches; a log file gets no progress bar."""
+    return sys.stdout.isatty()
+
+
+def shown(path: str | Path) -> Path:
+    """The path as seen from here, where that is shorter."""
+    path = Path(path).resolve()
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

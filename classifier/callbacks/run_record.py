@@ -1,0 +1,118 @@
+"""Keeps the run folder: config, record, metrics of each epoch."""
+
+import os
+import time
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+
+from classifier import runs
+from classifier.callbacks.checkpoints import best_checkpoint
+
+
+class RunRecord(Callback):
+    """Writes ``config.yaml``, ``run.json`` and ``metrics.csv``, and tells the checkpoint of them.
+
+    Args:
+        folder: The run folder. Under several processes, that of rank zero counts.
+        config: Text of the config.
+        facts: What is known before the training: command line, seed, environment.
+    """
+
+    def __init__(self, folder: Path, config: str, facts: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.config = config
+        self.record: dict[str, Any] = {"state": "running", **facts}
+        self.rows: list[dict[str, Any]] = []
+        self.started = self.epoch_started = time.monotonic()
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        data = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning, undeclared
+        self.record |= {
+            "data": {**data.describe(), "fingerprint": data.fingerprint()},
+            "parameters": sum(p.numel() for p in pl_module.parameters()),
+            "started": _now(),
+        }
+        pl_module.provenance = {
+            "config": self.config,
+            "data": data.describe(),
+            "run": self.record,
+        }
+        if trainer.is_global_zero:
+            earlier = self._earlier()
+            if earlier:
+                self.record["resumed"] = [*earlier.pop("resumed", []), earlier]
+            runs.save_config(self.folder, self.config)
+            runs.write_record(self.folder, self.record)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.is_global_zero:
+            self.started = time.monotonic()
+            # The epochs that a resumed training repeats are written again.
+            rows = runs.read_metrics(self.folder)
+            self.rows = [row for row in rows if int(row["epoch"]) < trainer.current_epoch]
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.epoch_started = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        row = {
+            "epoch": trainer.current_epoch,
+            "step": trainer.global_step,
+            "seconds": round(time.monotonic() - self.epoch_started, 3),
+            "lr": rate,
+        }
+        self.rows.append({**row, **dict(sorted(metrics.items()))})
+        runs.write_metrics(self.folder, self.rows)
+        self.record["metrics"] = metrics
+        for logger in trainer.loggers:
+            logger.log_metrics({"lr": rate}, trainer.global_step - 1)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._close(trainer, "finished")
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        if isinstance(exception, Exception):
+            self.record["error"] = f"{type(exception).__name__}: {exception}"
+            self._close(trainer, "failed")
+        else:
+            self._close(trainer, "interrupted")
+
+    def _close(self, trainer: pl.Trainer, state: str) -> None:
+        if not trainer.is_global_zero:
+            return
+        self.record |= {
+            "state": state,
+            "ended": _now(),
+            "seconds": round(time.monotonic() - self.started, 3),
+            "epochs": trainer.current_epoch,
+            "steps": trainer.global_step,
+        }
+        best = best_checkpoint(trainer)
+        if best is not None and best.best_model_score is not None:
+            path = Path(best.best_model_path)
+            self.record["best"] = {
+                "monitor": best.monitor,
+                "value": float(best.best_model_score),
+                "checkpoint": os.path.relpath(path, self.folder),
+                "sha256": runs.sha256(path),
+            }
+        runs.write_record(self.folder, self.record)
+
+    def _earlier(self) -> dict[str, Any] | None:
+        """The record of the start that this one resumes."""
+        return runs.read_record(self.folder) if (self.folder / "run.json").exists() else None
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -1,0 +1,44 @@
+"""Reading a checkpoint: only weights and plain values, never code."""
+
+import difflib
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+KEY = "classifier"  # the entry with the config text, the data description and the run record
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Loads a checkpoint on the CPU; large tensors stay on disk until they are used.
+
+    Raises:
+        FileNotFoundError: If there is no such file; names a similar one.
+        ValueError: If the file is not a checkpoint, or holds anything but weights and plain values.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"No checkpoint '{path}'{similar(path)}.")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"'{path}' is not a checkpoint that loads without running code.") from error
+    except (RuntimeError, ValueError, EOFError, OSError, KeyError) as error:
+        raise ValueError(f"'{path}' is not a checkpoint, or it is damaged.") from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise ValueError(f"'{path}' holds no training checkpoint: it has no 'state_dict'.")
+    return checkpoint
+
+
+def resolve(path: str, prefer: str) -> Path:
+    """The checkpoint that ``path`` means: a file, or ``checkpoints/<prefer>.ckpt`` of a run folder."""
+    inside = Path(path) / "checkpoints" / f"{prefer}.ckpt"
+    return inside if inside.is_file() else Path(path)
+
+
+def similar(path: Path) -> str:
+    """The words ", did you mean '…'?" where the folder has a file of a similar name."""
+    if not path.parent.is_dir():
+        return f": there is no folder '{path.parent}'"
+    names = difflib.get_close_matches(path.name, [p.name for p in path.parent.iterdir()], n=1)
+    return f", did you mean '{path.parent / names[0]}'?" if names else ""

@@ -1,0 +1,131 @@
+"""The command line, with every config text read, checked and completed before it is parsed.
+
+Precedence: command line > config files in order > checkpoint > defaults.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from classifier import checkpoints
+from classifier.hyperparameters import apply, split_arguments, values
+from classifier.yaml_text import ConfigError, ConfigSource, load
+
+
+class Arguments:
+    """What a command line says, as the parser needs it.
+
+    Attributes:
+        given: The command line as it was given.
+        verb: The command.
+        texts: The config texts in order, hyperparameters applied.
+        argv: The arguments for the parser: verb, configs, then everything else.
+        name: What the run is called: the first config file, or the checkpoint's run.
+        checkpoint_path: The file that ``--ckpt_path`` means, if given.
+        checkpoint: What the checkpoint says of itself: config, data description, run record.
+        global_step: How many optimizer steps the checkpoint has seen.
+    """
+
+    def __init__(self, given: Sequence[str]) -> None:
+        self.given = list(given)
+        self.verb, *rest = given
+        overrides, rest = split_arguments(rest)
+        configs, rest = take_option(rest, "--config", "-c")
+        paths, rest = take_option(rest, "--ckpt_path")
+        sources = [_read_config(value) for value in configs]
+        self.checkpoint_path: Path | None = None
+        self.checkpoint: dict[str, Any] = {}
+        self.global_step = 0
+        if paths:
+            self._read_checkpoint(paths[-1])
+            rest += ["--ckpt_path", str(self.checkpoint_path)]
+        if "config" in self.checkpoint:
+            text = self.checkpoint["config"]
+            if self.verb != "fit":  # how to run depends on the machine
+                text = keep_keys(text, ("hyperparameters", "model", "data"))
+            sources.insert(0, ConfigSource(f"checkpoint '{self.checkpoint_path}'", text))
+        self.texts = apply(sources, overrides)
+        # jsonargparse replaces a mapping at each further config; this one has all names.
+        names = yaml.safe_dump({"hyperparameters": values(self.texts)}, sort_keys=False)
+        configs = [f"--config={text}" for text in (*self.texts, names)]
+        self.argv = [self.verb, *configs, *rest]
+        self.options = rest
+        self.name = _run_name([source.name for source in sources]) or self.run.get("name")
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """The record of the run that the checkpoint comes from."""
+        record: dict[str, Any] = self.checkpoint.get("run", {})
+        return record
+
+    def value(self, path: tuple[str, ...]) -> Any:
+        """What the command line or the last config says of a key; None if nothing."""
+        name = ".".join(path)
+        options, _ = take_option(self.options, f"--{name}", f"--{name}".replace(".init_args", ""))
+        if options:
+            return load(options[-1])
+        for text in reversed(self.texts):
+            found: Any = load(text)
+            for key in path:
+                found = found.get(key) if isinstance(found, dict) else None
+            if found is not None:
+                return found
+        return None
+
+    def _read_checkpoint(self, path: str) -> None:
+        prefer = "last" if self.verb == "fit" else "best"
+        self.checkpoint_path = checkpoints.resolve(path, prefer)
+        saved = checkpoints.read_checkpoint(self.checkpoint_path)
+        self.checkpoint = saved.get(checkpoints.KEY, {})
+        self.global_step = saved.get("global_step", 0)
+
+
+def take_option(arguments: Sequence[str], *names: str) -> tuple[list[str], list[str]]:
+    """Splits off the values of an option, ``--name VALUE`` or ``--name=VALUE``, in order."""
+    values, rest = [], []
+    remaining = iter(arguments)
+    for argument in remaining:
+        name, equals, value = argument.partition("=")
+        if name not in names:
+            rest.append(argument)
+        elif equals:
+            values.append(value)
+        else:
+            value = next(remaining, "")
+            if not value or value.startswith("--"):
+                raise ConfigError(f"{name}: a path is missing behind it.")
+            values.append(value)
+    return values, rest
+
+
+def keep_keys(text: str, keys: Sequence[str]) -> str:
+    """Drops the other top-level keys of a YAML text; aliases survive."""
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    root.value = [(key, value) for key, value in root.value if key.value in keys]
+    return yaml.serialize(root, Dumper=yaml.SafeDumper)
+
+
+def _read_config(value: str) -> ConfigSource:
+    path = Path(value)
+    if "\n" in value or value.lstrip().startswith("{"):
+        return ConfigSource("--config", value)  # the text itself
+    if path.is_dir():
+        raise ConfigError(f"--config '{path}' is a folder, expected a YAML file.")
+    if not path.is_file():
+        raise ConfigError(f"No config file '{path}'{checkpoints.similar(path)}.")
+    try:
+        return ConfigSource(value, path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"'{path}' is not a text file in UTF-8, expected YAML.") from error
+
+
+def _run_name(configs: Sequence[str]) -> str | None:
+    """The name of the first config file; of a saved config, that of its run."""
+    for config in configs:
+        path = Path(config)
+        if "\n" not in config and path.is_file():
+            saved = (path.parent / "run.json").is_file()
+            return path.resolve().parent.parent.name if saved else path.stem
+    return None

@@ -1,0 +1,225 @@
+"""The LightningCLI of this package: YAML and command line to trainer, module and data."""
+
+import os
+import shlex
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from jsonargparse import Namespace
+from lightning_fabric.utilities.rank_zero import rank_zero_only
+from pytorch_lightning.callbacks.progress import ProgressBar
+from pytorch_lightning.cli import LightningCLI, _InstantiatorFn
+from pytorch_lightning.loggers import TensorBoardLogger
+
+import classifier.augment
+import classifier.networks  # noqa: F401  # short class names work for what is imported
+from classifier import runs
+from classifier.callbacks.checkpoints import best_and_last
+from classifier.callbacks.console import Console, RichBar, interactive
+from classifier.callbacks.predictions import PredictionWriter
+from classifier.callbacks.run_record import RunRecord
+from classifier.cli.arguments import Arguments
+from classifier.cli.links import LINKS, fill, links_that_apply, refuse_other_numbers
+from classifier.cli.parser import Parser
+from classifier.data import ImageDataModule
+from classifier.data.files import find_images
+from classifier.hyperparameters import anchors, with_aliases
+from classifier.module import ClassificationModule
+
+FOLDER_VARIABLE = "CLASSIFIER_RUN_FOLDER"  # hands the run folder to the ranks that Lightning starts
+
+
+class ClassifierCLI(LightningCLI):
+    """``classifier fit | validate | test | predict``.
+
+    Args:
+        arguments: The command line, read and checked.
+    """
+
+    def __init__(self, arguments: Arguments) -> None:
+        self.arguments = arguments
+        self.config_text = ""
+        self.exit_code = 0
+        super().__init__(
+            ClassificationModule,
+            ImageDataModule,
+            subclass_mode_data=True,
+            save_config_callback=None,  # RunRecord does it, for fit only
+            trainer_defaults={"enable_model_summary": False},
+            seed_everything_default=0,
+            parser_class=Parser,
+            parser_kwargs={"allow_abbrev": False},
+            auto_configure_optimizers=False,
+            args=arguments.argv,
+        )
+
+    # ---- the parser ----
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # static in Lightning
+        """Only the one asked for, which halves the time to build the parser."""
+        # weights_only stays at torch's default: a checkpoint never runs code.
+        skip = super().subcommands()[self.arguments.verb] | {"weights_only", "return_predictions"}
+        return {self.arguments.verb: skip}
+
+    def add_default_arguments_to_parser(self, parser: Any) -> None:
+        # First, so that a dumped config defines its anchors before it uses them.
+        parser.add_argument(
+            "--hyperparameters",
+            type=dict,
+            default={},
+            help="Values named once by YAML anchors and used anywhere by aliases. "
+            "--hyperparameters.NAME VALUE changes every use.",
+        )
+        super().add_default_arguments_to_parser(parser)
+
+    def add_arguments_to_parser(self, parser: Any) -> None:
+        for source, target in LINKS:
+            parser.link_arguments(source, target, apply_on="instantiate")
+        if self.arguments.verb == "predict":
+            parser.add_argument("--images", nargs="+", help="Image files, folders or globs.")
+            parser.add_argument("--output", default="predictions.csv", help="CSV file to write.")
+            parser.add_argument("--top_k", type=int, default=5, help="Classes a row, best first.")
+        aliases = anchors(self.arguments.texts)
+        parser.finish = lambda text: with_aliases(text, aliases)
+
+    def parse_arguments(self, parser: Any, args: Any) -> None:
+        self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Switched off: Lightning's lets the checkpoint win over the command line.
+
+        ``Arguments`` puts the checkpoint's config in front of all others instead.
+        """
+
+    # ---- the objects ----
+
+    def _add_instantiators(self) -> None:
+        for key, kind in (("model", ClassificationModule), ("data", ImageDataModule)):
+            self.parser.add_instantiator(Instantiator(self, key), kind, subclasses=True)
+
+    def before_instantiate_classes(self) -> None:
+        config, parser = self.settings, self._parser(self.subcommand)
+        resumable = config.clone()
+        resumable.ckpt_path = None  # a config that is run again starts again
+        self.config_text = parser.dump(resumable, skip_unset=False)
+        data = parser.instantiate(Namespace(data=config.data.clone()), instantiate_groups=False)
+        self.datamodule: ImageDataModule = data.data
+        if "data" in self.arguments.checkpoint:
+            self.datamodule.restore(self.arguments.checkpoint["data"])
+        refuse_other_numbers(self.arguments, self.datamodule)
+        fill(config.model.network, self.datamodule)
+        # Cached when the data was built; the module's hyperparameters need the filled network.
+        del self.config_dump
+
+    @property
+    def settings(self) -> Namespace:
+        """The config of the command."""
+        settings: Namespace = self.config[self.arguments.verb]
+        return settings
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        config = self._get(self.config_init, "trainer")
+        config.callbacks = list(config.callbacks or [])
+        if config.enable_progress_bar is None and not interactive():
+            config.enable_progress_bar = False
+        bars = [c for c in config.callbacks if isinstance(c, ProgressBar)]
+        if config.enable_progress_bar is not False and not bars:
+            config.callbacks.append(RichBar())
+        if self.arguments.verb == "predict":
+            self.writer = self._prediction_writer()
+            config.callbacks.append(self.writer)
+        if self.arguments.verb != "fit":
+            config.logger = False
+        elif config.fast_dev_run:
+            config.callbacks.append(Console(None))
+        else:
+            self._keep_run(config)
+        return super().instantiate_trainer(**kwargs)
+
+    def _keep_run(self, config: Namespace) -> None:
+        """Claims the run folder and adds the logger and the callbacks that fill it."""
+        resumed = self._resumed_folder()
+        root = Path(config.default_root_dir or "runs").resolve()
+        folder = resumed or self._claim_folder(root)
+        if config.logger in (None, True):
+            # What a resumed training repeats is dropped from the earlier curve.
+            step = self.arguments.global_step if resumed else None
+            config.logger = TensorBoardLogger(
+                folder.parent.parent, folder.parent.name, folder.name, purge_step=step
+            )
+        if config.enable_checkpointing is not False:
+            config.callbacks += best_and_last(folder, self.settings.model.monitor)
+        modules = {path.partition(".")[0] for path in class_paths(self.settings.as_dict())}
+        facts = {
+            "id": self.arguments.run.get("id") if resumed else uuid.uuid4().hex,
+            "name": folder.parent.name,
+            "command": shlex.join(["classifier", *self.arguments.given]),
+            "seed": self.settings.seed_everything,
+            "environment": runs.environment(modules),
+        }
+        config.callbacks += [RunRecord(folder, self.config_text, facts), Console(folder)]
+
+    def _resumed_folder(self) -> Path | None:
+        """The run folder of the checkpoint, if it still lies there."""
+        path = self.arguments.checkpoint_path
+        folder = runs.run_folder_of(path) if path else None
+        same = folder and runs.read_record(folder).get("id") == self.arguments.run.get("id")
+        return folder if same else None
+
+    def _claim_folder(self, root: Path) -> Path:
+        if rank_zero_only.rank != 0:
+            # Rank zero's folder, as Lightning hands it on; ranks that were started by others, such
+            # as torchrun, never write, so that for them any name will do.
+            return Path(os.environ.get(FOLDER_VARIABLE, root / "rank" / "other"))
+        name = self.arguments.name or type(self.datamodule).__name__.lower()
+        folder = runs.claim_folder(root, name)
+        os.environ[FOLDER_VARIABLE] = str(folder)
+        return folder
+
+    # ---- predict ----
+
+    def _prediction_writer(self) -> PredictionWriter:
+        settings = self.settings
+        output = Path(settings.output)
+        if output.exists():
+            raise FileExistsError(f"--output '{output}' exists; name another file or remove it.")
+        if not output.parent.is_dir():
+            raise FileNotFoundError(f"--output '{output}': there is no folder '{output.parent}'.")
+        if settings.top_k < 1:
+            raise ValueError(f"--top_k counts classes, so it is at least 1, not {settings.top_k}.")
+        return PredictionWriter(output, self.datamodule.class_names, settings.top_k)
+
+    def predict(self, model: pl.LightningModule, ckpt_path: str, **_: Any) -> None:
+        """Called in place of ``Trainer.predict``: the images are files, not a data set."""
+        files = self.datamodule.files_dataloader(find_images(self.settings.images))
+        self.trainer.predict(model, files, ckpt_path=ckpt_path, return_predictions=False)
+        self.exit_code = int(self.writer.report())
+
+
+class Instantiator(_InstantiatorFn):
+    """Gives the module its hyperparameters for ``load_from_checkpoint``.
+
+    Lightning's own also records links whose target the network does not accept; a checkpoint with
+    those cannot be loaded. It is private in Lightning; tests/test_cli.py watches it.
+    """
+
+    def __call__(
+        self, class_type: Any, *args: Any, applied_instantiation_links: Any, **kwargs: Any
+    ) -> Any:
+        cli: Any = self.cli
+        if self.key == "data" and getattr(cli, "datamodule", None) is not None:
+            return cli.datamodule  # built once, before the network was filled
+        links = applied_instantiation_links
+        if self.key == "model":
+            links = links_that_apply(links, cli.settings.model.network)
+        return super().__call__(class_type, *args, applied_instantiation_links=links, **kwargs)
+
+
+def class_paths(config: Any) -> list[str]:
+    """All class paths of a config."""
+    if isinstance(config, dict):
+        own = [config["class_path"]] if isinstance(config.get("class_path"), str) else []
+        return own + [path for value in config.values() for path in class_paths(value)]
+    return [path for value in config for path in class_paths(value)] if isinstance(config, list) else []

@@ -1,0 +1,76 @@
+"""Gives the network the number of classes and channels of the data, whatever it is built by."""
+
+from typing import Any, Protocol
+
+from jsonargparse import Namespace
+
+from classifier.cli.arguments import Arguments
+
+NETWORK = "model.network.init_args"
+LINKS = [
+    ("data.num_classes", f"{NETWORK}.num_classes"),
+    ("data.in_channels", f"{NETWORK}.in_channels"),
+    ("data.in_channels", f"{NETWORK}.in_chans"),
+    ("data.class_names", "model.class_names"),
+    ("data.mean", "model.mean"),
+    ("data.std", "model.std"),
+]
+
+
+class Data(Protocol):
+    """What a network has to know of the data."""
+
+    @property
+    def num_classes(self) -> int: ...
+    @property
+    def in_channels(self) -> int: ...
+
+
+def fill(network: Namespace, data: Data) -> None:
+    """Completes the network's settings, in place, where jsonargparse's links do not reach.
+
+    A link needs a parameter of its name. timm's factories hide theirs in ``**kwargs``.
+    torchvision's builders always have three channels and, with pretrained weights, 1,000 classes,
+    so they are called through ``classifier.networks.torchvision_model``.
+    """
+    given = dict(network.get("dict_kwargs") or {})
+    if network.class_path.startswith("timm."):
+        numbers = {"num_classes": data.num_classes, "in_chans": data.in_channels}
+        network["dict_kwargs"] = {**numbers, **given}
+    elif network.class_path.startswith("torchvision.models."):
+        settings = dict(network.get("init_args") or {})
+        name = settings.pop("name", network.class_path.rpartition(".")[2])
+        weights = settings.pop("weights", None)
+        settings.pop("num_classes", None)  # linked
+        network["class_path"] = "classifier.networks.torchvision_model"
+        network["init_args"] = Namespace(
+            name=name, num_classes=data.num_classes, in_channels=data.in_channels, weights=weights
+        )
+        network["dict_kwargs"] = {**settings, **given}
+
+
+def refuse_other_numbers(arguments: Arguments, data: Data) -> None:
+    """Raises ValueError if a config or the command line gives a number that the data contradicts."""
+    expected = {
+        "num_classes": data.num_classes,
+        "in_channels": data.in_channels,
+        "in_chans": data.in_channels,
+    }
+    for name, number in expected.items():
+        for section in ("init_args", "dict_kwargs"):
+            given = arguments.value(("model", "network", section, name))
+            if given not in (None, number):
+                raise ValueError(
+                    f"model.network.{section}.{name} is {given}, but {type(data).__name__} has "
+                    f"{number}. Leave it out: it is filled in from the data."
+                )
+
+
+def links_that_apply(links: dict[str, Any], network: Namespace) -> dict[str, Any]:
+    """Drops the links to parameters that the network does not have."""
+    accepted = network.get("init_args") or {}
+    return {
+        target: value
+        for target, value in links.items()
+        if not target.startswith(NETWORK) or target.rpartition(".")[2] in accepted
+    }

@@ -1,0 +1,24 @@
+"""Keeps off the screen what a normal run cannot act on: notes of the libraries to their own users."""
+
+import logging
+import os
+import warnings
+
+
+def quiet() -> None:
+    """Filters by message, so that any other warning still appears."""
+    # LightningCLI 2.6 calls methods that jsonargparse 5 will remove; both versions are pinned.
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+    for message in (
+        ".*LeafSpec.* is deprecated",  # Lightning's use of torch's pytrees
+        ".*does not have many workers",  # in-memory data needs none
+        ".*is smaller than the logging interval",  # metrics are logged by epoch
+        ".*Checkpoint directory .* exists and is not empty",  # a resumed run
+        ".*The dirpath has changed",  # a checkpoint that was moved, or only tested
+        ".*the dataloader, .* is not resumable",  # said of each resumed run
+        ".*callbacks used to create the checkpoint need to be provided",  # evaluation has none
+    ):
+        warnings.filterwarnings("ignore", message)
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(f"{name}.utilities.rank_zero").setLevel(logging.WARNING)
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,0 +1,39 @@
+"""Runs a command; what goes wrong becomes a message of few lines and an exit code."""
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from classifier.cli.quiet import quiet
+
+
+def run(given: Sequence[str]) -> int:
+    """Runs one of Lightning's verbs.
+
+    Returns:
+        0; 1 for a run that failed; 2 for what the user can mend; 130 or 143 after a signal.
+    """
+    quiet()
+    from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+    from classifier.cli.arguments import Arguments
+    from classifier.cli.command import ClassifierCLI
+    from classifier.cli.errors import is_users, message_of
+
+    try:
+        command = ClassifierCLI(Arguments(given))
+    except SIGTERMException:
+        return 128 + signal.SIGTERM
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning turns it into exit(1)
+            return 128 + signal.SIGINT
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except Exception as error:
+        if os.environ.get("CLASSIFIER_DEBUG"):
+            raise
+        print(f"error: {message_of(error)}", file=sys.stderr)  # noqa: T201
+        return 2 if is_users(error) else 1
+    return command.exit_code

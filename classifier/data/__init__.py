@@ -1,0 +1,23 @@
+"""Data modules: one class for each data set, by its own name; ImageFolder for your own images."""
+
+from classifier.data.base import ImageDataModule
+from classifier.data.cifar import CIFAR10, CIFAR100
+from classifier.data.digits import Digits
+from classifier.data.downloaded import DownloadedDataModule
+from classifier.data.folder import ImageFolder
+from classifier.data.images import ImageFiles
+from classifier.data.memory import InMemoryDataModule
+from classifier.data.mnist import MNIST, FashionMNIST
+
+__all__ = [
+    "CIFAR10",
+    "CIFAR100",
+    "MNIST",
+    "Digits",
+    "DownloadedDataModule",
+    "FashionMNIST",
+    "ImageDataModule",
+    "ImageFiles",
+    "ImageFolder",
+    "InMemoryDataModule",
+]

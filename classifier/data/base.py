@@ -1,0 +1,340 @@
+"""What every data module shares: three disjoint sets, their loaders, augmentation on the device.
+
+A batch is images, uint8 ``(N, C, H, W)`` in 0..255, and labels, int64 ``(N,)``.
+Shapes: N images, C channels, H rows, W columns, K classes.
+"""
+
+import hashlib
+import warnings
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, TypedDict, TypeVar
+
+import pytorch_lightning as pl
+import torch
+from lightning_fabric.utilities.warnings import PossibleUserWarning
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from classifier.data.images import FilesSet, ImageFiles, ImageReader
+
+Batch = tuple[Tensor, Tensor]
+Buffer = bytes | memoryview
+T = TypeVar("T")
+
+
+class Description(TypedDict):
+    """What a checkpoint remembers of its data."""
+
+    class_names: list[str]
+    in_channels: int
+    mean: list[float]
+    std: list[float]
+
+
+class ImageSet(Dataset[Batch]):
+    """Labelled images that are read by the batch.
+
+    Images are asked for by key. A key is ``epoch * len(set) + index``, so that random transforms
+    can depend on the epoch even in worker processes that outlive it.
+    """
+
+    labels: Tensor
+    """int64 ``(N,)``."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def __getitems__(self, keys: list[int]) -> Batch:
+        """Reads a batch."""
+
+    @abstractmethod
+    def content(self) -> Iterator[Buffer]:
+        """Yields what tells this set from others, for a fingerprint."""
+
+
+class MemorySet(ImageSet):
+    """Images in one tensor, so that a batch is one slice of it.
+
+    Args:
+        images: uint8 ``(N, C, H, W)``.
+        labels: int64 ``(N,)``.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        self.images = images
+        self.labels = labels
+
+    def __getitems__(self, keys: list[int]) -> Batch:
+        indices = torch.tensor(keys) % len(self)
+        return self.images[indices], self.labels[indices]
+
+    def content(self) -> Iterator[Buffer]:
+        """Yields the shape, the pixels and the labels."""
+        yield repr(tuple(self.images.shape)).encode()
+        yield self.images.contiguous().numpy().data
+        yield self.labels.contiguous().numpy().data
+
+
+class EpochSampler(DistributedSampler[int]):
+    """Order of the images: random for training, where it is a function of (seed, epoch) alone.
+
+    In a distributed run all training ranks get equally many images (the remainder is left out,
+    another one each epoch) and evaluation sees every image exactly once, without padding.
+
+    It is a DistributedSampler because Lightning replaces any other kind by a padded one.
+
+    Args:
+        images: The set to draw from.
+        shuffle: Whether to draw at random, for training.
+        num_replicas: Number of processes that share the set.
+        rank: Number of this process.
+        seed: Chooses the orders.
+    """
+
+    def __init__(
+        self, images: ImageSet, shuffle: bool, num_replicas: int = 1, rank: int = 0, seed: int = 0
+    ) -> None:
+        super().__init__(images, num_replicas, rank, shuffle, seed, drop_last=shuffle)
+        self.number = len(images)
+
+    def __iter__(self) -> Iterator[int]:
+        if not self.shuffle:
+            yield from range(self.rank, self.number, self.num_replicas)
+            return
+        generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.epoch))
+        order = torch.randperm(self.number, generator=generator) + self.epoch * self.number
+        yield from order[self.rank : self.total_size : self.num_replicas].tolist()
+
+    def __len__(self) -> int:
+        if self.shuffle:
+            return self.number // self.num_replicas
+        return len(range(self.rank, self.number, self.num_replicas))
+
+
+def mixed_seed(*numbers: int) -> int:
+    """Hashes numbers into one seed, so that (0, 1) and (1, 0) share nothing."""
+    return int.from_bytes(hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest(), "big")
+
+
+def whole_batch(batch: T) -> T:
+    """Collates nothing: the sets yield whole batches."""
+    return batch
+
+
+class ImageDataModule(pl.LightningDataModule):
+    """Base of all data modules; a subclass says what the data is and loads its three sets.
+
+    After ``setup``, ``train_set``, ``val_set`` and ``test_set`` are disjoint sets with a length.
+
+    Args:
+        batch_size: Images in a training batch, on each device. A last batch of fewer images is left
+            out (other images each epoch), unless it is the only one.
+        eval_batch_size: Images in a batch for validation, test and prediction. Four times
+            batch_size if not given: without gradients the same memory holds more images.
+        val_fraction: Share of the training images that is set aside for validation, above 0 and
+            below 1. Not used by data that has its own validation set.
+        split_seed: Chooses which images are set aside. Independent of seed_everything, so that runs
+            with different seeds are compared on the same images.
+        augment: Modules that each map a whole training batch, uint8 (N, C, H, W) on its device, to
+            the same shape. Those of classifier.augment draw anew for each image; torchvision's
+            transforms draw once for the batch.
+        mix: torchvision.transforms.v2.MixUp or CutMix, without num_classes. Applied to training
+            batches after augment; labels become shares of the classes (N, K).
+        mean: Mean of each channel in 0..1, for normalisation. The data set's own if not given.
+        std: Standard deviation of each channel in 0..1. The data set's own if not given.
+    """
+
+    train_set: ImageSet
+    val_set: ImageSet
+    test_set: ImageSet
+
+    def __init__(
+        self,
+        batch_size: int = 128,
+        eval_batch_size: int | None = None,
+        val_fraction: float = 0.1,
+        split_seed: int = 0,
+        augment: list[nn.Module] | None = None,
+        mix: nn.Module | None = None,
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
+    ) -> None:
+        super().__init__()
+        self.batch_size = at_least_one("batch_size", batch_size)
+        self.eval_batch_size = (
+            4 * batch_size
+            if eval_batch_size is None
+            else at_least_one("eval_batch_size", eval_batch_size)
+        )
+        self.val_fraction = proper_fraction("val_fraction", val_fraction)
+        self.split_seed = split_seed
+        self.augment = augment or []
+        self.mix = mix
+        self._given = {
+            name: values for name, values in (("mean", mean), ("std", std)) if values is not None
+        }
+        self._restored: dict[str, Any] | None = None
+        self._is_set_up = False
+
+    @property
+    def num_workers(self) -> int:
+        """Worker processes of each loader; slicing a tensor needs none."""
+        return 0
+
+    @abstractmethod
+    def own_description(self) -> Description:
+        """Describes the data set. May look at folders, but never downloads."""
+
+    @abstractmethod
+    def load_sets(self) -> tuple[ImageSet, ImageSet, ImageSet]:
+        """Loads the disjoint sets for training, validation and test."""
+
+    @abstractmethod
+    def reader(self) -> ImageReader:
+        """Returns what reads an image file as for evaluation, without the data set on disk."""
+
+    def describe(self) -> dict[str, Any]:
+        """Returns class_names, in_channels, mean and std in plain types, for the checkpoint."""
+        if self._restored is not None:
+            return dict(self._restored)
+        own = self.own_description()
+        given = {name: per_channel(name, v, own["in_channels"]) for name, v in self._given.items()}
+        return {**own, **given}
+
+    def restore(self, description: dict[str, Any]) -> None:
+        """Answers from a saved description from now on, without touching the disk."""
+        self._restored = dict(description)
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the K classes, in the order of the labels."""
+        return list(self.describe()["class_names"])
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.class_names)
+
+    @property
+    def in_channels(self) -> int:
+        """C."""
+        return int(self.describe()["in_channels"])
+
+    @property
+    def mean(self) -> list[float]:
+        """Mean of each channel, in 0..1."""
+        return list(self.describe()["mean"])
+
+    @property
+    def std(self) -> list[float]:
+        """Standard deviation of each channel, in 0..1."""
+        return list(self.describe()["std"])
+
+    def fingerprint(self) -> str:
+        """Returns 16 hexadecimal digits that change with the content or the split of the sets."""
+        digest = hashlib.blake2b(digest_size=8)
+        for images in (self.train_set, self.val_set, self.test_set):
+            for part in images.content():
+                digest.update(part)
+        return digest.hexdigest()
+
+    def setup(self, stage: str) -> None:
+        if stage == "predict" or self._is_set_up:
+            return
+        if self._restored is not None:
+            compare_class_names(
+                self._restored["class_names"], self.own_description()["class_names"]
+            )
+        self.train_set, self.val_set, self.test_set = self.load_sets()
+        self._is_set_up = True
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        return self._loader(self.train_set, self.batch_size, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        return self._loader(self.val_set, self.eval_batch_size, shuffle=False)
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        return self._loader(self.test_set, self.eval_batch_size, shuffle=False)
+
+    def files_dataloader(self, paths: Sequence[Path]) -> DataLoader[ImageFiles]:
+        """Reads image files to predict, in the order given, as batches of ``ImageFiles``."""
+        files = FilesSet(paths, self.reader())
+        return DataLoader(
+            files, self.eval_batch_size, collate_fn=whole_batch, num_workers=self.num_workers
+        )
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        if self.trainer is None or not self.trainer.training:
+            return batch
+        images, labels = batch
+        for module in self.augment:
+            images = module(images)
+        if self.mix is not None:
+            shares = nn.functional.one_hot(labels, self.num_classes).float()
+            images, labels = self.mix(images.float(), shares)
+        return images, labels
+
+    def _loader(self, images: ImageSet, batch_size: int, shuffle: bool) -> DataLoader[Batch]:
+        if self.num_workers == 0 and isinstance(images, MemorySet):
+            # Workers would only copy what one slice delivers, so Lightning's hint does not apply.
+            warnings.filterwarnings("ignore", ".* does not have many workers", PossibleUserWarning)
+        trainer = self.trainer
+        sampler = EpochSampler(
+            images,
+            shuffle,
+            num_replicas=trainer.world_size if trainer else 1,
+            rank=trainer.global_rank if trainer else 0,
+            seed=torch.initial_seed(),
+        )
+        # Lightning sets the epoch of a resumed training too late for workers that read ahead.
+        sampler.set_epoch(trainer.current_epoch if trainer else 0)
+        return DataLoader(
+            images,
+            batch_size,
+            sampler=sampler,
+            drop_last=shuffle and len(sampler) >= batch_size,
+            collate_fn=whole_batch,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
+        )
+
+
+def at_least_one(name: str, value: int) -> int:
+    """Returns ``value``, or raises a ValueError when it is below 1."""
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, not {value}.")
+    return value
+
+
+def proper_fraction(name: str, value: float) -> float:
+    """Returns ``value``, or raises a ValueError when it is not between 0 and 1."""
+    if not 0 < value < 1:
+        raise ValueError(f"{name} is a share of the images, above 0 and below 1, not {value}.")
+    return value
+
+
+def per_channel(name: str, values: list[float], in_channels: int) -> list[float]:
+    """Returns ``values`` with one number per channel; a single number stands for all."""
+    if len(values) not in (1, in_channels):
+        raise ValueError(
+            f"{name} has {len(values)} values, but the images have {in_channels} channels; "
+            "give one value for each channel, or one for all."
+        )
+    return values * (in_channels // len(values))
+
+
+def compare_class_names(expected: list[str], found: list[str]) -> None:
+    """Raises a ValueError that names the first difference, if there is one."""
+    for index, (old, new) in enumerate(zip_longest(expected, found)):
+        if old != new:
+            raise ValueError(
+                f"The data's classes are not those of the checkpoint: class {index} is {new!r}, "
+                f"expected {old!r}. Use data with the {len(expected)} classes of the checkpoint, "
+                "in the same order, or train anew."
+            )

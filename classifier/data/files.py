@@ -1,0 +1,42 @@
+"""Finding image files by what a person types: files, folders and globs."""
+
+import glob
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+
+def find_images(patterns: Sequence[str]) -> list[Path]:
+    """Lists image files in the order given; those of a folder or glob by name.
+
+    A file that is named itself is taken whatever its suffix; a folder is searched with its
+    subfolders, without what is hidden.
+
+    Raises:
+        FileNotFoundError: If a pattern stands for nothing.
+    """
+    files = []
+    for pattern in patterns:
+        found = list(_find(pattern))
+        if not found:
+            kind = "image in folder" if Path(pattern).is_dir() else "file, folder or glob"
+            raise FileNotFoundError(f"--images: there is no {kind} '{pattern}'.")
+        files += found
+    return files
+
+
+def _find(pattern: str) -> Iterator[Path]:
+    path = Path(pattern)
+    if path.is_dir():
+        yield from sorted(image for image in path.rglob("*") if is_image(image))
+    elif path.exists():  # before globs: a name may hold brackets
+        yield path
+    else:
+        yield from sorted(Path(name) for name in glob.glob(pattern, recursive=True))
+
+
+def is_image(path: Path) -> bool:
+    """Whether the name is that of an image, and not hidden."""
+    from PIL import Image
+
+    Image.init()
+    return path.suffix.lower() in Image.EXTENSION and not path.name.startswith(".")

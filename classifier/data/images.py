@@ -1,0 +1,174 @@
+"""Image files to uint8 tensors.
+
+Decoding is Pillow's: ``torchvision.io`` crashes the whole process on some damaged PNG files
+(https://github.com/pytorch/vision/issues/3613).
+Shapes: N images, C channels, H rows, W columns.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+
+class ImageFiles(NamedTuple):
+    """A batch of image files to predict, in the order they were given."""
+
+    images: Tensor
+    """uint8 ``(N, C, H, W)`` of the readable files; ``(0, C, 1, 1)`` when there are none."""
+    files: list[str]
+    """The N readable files."""
+    unreadable: list[tuple[str, str]]
+    """The other files, each with the reason in one line."""
+
+
+def read_image(path: Path, in_channels: int) -> Tensor:
+    """Reads an image file as uint8 ``(C, H, W)``.
+
+    The camera's orientation (EXIF) is applied, 16-bit greyscale is scaled to 8 bits, transparent
+    pixels are laid over white, and of an animation the first frame counts.
+
+    Args:
+        path: Any format that Pillow knows.
+        in_channels: 1 for greyscale, 3 for RGB.
+
+    Raises:
+        ValueError: The file is not a whole image of a supported kind; the text names it and why.
+    """
+    mode = {1: "L", 3: "RGB"}[in_channels]
+    try:
+        return _decode(path, mode)
+    except Exception as error:  # Pillow's readers raise nearly anything on damaged files
+        raise ValueError(_refusal(path) + _reason(path, error)) from None
+
+
+def is_image_name(path: Path) -> bool:
+    """Tells whether a file name is visible and ends like a format that Pillow reads."""
+    if path.name.startswith("."):
+        return False
+    image_format = Image.registered_extensions().get(path.suffix.lower())
+    return image_format in Image.OPEN
+
+
+def stack(images: list[Tensor]) -> Tensor:
+    """Stacks images ``(C, H, W)`` to ``(N, C, H, W)``.
+
+    Raises:
+        ValueError: They differ in size.
+    """
+    shapes = sorted({tuple(image.shape) for image in images})
+    if len(shapes) > 1:
+        raise ValueError(
+            f"The transforms give images of different sizes, such as {shapes[0]} and {shapes[1]}; "
+            "let them end with a crop or resize to one size."
+        )
+    return torch.stack(images)
+
+
+def _refusal(path: Path) -> str:
+    return f"Cannot read image '{path}': "
+
+
+def _reason(path: Path, error: Exception) -> str:
+    if not path.exists():
+        return "no such file."
+    if not path.is_file():
+        return "not a regular file."
+    if path.stat().st_size == 0:
+        return "the file is empty."
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image, or damaged at its start."
+    return " ".join(str(error).split()).rstrip(".") + "."
+
+
+def _decode(path: Path, mode: str) -> Tensor:
+    if not path.is_file():  # opening a named pipe would wait forever
+        raise FileNotFoundError(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about metadata
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            with Image.open(path) as opened:
+                ImageOps.exif_transpose(opened, in_place=True)
+                image = _eight_bit(opened)
+        except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+            raise ValueError(f"more than {Image.MAX_IMAGE_PIXELS:,} pixels") from None
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    if image.mode != mode:
+        image = image.convert(mode)
+    pixels = torch.from_numpy(np.array(image)).view(image.height, image.width, -1)  # (H, W, C)
+    return pixels.permute(2, 0, 1).contiguous()
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no agreed range; save it with 8 or 16 bits")
+    if not image.mode.startswith("I"):
+        image.load()
+        return image
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise ValueError("pixels of more than 16 bits; save it with 8 or 16 bits")
+    # Pillow's own conversion clips at 255 and so turns most 16-bit images white.
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+
+
+@dataclass(frozen=True)
+class ImageReader:
+    """Reads and transforms one image file; travels to the loader's worker processes."""
+
+    in_channels: int
+    transform: nn.Module
+
+    def __call__(self, path: Path) -> Tensor:
+        """Reads ``path`` as uint8 ``(C, H, W)``.
+
+        Raises:
+            ValueError: The file cannot be read.
+            TypeError: The transform changed the pixels' type, so their 0..255 scale is in doubt.
+        """
+        image: Tensor = self.transform(read_image(path, self.in_channels))
+        if image.dtype != torch.uint8:
+            raise TypeError(
+                f"The transforms turn uint8 images into {image.dtype}; leave out conversion and "
+                "normalisation, which the model does itself."
+            )
+        return image
+
+
+class FilesSet(Dataset[ImageFiles]):
+    """Image files without labels, for prediction.
+
+    Args:
+        paths: The files.
+        read: Reads one of them.
+    """
+
+    def __init__(self, paths: Sequence[Path], read: ImageReader) -> None:
+        self.paths = list(paths)
+        self.read = read
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitems__(self, indices: list[int]) -> ImageFiles:
+        images: list[Tensor] = []
+        files: list[str] = []
+        unreadable: list[tuple[str, str]] = []
+        for path in (self.paths[index] for index in indices):
+            try:
+                images.append(self.read(path))
+                files.append(str(path))
+            except ValueError as error:
+                unreadable.append((str(path), str(error).removeprefix(_refusal(path))))
+        none = torch.empty(0, self.read.in_channels, 1, 1, dtype=torch.uint8)
+        return ImageFiles(stack(images) if images else none, files, unreadable)

@@ -1,0 +1,179 @@
+"""The one LightningModule: any network, loss, optimizer and scheduler; pixels in, logits out.
+
+Shapes: N images, C channels, H rows, W columns, K classes.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.core.mixins.hparams_mixin import _given_hyperparameters
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+
+from classifier.resume import follow_new_settings
+
+Batch = tuple[Tensor, Tensor]  # images (N, C, H, W); labels (N,), or (N, K) when they are mixed
+
+
+class ClassificationModule(pl.LightningModule):
+    """Trains and evaluates a network that maps images to one of K classes.
+
+    It logs ``{train,val,test}_loss`` and ``…_accuracy`` and, for validation and test,
+    ``…_f1`` (mean over the classes) and, with more than five classes, ``…_accuracy_top5``.
+
+    Args:
+        network: Maps normalised images (N, C, H, W) to logits (N, K).
+        class_names: Names of the K classes, in the order of the logits.
+        loss: Maps logits (N, K) and labels, (N,) or mixed (N, K), to a scalar. Cross-entropy if not given.
+        optimizer: Optimizer class and its settings. Adam with its own defaults if not given.
+        lr_scheduler: Learning rate scheduler class and its settings. Constant rate if not given.
+        monitor: The metric that chooses the best checkpoint and that ReduceLROnPlateau follows.
+        interval: Whether the scheduler steps after each epoch or each optimizer step.
+        no_decay_norm_bias: Exempts biases and normalisation layers (all parameters with fewer than two
+            dimensions) from weight decay.
+        mean: Mean of each channel, in 0..1.
+        std: Standard deviation of each channel, in 0..1.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        class_names: Sequence[str],
+        loss: nn.Module | None = None,
+        # No default class for these: jsonargparse would carry its defaults over to another class.
+        optimizer: Callable[[Iterable[Any]], Optimizer] | None = None,
+        lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+        monitor: str = "val_loss",
+        interval: Literal["epoch", "step"] = "epoch",
+        no_decay_norm_bias: bool = False,
+        mean: Sequence[float] = (0.0,),
+        std: Sequence[float] = (1.0,),
+    ) -> None:
+        super().__init__()
+        # From the command line the hyperparameters are plain class_path mappings. Elsewhere they
+        # would be objects, which a checkpoint that loads with weights_only=True cannot hold.
+        from_cli = _given_hyperparameters.get() is not None
+        objects = ("network", "loss", "optimizer", "lr_scheduler")
+        self.save_hyperparameters(ignore=() if from_cli else objects)
+        self.network = network
+        self.loss = loss or nn.CrossEntropyLoss()
+        self.optimizer = optimizer or torch.optim.Adam
+        self.lr_scheduler = lr_scheduler
+        self.monitor = monitor
+        self.interval = interval
+        self.no_decay_norm_bias = no_decay_norm_bias
+        self.class_names = list(class_names)
+        self.provenance: dict[str, Any] = {}
+        """What a checkpoint says of itself: ``config`` text, ``data`` description, ``run`` record."""
+        # In pixel units, so that one subtraction and one division turn uint8 into network input.
+        self.register_buffer("mean", 255 * torch.tensor(mean).view(-1, 1, 1))
+        self.register_buffer("std", 255 * torch.tensor(std).view(-1, 1, 1))
+        self.mean: Tensor
+        self.std: Tensor
+        evaluation = evaluation_metrics(len(self.class_names))
+        accuracy = MetricCollection({"accuracy": evaluation["accuracy"].clone()})
+        # nn.Module has a method `train`, so the keys carry the underscore of the metric names.
+        self.metrics = nn.ModuleDict(
+            {
+                "train_": accuracy.clone(prefix="train_"),
+                "val_": evaluation.clone(prefix="val_"),
+                "test_": evaluation.clone(prefix="test_"),
+            }
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Maps pixels ``(N, C, H, W)``, uint8 or floating point in 0..255, to logits ``(N, K)``."""
+        logits: Tensor = self.network((images.to(self.mean.dtype) - self.mean) / self.std)
+        return logits
+
+    def step(self, batch: Batch, stage: Literal["train_", "val_", "test_"]) -> Tensor:
+        """Computes the loss of a batch and logs it with the metrics of the stage."""
+        images, labels = batch
+        logits = self(images)
+        self._check(logits, len(images))
+        loss: Tensor = self.loss(logits, labels)
+        classes = labels if labels.ndim == 1 else labels.argmax(1)
+        metrics = self.metrics[stage]
+        metrics.update(logits, classes)  # type: ignore[operator]  # ModuleDict hides the type
+        settings = {"on_step": False, "on_epoch": True, "batch_size": len(images)}
+        self.log(f"{stage}loss", loss, prog_bar=True, sync_dist=stage != "train_", **settings)
+        self.log_dict(metrics, **settings)  # type: ignore[arg-type]
+        return loss
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self.step(batch, "train_")
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self.step(batch, "val_")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self.step(batch, "test_")
+
+    def predict_step(self, batch: tuple[Any, ...], batch_idx: int) -> Tensor:
+        """Maps a batch, whose first item is the images ``(N, C, H, W)``, to probabilities ``(N, K)``."""
+        images = batch[0]
+        if len(images) == 0:  # no readable file among them
+            return torch.empty(0, len(self.class_names), device=self.device)
+        logits = self(images)
+        self._check(logits, len(images))
+        return logits.float().softmax(1)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer(self._parameter_groups())
+        for group in optimizer.param_groups:
+            if not 0 <= group["lr"] < math.inf:  # also false for NaN, which SGD itself accepts
+                raise ValueError(f"optimizer: the learning rate must be finite and >= 0, not {group['lr']}.")
+        if self.lr_scheduler is None:
+            return optimizer
+        scheduler = self.lr_scheduler(optimizer)
+        settings: dict[str, Any] = {"scheduler": scheduler, "interval": self.interval}
+        if isinstance(scheduler, ReduceLROnPlateau):
+            # Lightning's own subclass of it names its metric itself.
+            settings["monitor"] = getattr(scheduler, "monitor", self.monitor)
+        return {"optimizer": optimizer, "lr_scheduler": settings}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["classifier"] = self.provenance
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        follow_new_settings(checkpoint, self.hparams)
+
+    def _parameter_groups(self) -> list[Any]:
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        if not self.no_decay_norm_bias:
+            return parameters
+        return [
+            {"params": [p for p in parameters if p.ndim > 1]},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+
+    def _check(self, logits: object, num_images: int) -> None:
+        """Cross-entropy would accept 1,000 outputs for 10 classes without a word."""
+        expected = (num_images, len(self.class_names))
+        if isinstance(logits, Tensor) and logits.shape == expected:
+            return
+        got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+        name = type(self.network).__name__
+        raise ValueError(
+            f"model.network: {name} returns {got}, expected logits of shape {expected}: {expected[1]} classes. "
+            "Set its number of outputs in model.network.init_args (and no auxiliary outputs)."
+        )
+
+
+def evaluation_metrics(num_classes: int) -> MetricCollection:
+    """Accuracy, macro F1 and, with more than five classes, top-5 accuracy, from torchmetrics."""
+    # Its own checks of every batch would make the device wait; the labels come from our data sets.
+    settings: dict[str, Any] = {"num_classes": num_classes, "validate_args": False}
+    metrics: dict[str, Any] = {
+        "accuracy": MulticlassAccuracy(average="micro", **settings),
+        "f1": MulticlassF1Score(average="macro", **settings),
+    }
+    if num_classes > 5:
+        metrics["accuracy_top5"] = MulticlassAccuracy(top_k=5, average="micro", **settings)
+    return MetricCollection(metrics)

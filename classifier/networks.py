@@ -1,0 +1,315 @@
+"""Networks to start from: one for MNIST, one for CIFAR, and any of torchvision's classifiers.
+
+They map images ``(N, C, H, W)`` to one score (logit) per class, ``(N, K)``. Any other ``nn.Module``
+that does so can stand in a configuration beside them, by its class path.
+"""
+
+import difflib
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["MNISTNet", "SmallResNet", "torchvision_model"]
+
+WEIGHTS_SUFFIXES = (".pt", ".pth", ".safetensors")
+
+
+class MNISTNet(nn.Module):
+    """Small convolutional network for images of about 28x28 pixels, at least 8x8.
+
+    It is the network of PyTorch's MNIST example
+    (https://github.com/pytorch/examples/blob/main/mnist/main.py: two 3x3 convolutions, pooling,
+    dropout 0.25, a hidden layer of 128, dropout 0.5) with these differences: convolutions keep the
+    size, have batch normalisation, and each of the two is followed by pooling; the largest
+    response anywhere in the image to a third convolution feeds the hidden layer, so that any image
+    size fits; and it returns logits, not their log-softmax.
+
+    Args:
+        num_classes: Number of classes.
+        in_channels: Channels of the images: 1 for grey, 3 for colour.
+        width: Filters of the first convolution; the second and third have 2 and 4 times as many.
+        dropout: Share of the hidden layer that is dropped in training, from 0 to 1; half of it is
+            dropped before that layer.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        in_channels: int = 1,
+        width: int = 32,
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            _convolution(in_channels, width),
+            nn.MaxPool2d(2),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            _convolution(width, 2 * width),
+            nn.MaxPool2d(2),
+            nn.BatchNorm2d(2 * width),
+            nn.ReLU(),
+            _convolution(2 * width, 4 * width),
+            nn.BatchNorm2d(4 * width),
+            nn.ReLU(),
+        )
+        self.head = nn.Sequential(
+            nn.Dropout(dropout / 2),
+            nn.Linear(4 * width, 128),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(128, num_classes),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Maps images ``(N, C, H, W)`` to logits ``(N, K)``."""
+        # Adaptive pooling would do the same, but to a grid it has no deterministic CUDA kernel.
+        logits: Tensor = self.head(self.features(images).amax((2, 3)))
+        return logits
+
+
+class SmallResNet(nn.Module):
+    """Residual network for small images such as CIFAR's: He et al. (2015), section 4.2.
+
+    https://arxiv.org/abs/1512.03385: a 3x3 stem without stride, three stages of ``(depth - 2) / 6``
+    blocks with 1, 2 and 4 times ``width`` filters, then the average over the image. Shortcuts have
+    no parameters (the paper's option A). Depth 20 with 10 classes has 269,722 parameters.
+
+    Args:
+        num_classes: Number of classes.
+        in_channels: Channels of the images: 1 for grey, 3 for colour.
+        depth: Number of layers with weights: 6 n + 2, so 8, 14, 20, 26, 32, 44, 56, 110 and so on.
+        width: Filters of the stem and the first stage, an even number.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        depth: int = 20,
+        width: int = 16,
+    ) -> None:
+        super().__init__()
+        blocks, remainder = divmod(depth - 2, 6)
+        if remainder or blocks < 1:
+            lower = 6 * max(blocks, 1) + 2
+            raise ValueError(
+                f"depth is 6 n + 2, not {depth}; the nearest are {lower} and {lower + 6}."
+            )
+        if width < 2 or width % 2:
+            raise ValueError(f"width is an even number of filters, at least 2: {width}.")
+        layers: list[nn.Module] = [
+            _convolution(in_channels, width),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+        ]
+        channels = width
+        for stage in (width, 2 * width, 4 * width):
+            for _ in range(blocks):
+                layers.append(_ResidualBlock(channels, stage))
+                channels = stage
+        self.features = nn.Sequential(*layers)
+        self.head = nn.Linear(channels, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):  # He et al. (2015), https://arxiv.org/abs/1502.01852
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Maps images ``(N, C, H, W)`` to logits ``(N, K)``."""
+        logits: Tensor = self.head(self.features(images).mean((2, 3)))
+        return logits
+
+
+class _ResidualBlock(nn.Module):
+    """Two convolutions beside a shortcut; the first halves the image where the channels grow."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.stride = 1 if in_channels == out_channels else 2
+        self.padding = (out_channels - in_channels) // 2
+        self.residual = nn.Sequential(
+            _convolution(in_channels, out_channels, self.stride),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(),
+            _convolution(out_channels, out_channels),
+            nn.BatchNorm2d(out_channels),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        # Option A: every second pixel, and new channels of zeros on both sides of the old.
+        shortcut = images[:, :, :: self.stride, :: self.stride]
+        shortcut = nn.functional.pad(shortcut, (0, 0, 0, 0, self.padding, self.padding))
+        return nn.functional.relu(shortcut + self.residual(images))
+
+
+def _convolution(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
+    """3x3, size-preserving; without a bias, for the batch normalisation that follows has one."""
+    return nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
+
+
+def torchvision_model(
+    name: str, num_classes: int, in_channels: int = 3, weights: str | None = None, **kwargs: Any
+) -> nn.Module:
+    """Builds a torchvision classifier with a head for the classes and a stem for the channels.
+
+    Pretrained weights keep their head if it has ``num_classes`` classes already and get a fresh one
+    otherwise. Where the number of channels differs, the stem's filters are summed for grey images
+    and repeated for others, so that responses keep their scale, as in timm
+    (https://github.com/huggingface/pytorch-image-models, ``adapt_input_conv``).
+
+    Args:
+        name: Name of a classifier of ``torchvision.models``, such as ``resnet18``.
+        num_classes: Number of classes.
+        in_channels: Channels of the images: 1 for grey, 3 for colour.
+        weights: Pretrained weights: a name of torchvision's such as ``DEFAULT`` or
+            ``IMAGENET1K_V1``, downloaded on first use, or a file with the network's state dict
+            (``.pt``, ``.pth``, ``.safetensors``). Without, training starts from scratch.
+        **kwargs: Further arguments of that network, such as ``image_size`` of ``vit_b_16``; in a
+            configuration they stand under ``dict_kwargs``, beside ``init_args``.
+
+    Raises:
+        ValueError: If there is no such network or weights, or they do not fit.
+        FileNotFoundError: If the file is missing or the download fails.
+    """
+    builder = _builder(name)
+    if builder.__name__ in ("googlenet", "inception_v3"):
+        # Auxiliary classifiers would turn the output into a tuple in training.
+        kwargs = {"aux_logits": False, "init_weights": weights is None, **kwargs}
+    if weights is None:
+        network = builder(num_classes=num_classes, **kwargs)
+    elif Path(weights).suffix in WEIGHTS_SUFFIXES:
+        network = builder(num_classes=num_classes, **kwargs)
+        _load_file(network, Path(weights))
+    else:
+        network = _download(builder, weights, kwargs)
+    if in_channels != 3 and getattr(network, "transform_input", False):
+        raise ValueError(
+            f"{name} with these weights rescales red, green and blue itself, "
+            f"so it takes 3 channels, not {in_channels}."
+        )
+    stem, head = _stem_and_head(network)
+    if len(head.weight) != num_classes:
+        _renew_head(head, num_classes)
+    if stem.in_channels != in_channels:
+        _change_channels(stem, in_channels, fresh=weights is None)
+    return network
+
+
+def _builder(name: str) -> Callable[..., nn.Module]:
+    # Imported on use: torchvision's models take as long to import as torch itself.
+    from torchvision import models
+
+    # Only this level: the folders below it build detectors and other networks.
+    known = models.list_models(module=models)
+    if name.lower() not in known:
+        close = difflib.get_close_matches(name.lower(), known)
+        hint = f"Did you mean {' or '.join(close)}?" if close else f"It has {', '.join(known)}."
+        raise ValueError(f"torchvision has no classifier '{name}'. {hint}")
+    builder: Callable[..., nn.Module] = models.get_model_builder(name.lower())
+    return builder
+
+
+def _download(builder: Callable[..., nn.Module], weights: str, kwargs: dict[str, Any]) -> nn.Module:
+    """Builds the network with torchvision's own weights, from its cache where they lie there."""
+    from torchvision.models import get_model_weights
+
+    entries = get_model_weights(builder)
+    # Weights without categories are features alone: their classifier has no valid values.
+    known = {key: entry for key, entry in entries.__members__.items() if entry.meta["categories"]}
+    spelled = {key.lower(): key for key in known}
+    spelled |= {f"{entries.__name__}.{key}".lower(): key for key in known}
+    if weights.lower() not in spelled:
+        raise ValueError(
+            f"{builder.__name__} has no weights '{weights}', only {', '.join(known)}; "
+            f"a file ends in {', '.join(WEIGHTS_SUFFIXES)}."
+        )
+    entry = known[spelled[weights.lower()]]
+    try:
+        return builder(weights=entry, **kwargs)
+    except OSError as error:  # urllib's URLError and HTTPError among them
+        raise FileNotFoundError(
+            f"'{entry.url}' could not be downloaded ({error}). Put the file into "
+            f"'{torch.hub.get_dir()}/checkpoints', or give its path as weights."
+        ) from error
+
+
+def _load_file(network: nn.Module, path: Path) -> None:
+    """Loads a state dict into ``network``, whose stem and head take on the sizes in the file."""
+    state = _read_state(path)
+    stem, head = _stem_and_head(network)
+    names = {module: name for name, module in network.named_modules()}
+    stem_weight, head_weight = (state.get(f"{names[layer]}.weight") for layer in (stem, head))
+    if stem_weight is not None and stem_weight.ndim == 4:
+        _change_channels(stem, stem_weight.shape[1], fresh=True)
+    if head_weight is not None and head_weight.ndim == head.weight.ndim:
+        _renew_head(head, len(head_weight))
+    try:
+        missing, unexpected = network.load_state_dict(state, strict=False)
+    except RuntimeError as error:  # a size; the message's first line only names the class
+        raise ValueError(f"'{path}' does not fit: {str(error).splitlines()[1].strip()}") from error
+    for keys, problem in ((missing, "lacks"), (unexpected, "also has")):
+        if keys:
+            raise ValueError(
+                f"'{path}' is not a state dict of this network: it {problem} '{keys[0]}' "
+                f"({len(keys)} such keys)."
+            )
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no weights file '{path}'.")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except ImportError as error:
+        raise ValueError(f"'{path}' needs a package: pip install safetensors.") from error
+    except Exception as error:  # each format has its own exceptions for a damaged file
+        raise ValueError(
+            f"'{path}' is damaged or holds more than tensors ({type(error).__name__})."
+        ) from error
+    if not isinstance(state, dict) or not all(
+        isinstance(value, Tensor) for value in state.values()
+    ):
+        raise ValueError(f"'{path}' holds no state dict, which maps names to tensors.")
+    return state
+
+
+def _stem_and_head(network: nn.Module) -> tuple[nn.Conv2d, nn.Linear | nn.Conv2d]:
+    """Finds the first convolution and the last layer: true of every torchvision classifier."""
+    layers = [module for module in network.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    stem = next(layer for layer in layers if isinstance(layer, nn.Conv2d))
+    return stem, layers[-1]
+
+
+def _renew_head(head: nn.Linear | nn.Conv2d, num_classes: int) -> None:
+    """Gives the head ``num_classes`` outputs with PyTorch's initial weights for its type."""
+    if isinstance(head, nn.Linear):
+        head.out_features = num_classes
+    else:
+        head.out_channels = num_classes
+    head.weight = nn.Parameter(head.weight.new_empty(num_classes, *head.weight.shape[1:]))
+    if head.bias is not None:
+        head.bias = nn.Parameter(head.bias.new_empty(num_classes))
+    head.reset_parameters()
+
+
+def _change_channels(stem: nn.Conv2d, in_channels: int, fresh: bool) -> None:
+    """Gives the stem ``in_channels`` inputs; the spread of its responses stays the same."""
+    filters = stem.weight.detach()  # (filters, channels, height, width)
+    ratio = stem.in_channels / in_channels
+    if fresh:
+        shape = (len(filters), in_channels, *stem.kernel_size)
+        filters = torch.randn(shape) * filters.std() * math.sqrt(ratio)
+    elif in_channels == 1:
+        filters = filters.sum(1, keepdim=True)  # exact for grey: every colour had the same value
+    else:
+        filters = filters.repeat(1, math.ceil(1 / ratio), 1, 1)[:, :in_channels] * ratio
+    stem.in_channels = in_channels
+    stem.weight = nn.Parameter(filters)

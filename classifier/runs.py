@@ -1,0 +1,169 @@
+"""The run folder: its name, its record, and what is known of the machine and the code.
+
+``runs/<config name>/version_N/`` holds ``config.yaml``, ``run.json``, ``metrics.csv``,
+``checkpoints/best.ckpt``, ``checkpoints/last.ckpt`` and TensorBoard events.
+"""
+
+import csv
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "jsonargparse", "numpy")
+
+
+def claim_folder(root: Path, name: str) -> Path:
+    """Creates and returns the next free ``root/name/version_N``.
+
+    ``mkdir`` either makes the folder or fails, so any number of processes that start in the same
+    instant get a folder each.
+    """
+    parent = root / name
+    parent.mkdir(parents=True, exist_ok=True)
+    taken = [path.name.removeprefix("version_") for path in parent.glob("version_*")]
+    number = max((int(text) + 1 for text in taken if text.isdecimal()), default=0)
+    while True:
+        folder = parent / f"version_{number}"
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return folder
+
+
+def run_folder_of(checkpoint: Path) -> Path | None:
+    """The run folder that a checkpoint lies in, if it still does."""
+    folder = checkpoint.resolve().parent.parent
+    return folder if (folder / "run.json").is_file() else None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file as a whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Writes ``run.json``."""
+    write_text(folder / "run.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Reads ``run.json``."""
+    record: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    return record
+
+
+def save_config(folder: Path, text: str) -> None:
+    """Writes ``config.yaml``; a different one of an earlier start is kept as ``config_N.yaml``."""
+    path = folder / "config.yaml"
+    if path.exists():
+        if path.read_text(encoding="utf-8") == text:
+            return
+        number = 0
+        while (folder / f"config_{number}.yaml").exists():
+            number += 1
+        path.rename(folder / f"config_{number}.yaml")
+    write_text(path, text)
+
+
+def write_metrics(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes ``metrics.csv``: one row an epoch, a column for every name that any row has."""
+    path = folder / "metrics.csv"
+    part = path.with_name(f".{path.name}.part")
+    with part.open("w", encoding="utf-8", newline="") as file:
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+    part.replace(path)
+
+
+def read_metrics(folder: Path) -> list[dict[str, str]]:
+    """Reads the rows of ``metrics.csv``; none if there is no such file yet."""
+    path = folder / "metrics.csv"
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def environment(modules: Iterable[str] = ()) -> dict[str, Any]:
+    """What a result depends on besides the config: packages, code and machine.
+
+    Args:
+        modules: Top-level modules that the config names; the versions of their packages are added.
+    """
+    import torch
+
+    return {
+        "python": platform.python_version(),
+        "packages": _versions(modules),
+        "git": git_state(Path.cwd()),
+        "host": platform.node(),
+        "system": platform.platform(),
+        "processor": _processor(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+    }
+
+
+def git_state(folder: Path) -> dict[str, str | None] | None:
+    """Commit of the repository around ``folder`` and a hash of what differs from it, if anything.
+
+    None without git or outside a repository.
+    """
+    commit = _git(folder, "rev-parse", "HEAD")
+    if commit is None:
+        return None
+    difference = _git(folder, "diff", "HEAD")
+    dirty = hashlib.sha256(difference).hexdigest() if difference else None
+    return {"commit": commit.decode().strip(), "dirty_diff_sha256": dirty}
+
+
+def _git(folder: Path, *arguments: str) -> bytes | None:
+    try:
+        answer = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout if answer.returncode == 0 else None
+
+
+def _versions(modules: Iterable[str]) -> dict[str, str]:
+    owners = metadata.packages_distributions()
+    named = {owner for module in modules for owner in owners.get(module, [])}
+    versions = {}
+    for name in sorted({"classifier", *PACKAGES, *named}):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue  # run from a source tree
+    return versions
+
+
+def _processor() -> str:
+    if sys.platform == "linux":
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()

@@ -1,0 +1,187 @@
+"""Puts anchors and aliases back into a config which a parser has resolved and dumped.
+
+A saved config with aliases can be run again with another value of a hyperparameter.
+"""
+
+import re
+from collections.abc import Sequence
+from copy import deepcopy
+from io import StringIO
+from math import inf
+from typing import Any, NamedTuple
+
+import yaml
+
+from classifier.hyperparameters import KEY
+from classifier.yaml_edit import anchor_name
+from classifier.yaml_scalars import Dumper
+from classifier.yaml_text import KeyPath, children, compose, key_of, load, places, same, value_at
+
+
+class Anchor(NamedTuple):
+    """Places of a config which share one value; the first is where the anchor stands."""
+
+    name: str
+    places: list[KeyPath]
+
+
+def anchors(texts: Sequence[str]) -> list[Anchor]:
+    """Collects the shared values of several configs, as `apply` returns them.
+
+    The parts of a shared mapping are shared too, as are those which a merge key ``<<: *sgd``
+    brings: each of them can get an alias of its own where the whole is no longer equal. A place
+    which a later config sets by itself leaves.
+
+    Args:
+        texts: The configs, the later ones winning.
+    """
+    found: dict[KeyPath, Anchor] = {}
+    for text in texts:
+        everything = list(places(compose(text)))
+        nodes = {id(node): node for _, node in everything}
+        shared: dict[int, list[KeyPath]] = {}
+        for path, node in everything:
+            shared.setdefault(id(node), []).append(path)
+        set_here = {
+            path
+            for path, node in everything
+            if path[:1] != (KEY,)
+            # A later mapping adds to an earlier one, everything else replaces it.
+            and (len(shared[id(node)]) > 1 or not isinstance(node, yaml.MappingNode))
+        }
+        for anchor in found.values():
+            anchor.places[:] = [place for place in anchor.places if is_kept(place, set_here)]
+        for identity, group in shared.items():
+            group.sort(key=lambda path: path[:1] != (KEY,))  # stable: the block, then as written
+            name = anchor_name(text, nodes[identity])
+            # A list is one value: its items share nothing unless they have their own anchors.
+            if len(group) > 1 and (name or all(isinstance(key, str) for key in group[0])):
+                name = name or "_".join(map(str, group[0][-2:]))
+                known = found.setdefault(group[0], Anchor(name, [])).places
+                known += [place for place in group if place not in known]
+    return [anchor for anchor in found.values() if len(anchor.places) > 1]
+
+
+def is_kept(place: KeyPath, replaced: set[KeyPath]) -> bool:
+    """Says whether neither a place nor anything around it is replaced."""
+    return not any(place[:length] in replaced for length in range(1, len(place) + 1))
+
+
+def with_aliases(dumped: str, anchors: Sequence[Anchor]) -> str:
+    """Puts anchors and aliases back wherever the value is still the shared one.
+
+    The result loads to the same data, with one exception. A parser adds defaults to a class which
+    a hyperparameter describes (``optimizer: &optimizer {class_path: SGD}``); then the value in
+    the block is completed likewise, because only an equal value can have an alias. Places which
+    hold something else keep it, and merge keys stay written out, with an alias for each part.
+
+    Args:
+        dumped: The config in YAML without aliases.
+        anchors: What `anchors` found in the texts the config was made of.
+    """
+    data = load(dumped)
+    if not anchors or not isinstance(data, dict):
+        return dumped
+    if KEY in data:
+        data = {KEY: data[KEY], **data}  # an anchor stands before its aliases
+    # Whole mappings first: their parts are then shared already.
+    ordered = sorted(anchors, key=lambda anchor: len(anchor.places[0]))
+    for anchor in ordered:
+        complete(data, anchor.places)
+    stream = StringIO()
+    dumper = AliasDumper(stream)
+    root = dumper.represent_data(data)
+    for anchor in ordered:
+        link(root, data, anchor, dumper.names)
+    dumper.open()
+    dumper.serialize(root)
+    dumper.close()
+    return stream.getvalue()
+
+
+class AliasDumper(Dumper):
+    """Writes nodes which occur several times with the anchor names in `names`."""
+
+    def __init__(self, stream: StringIO) -> None:
+        super().__init__(
+            stream, default_flow_style=False, allow_unicode=True, sort_keys=False, width=inf
+        )
+        self.names: dict[int, str] = {}
+
+    def generate_anchor(self, node: yaml.Node) -> str:
+        return self.names[id(node)]
+
+
+def complete(data: dict[str, Any], shared: Sequence[KeyPath]) -> None:
+    """Gives a hyperparameter the defaults which a parser added at the places that use it."""
+    if shared[0][0] != KEY or not has(data, shared[0]):
+        return
+    short = value_at(data, shared[0])
+    for place in shared:
+        if place[0] != KEY and has(data, place) and is_completion(short, value_at(data, place)):
+            full = value_at(data, place)
+            break
+    else:
+        return
+    for place in shared:
+        if place[0] == KEY and has(data, place) and same(value_at(data, place), short):
+            value_at(data, place[:-1])[place[-1]] = deepcopy(full)
+
+
+def is_completion(short: Any, full: Any) -> bool:
+    """Says whether a value is another one plus defaults, with class names written in full."""
+    if isinstance(short, str) and isinstance(full, dict):
+        return is_completion(short, full.get("class_path"))
+    if isinstance(short, str) and isinstance(full, str):
+        return f".{full}".endswith(f".{short}")
+    if isinstance(short, dict) and isinstance(full, dict):
+        return all(key in full and is_completion(short[key], full[key]) for key in short)
+    if isinstance(short, list) and isinstance(full, list):
+        return len(short) == len(full) and all(map(is_completion, short, full))
+    return same(short, full)
+
+
+def link(root: yaml.Node, data: Any, anchor: Anchor, names: dict[int, str]) -> None:
+    """Lets all places with an equal value share the node of the first one."""
+    present = [place for place in anchor.places if has(data, place)]
+    for place in present[1:]:
+        node = node_at(root, present[0])
+        if node_at(root, place) is node or not same(
+            value_at(data, present[0]), value_at(data, place)
+        ):
+            continue
+        parent = node_at(root, place[:-1])
+        if isinstance(parent, yaml.MappingNode):
+            parent.value = [
+                (key, node if key_of(key) == place[-1] else value) for key, value in parent.value
+            ]
+        else:
+            parent.value[place[-1]] = node
+        names.setdefault(id(node), unique(anchor.name, set(names.values())))
+
+
+def unique(name: str, taken: set[str]) -> str:
+    """Returns a valid anchor name which is not taken."""
+    name = re.sub("[^0-9A-Za-z_-]", "_", name)
+    number = 1
+    candidate = name
+    while candidate in taken:
+        number += 1
+        candidate = f"{name}_{number}"
+    return candidate
+
+
+def node_at(root: yaml.Node, path: KeyPath) -> yaml.Node:
+    """Returns the node at a place."""
+    for key in path:
+        root = next(child for found, _, child in children(root) if found == key)
+    return root
+
+
+def has(data: Any, path: KeyPath) -> bool:
+    """Says whether data has a place."""
+    try:
+        value_at(data, path)
+    except (KeyError, IndexError, TypeError):
+        return False
+    return True

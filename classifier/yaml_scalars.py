@@ -1,0 +1,73 @@
+"""How YAML scalars are read, as jsonargparse does, and written, so that every reader agrees."""
+
+import re
+from math import inf
+from typing import Any
+
+import yaml
+
+FLOAT = "tag:yaml.org,2002:float"
+TIMESTAMP = "tag:yaml.org,2002:timestamp"
+LINE_BREAK = re.compile("[\n\r\x85\u2028\u2029]")
+
+
+class Loader(yaml.SafeLoader):
+    """Reads scalars as jsonargparse does: 1e-4 is a number and 2026-01-31 is text."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 (PyYAML's own class attribute)
+        first: [(tag, form) for tag, form in resolvers if tag not in (FLOAT, TIMESTAMP)]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+Loader.add_implicit_resolver(
+    FLOAT,
+    re.compile(
+        r"""[-+]?[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?$
+        |[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+$
+        |\.[0-9_]+(?:[eE][-+][0-9]+)?$
+        |[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+\.[0-9_]*$
+        |[-+]?\.(?:inf|Inf|INF)$
+        |\.(?:nan|NaN|NAN)$""",
+        re.VERBOSE,
+    ),
+    list("-+0123456789."),
+)
+
+
+class Dumper(yaml.SafeDumper):
+    """Quotes text which a reader of YAML 1.1, YAML 1.2 or jsonargparse takes for something else."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+    def represent_text(self, text: str) -> yaml.Node:
+        # Several lines would have to be indented to fit; in double quotes they are one line.
+        style = '"' if LINE_BREAK.search(text) else None
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+Dumper.add_representer(str, Dumper.represent_text)
+Dumper.add_implicit_resolver(
+    FLOAT,
+    re.compile(r"(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|0o[0-7]+)$"),
+    list("-+.0123456789"),
+)
+Dumper.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("[yYnN]$"), list("yYnN"))
+
+
+def literal(value: Any) -> str:
+    """Writes a value on one line, fit for any position in a YAML text.
+
+    >>> literal([1e-05, "1e-05", "on", None, {"momentum": 0.9}])
+    "[1.0e-05, '1e-05', 'on', null, {momentum: 0.9}]"
+    """
+    text: str = yaml.dump(
+        [value],
+        Dumper=Dumper,
+        default_flow_style=True,
+        allow_unicode=True,
+        sort_keys=False,
+        width=inf,
+    )
+    return text.strip()[1:-1]

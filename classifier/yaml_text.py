@@ -1,0 +1,234 @@
+"""Reads and checks the YAML of a config, with the file and the line in every message."""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from typing import Any, NamedTuple, TypeAlias
+
+import yaml
+
+from classifier.yaml_scalars import Loader
+
+KeyPath: TypeAlias = tuple[str | int, ...]
+
+MAX_LEVELS = 100
+MAX_VALUES = 100_000  # with every alias written out: a few lines of aliases can mean billions
+EXPLANATIONS = {
+    "found duplicate anchor '?([^';]+)": r"anchor '&\1' is defined a second time; rename one.",
+    r"'\\t'": "a tab; indent with spaces.",
+    "mapping values are not allowed": (
+        "a second ':' in one value, or wrong indentation; quote text which contains ': '."
+    ),
+    "expected <block end>|could not find expected ':'": (
+        "this does not fit the lines above; check the indentation, ':' and quotes."
+    ),
+    "found (character .+) that cannot start any token": r"\1; put text in quotes.",
+    "constructor for the tag (.+)": r"unknown tag \1; put text which starts with '!' in quotes.",
+    "while parsing a flow (mapping|sequence)": r"this \1 in brackets is not complete.",
+    "while scanning a quoted scalar": "a quote is opened and not closed.",
+}
+MERGE = "tag:yaml.org,2002:merge"
+
+
+class ConfigError(ValueError):
+    """A mistake in a config: one or two lines for the user, with file and line where known."""
+
+
+class ConfigSource(NamedTuple):
+    """A config text and the name to call it by in messages, such as the path the user wrote."""
+
+    name: str
+    text: str
+
+
+def check(source: ConfigSource) -> None:
+    """Raises `ConfigError` for whatever keeps a text from being a config.
+
+    These are wrong YAML, names written twice, unknown aliases, aliases inside their own anchor,
+    more than 100 levels or 100 000 values, and a top level which is not ``name: value``.
+    """
+    compose(source.text, source.name)
+    load(source.text, source.name)
+
+
+def load(text: str, name: str = "config") -> Any:
+    """Returns the checked value of a YAML text; an empty text is an empty mapping."""
+    with explained(text, name):
+        node = parse(text, name)
+        return {} if node is None else Loader("").construct_document(node)
+
+
+def compose(text: str, name: str = "config") -> yaml.MappingNode:
+    """Returns the checked node tree of a config; an alias is the same object as its anchor."""
+    with explained(text, name):
+        node = parse(text, name)
+    if node is None or node.tag == "tag:yaml.org,2002:null":
+        return yaml.MappingNode("tag:yaml.org,2002:map", [])
+    if not isinstance(node, yaml.MappingNode):
+        raise ConfigError(
+            f"{name}:{line(node)}: a config is made of 'name: value' lines, found "
+            f"{'a list' if isinstance(node, yaml.SequenceNode) else repr(node.value[:40])}."
+        )
+    return node
+
+
+def parse(text: str, name: str) -> yaml.Node | None:
+    """Composes any YAML value and checks its size and its keys."""
+    node = yaml.compose(text, Loader=Loader)
+    if node is not None:
+        inspect(node, name, {})
+    return node
+
+
+@contextmanager
+def explained(text: str, name: str) -> Iterator[None]:
+    """Turns the errors of PyYAML into messages for the user."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = name if mark is None else f"{name}:{mark.line + 1}"
+        raise ConfigError(f"{place}: {explanation(error, text)}") from None
+    except yaml.reader.ReaderError as error:
+        number = text.count("\n", 0, error.position) + 1
+        raise ConfigError(f"{name}:{number}: a character YAML does not allow.") from None
+    except RecursionError:
+        raise ConfigError(f"{name}: more than {MAX_LEVELS} levels of nesting.") from None
+    except ValueError as error:
+        raise ConfigError(f"{name}: {error}.") from None
+
+
+def explanation(error: yaml.MarkedYAMLError, text: str) -> str:
+    """Says in the user's words what PyYAML says in a parser's."""
+    problem = " ".join(filter(None, [error.context, error.problem]))
+    if alias := re.search("found undefined alias '?([^']+)", problem):
+        near = get_close_matches(alias[1], re.findall(r"&([\w-]+)", text), 1)
+        if near == [alias[1]]:
+            return f"alias '*{alias[1]}' stands before its anchor; move the anchor up."
+        hint = f", did you mean '*{near[0]}'?" if near else "."
+        return f"no anchor '&{alias[1]}' for this alias{hint}"
+    for pattern, words in EXPLANATIONS.items():
+        if found := re.search(pattern, problem):
+            return found.expand(words)
+    return f"{problem}."
+
+
+def inspect(node: yaml.Node, name: str, seen: dict[int, tuple[int, int] | None]) -> tuple[int, int]:
+    """Returns how many values and levels a node has; each anchor is counted once, then known."""
+    if id(node) in seen:
+        if (known := seen[id(node)]) is None:
+            raise ConfigError(f"{name}:{line(node)}: this value contains an alias of itself.")
+        return known
+    seen[id(node)] = None
+    if isinstance(node, yaml.MappingNode):
+        check_keys(node, name)
+        parts = [inspect(value, name, seen) for _, value in node.value]
+    else:
+        parts = [inspect(item, name, seen) for item in (child for _, _, child in children(node))]
+    size = 1 + sum(size for size, _ in parts)
+    levels = 1 + max((levels for _, levels in parts), default=0)
+    if levels > MAX_LEVELS:
+        raise ConfigError(f"{name}:{line(node)}: more than {MAX_LEVELS} levels of nesting.")
+    if size > MAX_VALUES:
+        raise ConfigError(f"{name}:{line(node)}: aliases make more than {MAX_VALUES} values.")
+    seen[id(node)] = size, levels
+    return size, levels
+
+
+def check_keys(node: yaml.MappingNode, name: str) -> None:
+    """Refuses a key written twice (YAML loaders silently take the last) and keys with parts."""
+    first_lines: dict[Any, int] = {}
+    for key_node, _ in node.value:
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise ConfigError(f"{name}:{line(key_node)}: a list or mapping cannot be a name.")
+        key = key_of(key_node)
+        if key in first_lines:
+            raise ConfigError(
+                f"{name}:{line(key_node)}: duplicate key '{key}' "
+                f"(first on line {first_lines[key]}); keep one."
+            )
+        first_lines[key] = line(key_node)
+
+
+def key_of(node: yaml.ScalarNode) -> Any:
+    """Returns the value of a key."""
+    if node.tag in ("tag:yaml.org,2002:str", MERGE):
+        return node.value
+    return Loader("").construct_document(node)
+
+
+def line(node: yaml.Node) -> int:
+    """Returns the line on which a node starts, counted from 1."""
+    return int(node.start_mark.line) + 1
+
+
+def children(node: yaml.Node) -> list[tuple[Any, yaml.Node, yaml.Node]]:
+    """Returns (key or index, the node which shows its line, value) with merge keys carried out."""
+    if isinstance(node, yaml.MappingNode):
+        return [(key, *nodes) for key, nodes in entries(node).items()]
+    if isinstance(node, yaml.SequenceNode):
+        return [(index, item, item) for index, item in enumerate(node.value)]
+    return []
+
+
+def entries(node: yaml.MappingNode) -> dict[Any, tuple[yaml.Node, yaml.Node]]:
+    """Returns key and value nodes by key: those of ``<<`` first, the mapping's own over them."""
+    merged: dict[Any, tuple[yaml.Node, yaml.Node]] = {}
+    own: dict[Any, tuple[yaml.Node, yaml.Node]] = {}
+    for key, value in node.value:
+        if key.tag != MERGE:
+            own[key_of(key)] = key, value
+            continue
+        # The first mapping in the list wins, so it is written last.
+        for part in reversed(value.value if isinstance(value, yaml.SequenceNode) else [value]):
+            merged |= entries(part)
+    return merged | own
+
+
+def places(node: yaml.Node, path: KeyPath = ()) -> Iterator[tuple[KeyPath, yaml.Node]]:
+    """Yields every place of a tree with its node; an aliased node comes once per place."""
+    yield path, node
+    for key, _, child in children(node):
+        yield from places(child, (*path, key))
+
+
+def locate(text: str, path: Sequence[str | int]) -> int | None:
+    r"""Returns the line of a key, counted from 1, or None where the text has no such key.
+
+    >>> locate("model:\n  network: ResNet", ("model", "network"))
+    2
+    """
+    node: yaml.Node = compose(text)
+    number = None
+    for part in path:
+        found = [nodes for key, *nodes in children(node) if str(key) == str(part)]
+        if not found:
+            return None
+        number, node = line(found[0][0]), found[0][1]
+    return number
+
+
+def same(first: Any, second: Any) -> bool:
+    """Says whether two values are equal; unlike ``==``, True is not 1 and NaN is NaN."""
+    if isinstance(first, dict) and isinstance(second, dict):
+        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
+    if isinstance(first, list) and isinstance(second, list):
+        return len(first) == len(second) and all(map(same, first, second))
+    if isinstance(first, bool) != isinstance(second, bool):
+        return False
+    return bool(first == second or (first != first and second != second))
+
+
+def value_at(data: Any, path: Sequence[Any]) -> Any:
+    """Returns the part of loaded data at a path."""
+    for key in path:
+        data = data[key]
+    return data
+
+
+def dotted(path: Sequence[Any]) -> str:
+    """Writes a path as in the command line: ``model.network``."""
+    return ".".join(map(str, path))
