@@ -22,7 +22,7 @@ from classifier.data import (
     ImageDataModule,
     ImageFolder,
 )
-from classifier.data.base import EpochSampler, MemorySet
+from classifier.data.sets import EpochSampler, MemorySet
 from classifier.data.split import stratified_split
 
 # Lightning asks PyTorch in an outdated way; it does no harm.
@@ -188,7 +188,8 @@ def test_files_are_read_in_order_without_the_data_set(data, tmp_path, monkeypatc
     batches = list(data.files_dataloader(paths))
 
     assert [batch.images.shape[1] for batch in batches] == [data.in_channels] * 2
-    assert sum((batch.files for batch in batches), []) == [str(p) for p in paths if p != paths[5]]
+    readable = [str(path) for path in paths if path != paths[5]]
+    assert [file for batch in batches for file in batch.files] == readable
     assert batches[0].unreadable == [(str(paths[5]), "not an image, or damaged at its start.")]
     reds = torch.cat([batch.images[:, 0].float().mean((1, 2)) for batch in batches])
     assert (reds.diff() > 0).all()
@@ -199,6 +200,11 @@ def test_a_batch_of_unreadable_files_is_empty(tmp_path):
 
     assert batch.images.shape == (0, 1, 1, 1)
     assert batch.unreadable == [(str(tmp_path / "gone.png"), "no such file.")]
+
+
+class Sevens(nn.Module):
+    def forward(self, images):
+        return torch.full_like(images, 7)
 
 
 class Probe(pl.LightningModule):
@@ -229,7 +235,13 @@ class Probe(pl.LightningModule):
 def trainer(**settings) -> pl.Trainer:
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     return pl.Trainer(
-        **{"accelerator": "cpu", "max_epochs": 2, "enable_checkpointing": False, **quiet, **settings}
+        **{
+            "accelerator": "cpu",
+            "max_epochs": 2,
+            "enable_checkpointing": False,
+            **quiet,
+            **settings,
+        }
     )
 
 
@@ -266,7 +278,7 @@ def test_a_resumed_epoch_is_the_one_that_was_interrupted(tmp_path, workers):
 
 def test_only_training_batches_are_augmented_and_mixed():
     probe = Probe()
-    data = Digits(augment=[nn.Threshold(300, 7)], mix=v2.MixUp(alpha=1.0))
+    data = Digits(augment=[Sevens()], mix=v2.MixUp(alpha=1.0))
     whole = trainer(max_epochs=1)
 
     whole.fit(probe, datamodule=data)
@@ -274,7 +286,7 @@ def test_only_training_batches_are_augmented_and_mixed():
 
     _, images, labels = probe.seen["train"][0]
     assert images.dtype == torch.float32
-    assert torch.allclose(images, torch.tensor(7.0))  # all pixels are below the threshold
+    assert torch.allclose(images, torch.tensor(7.0))
     assert labels.shape == (128, 10)
     assert torch.allclose(labels.sum(1), torch.ones(128))
     for stage in ("val", "test"):
@@ -292,6 +304,13 @@ def test_overfitting_a_batch_repeats_it():
 
     assert probe.epoch(0).shape == (16, 1, 8, 8)
     assert torch.equal(probe.epoch(0), probe.epoch(1))
+
+
+def test_lightning_asks_for_no_workers_where_they_would_not_help(monkeypatch):
+    connector = "pytorch_lightning.trainer.connectors.data_connector"
+    monkeypatch.setattr(f"{connector}.suggested_max_num_workers", lambda local_world_size: 8)
+
+    trainer(max_epochs=1).fit(Probe(), datamodule=Digits())  # a warning would be an error
 
 
 def numbered(number: int) -> MemorySet:
@@ -316,7 +335,10 @@ def test_two_ranks_train_on_equally_many_different_images():
 
 
 def test_neighbouring_seeds_share_no_order():
-    first, second = EpochSampler(numbered(50), True, seed=0), EpochSampler(numbered(50), True, seed=1)
+    first, second = (
+        EpochSampler(numbered(50), True, seed=0),
+        EpochSampler(numbered(50), True, seed=1),
+    )
     first.set_epoch(1)
 
     assert [key % 50 for key in first] != list(second)
@@ -409,6 +431,11 @@ def test_a_mean_for_other_channels_is_refused():
         _ = Digits(mean=[0.5, 0.5, 0.5]).mean
 
 
+def test_a_mean_in_pixel_units_is_refused():
+    with pytest.raises(ValueError, match=r"measured on pixels in 0\.\.1"):
+        _ = Digits(mean=[125.0]).mean
+
+
 def test_missing_files_are_reported_with_the_place_and_the_remedy(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"MNIST .* in '.*MNIST/raw' .*download to true"):
         MNIST(root=tmp_path, download=False).prepare_data()
@@ -418,7 +445,7 @@ def test_a_failed_download_is_reported_with_its_reason(tmp_path, monkeypatch):
     closed_port = "http://127.0.0.1:9/"
     monkeypatch.setattr(datasets.MNIST, "mirrors", [closed_port])
 
-    with pytest.raises(FileNotFoundError, match="could not be downloaded .*refused.*connection"):
+    with pytest.raises(FileNotFoundError, match=r"could not be downloaded .*refused.*connection"):
         MNIST(root=tmp_path).prepare_data()
 
 
@@ -439,7 +466,7 @@ def test_yaml_reaches_the_arguments_of_the_base(kind):
           mean: [0.5]
     """
 
-    data = parser.instantiate_classes(parser.parse_args([f"--data={config}"])).data
+    data = parser.instantiate(parser.parse_args([f"--data={config}"])).data
 
     assert (data.batch_size, data.eval_batch_size, data.split_seed) == (32, 128, 4)
     assert isinstance(data.augment[0], nn.Identity)
@@ -452,11 +479,14 @@ def test_yaml_reaches_the_arguments_of_the_base(kind):
 def test_mean_and_std_are_those_of_the_training_images(source):
     images, labels = source(root=SHARED_DATA, download=False).load(train=True)
 
-    levels = images.double() / 255
+    levels = torch.arange(256) / 255
+    shares = images.flatten().bincount(minlength=256).double() / images.numel()
+    mean = (shares * levels).sum()
+    std = (shares * (levels - mean) ** 2).sum().sqrt()
     assert images.shape == (60_000, 1, 28, 28)
     assert labels.bincount().numel() == 10
-    assert source.pixel_mean[0] == pytest.approx(levels.mean().item(), abs=5e-5)
-    assert source.pixel_std[0] == pytest.approx(levels.std().item(), abs=5e-5)
+    assert source.pixel_mean[0] == pytest.approx(mean.item(), abs=5e-5)
+    assert source.pixel_std[0] == pytest.approx(std.item(), abs=5e-5)
 
 
 def test_mean_and_std_of_the_digits_are_those_of_their_training_images():

@@ -10,8 +10,15 @@ from typing import Any
 import yaml
 
 from classifier import checkpoints
-from classifier.hyperparameters import apply, split_arguments, values
-from classifier.yaml_text import ConfigError, ConfigSource, load
+from classifier.hyperparameters import (
+    ConfigError,
+    ConfigSource,
+    apply,
+    load,
+    split_arguments,
+    unused,
+    values,
+)
 
 
 class Arguments:

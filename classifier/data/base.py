@@ -7,22 +7,19 @@ Shapes: N images, C channels, H rows, W columns, K classes.
 import hashlib
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar
+from typing import Any, TypedDict
 
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities.warnings import PossibleUserWarning
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch import nn
+from torch.utils.data import DataLoader
 
 from classifier.data.images import FilesSet, ImageFiles, ImageReader
-
-Batch = tuple[Tensor, Tensor]
-Buffer = bytes | memoryview
-T = TypeVar("T")
+from classifier.data.sets import Batch, EpochSampler, ImageSet, MemorySet, whole_batch
 
 
 class Description(TypedDict):
@@ -32,97 +29,6 @@ class Description(TypedDict):
     in_channels: int
     mean: list[float]
     std: list[float]
-
-
-class ImageSet(Dataset[Batch]):
-    """Labelled images that are read by the batch.
-
-    Images are asked for by key. A key is ``epoch * len(set) + index``, so that random transforms
-    can depend on the epoch even in worker processes that outlive it.
-    """
-
-    labels: Tensor
-    """int64 ``(N,)``."""
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @abstractmethod
-    def __getitems__(self, keys: list[int]) -> Batch:
-        """Reads a batch."""
-
-    @abstractmethod
-    def content(self) -> Iterator[Buffer]:
-        """Yields what tells this set from others, for a fingerprint."""
-
-
-class MemorySet(ImageSet):
-    """Images in one tensor, so that a batch is one slice of it.
-
-    Args:
-        images: uint8 ``(N, C, H, W)``.
-        labels: int64 ``(N,)``.
-    """
-
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
-        self.images = images
-        self.labels = labels
-
-    def __getitems__(self, keys: list[int]) -> Batch:
-        indices = torch.tensor(keys) % len(self)
-        return self.images[indices], self.labels[indices]
-
-    def content(self) -> Iterator[Buffer]:
-        """Yields the shape, the pixels and the labels."""
-        yield repr(tuple(self.images.shape)).encode()
-        yield self.images.contiguous().numpy().data
-        yield self.labels.contiguous().numpy().data
-
-
-class EpochSampler(DistributedSampler[int]):
-    """Order of the images: random for training, where it is a function of (seed, epoch) alone.
-
-    In a distributed run all training ranks get equally many images (the remainder is left out,
-    another one each epoch) and evaluation sees every image exactly once, without padding.
-
-    It is a DistributedSampler because Lightning replaces any other kind by a padded one.
-
-    Args:
-        images: The set to draw from.
-        shuffle: Whether to draw at random, for training.
-        num_replicas: Number of processes that share the set.
-        rank: Number of this process.
-        seed: Chooses the orders.
-    """
-
-    def __init__(
-        self, images: ImageSet, shuffle: bool, num_replicas: int = 1, rank: int = 0, seed: int = 0
-    ) -> None:
-        super().__init__(images, num_replicas, rank, shuffle, seed, drop_last=shuffle)
-        self.number = len(images)
-
-    def __iter__(self) -> Iterator[int]:
-        if not self.shuffle:
-            yield from range(self.rank, self.number, self.num_replicas)
-            return
-        generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.epoch))
-        order = torch.randperm(self.number, generator=generator) + self.epoch * self.number
-        yield from order[self.rank : self.total_size : self.num_replicas].tolist()
-
-    def __len__(self) -> int:
-        if self.shuffle:
-            return self.number // self.num_replicas
-        return len(range(self.rank, self.number, self.num_replicas))
-
-
-def mixed_seed(*numbers: int) -> int:
-    """Hashes numbers into one seed, so that (0, 1) and (1, 0) share nothing."""
-    return int.from_bytes(hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest(), "big")
-
-
-def whole_batch(batch: T) -> T:
-    """Collates nothing: the sets yield whole batches."""
-    return batch
 
 
 class ImageDataModule(pl.LightningDataModule):
@@ -326,6 +232,8 @@ def per_channel(name: str, values: list[float], in_channels: int) -> list[float]
             f"{name} has {len(values)} values, but the images have {in_channels} channels; "
             "give one value for each channel, or one for all."
         )
+    if not all(0 <= value <= 1 for value in values) or (name == "std" and 0 in values):
+        raise ValueError(f"{name} is measured on pixels in 0..1, and no std is 0; not {values}.")
     return values * (in_channels // len(values))
 
 

@@ -4,6 +4,8 @@ import glob
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from classifier.data.images import is_image_name
+
 
 def find_images(patterns: Sequence[str]) -> list[Path]:
     """Lists image files in the order given; those of a folder or glob by name.
@@ -27,16 +29,9 @@ def find_images(patterns: Sequence[str]) -> list[Path]:
 def _find(pattern: str) -> Iterator[Path]:
     path = Path(pattern)
     if path.is_dir():
-        yield from sorted(image for image in path.rglob("*") if is_image(image))
+        yield from sorted(image for image in path.rglob("*") if is_image_name(image))
     elif path.exists():  # before globs: a name may hold brackets
         yield path
     else:
-        yield from sorted(Path(name) for name in glob.glob(pattern, recursive=True))
-
-
-def is_image(path: Path) -> bool:
-    """Whether the name is that of an image, and not hidden."""
-    from PIL import Image
-
-    Image.init()
-    return path.suffix.lower() in Image.EXTENSION and not path.name.startswith(".")
+        # Path.glob takes no absolute patterns.
+        yield from sorted(Path(name) for name in glob.glob(pattern, recursive=True))  # noqa: PTH207

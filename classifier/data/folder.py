@@ -16,19 +16,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from classifier.data.base import (
-    Batch,
-    Buffer,
-    Description,
-    ImageDataModule,
-    ImageSet,
-    MemorySet,
-    at_least_one,
-    mixed_seed,
-    proper_fraction,
-    whole_batch,
-)
+from classifier.data.base import Description, ImageDataModule, at_least_one, proper_fraction
 from classifier.data.images import ImageReader, is_image_name, stack
+from classifier.data.sets import Batch, Buffer, ImageSet, MemorySet, mixed_seed, whole_batch
 from classifier.data.split import stratified_split
 
 SPLIT_NAMES = {"train": ["train"], "val": ["val", "valid", "validation"], "test": ["test"]}

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from torch import Tensor
 from torchvision.transforms.v2 import Resize
 
-from classifier.data.base import Description, ImageDataModule, MemorySet
+from classifier.data.base import Description, ImageDataModule
 from classifier.data.images import ImageReader
+from classifier.data.sets import MemorySet
 from classifier.data.split import stratified_split
 
 

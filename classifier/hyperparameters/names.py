@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
-from classifier.yaml_edit import set_values
-from classifier.yaml_text import (
+from classifier.hyperparameters.edit import set_values
+from classifier.hyperparameters.text import (
     ConfigError,
     ConfigSource,
     KeyPath,

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from classifier.hyperparameters import KEY
-from classifier.yaml_edit import anchor_name
-from classifier.yaml_scalars import Dumper
-from classifier.yaml_text import KeyPath, children, compose, key_of, load, places, same, value_at
+from classifier.hyperparameters.names import KEY
+from classifier.hyperparameters.edit import anchor_name
+from classifier.hyperparameters.scalars import Dumper
+from classifier.hyperparameters.text import KeyPath, children, compose, key_of, load, places, same, value_at
 
 
 class Anchor(NamedTuple):
@@ -117,12 +117,10 @@ def complete(data: dict[str, Any], shared: Sequence[KeyPath]) -> None:
     if shared[0][0] != KEY or not has(data, shared[0]):
         return
     short = value_at(data, shared[0])
-    for place in shared:
-        if place[0] != KEY and has(data, place) and is_completion(short, value_at(data, place)):
-            full = value_at(data, place)
-            break
-    else:
-        return
+    elsewhere = [value_at(data, place) for place in shared if place[0] != KEY and has(data, place)]
+    full = next((value for value in elsewhere if is_completion(short, value)), short)
+    if same(short, full):
+        return  # an alias can stand there already
     for place in shared:
         if place[0] == KEY and has(data, place) and same(value_at(data, place), short):
             value_at(data, place[:-1])[place[-1]] = deepcopy(full)

@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from classifier.yaml_scalars import Loader, literal
-from classifier.yaml_text import (
+from classifier.hyperparameters.scalars import Loader, literal
+from classifier.hyperparameters.text import (
     ConfigError,
     KeyPath,
     children,

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import yaml
 
-from classifier.yaml_scalars import Loader
+from classifier.hyperparameters.scalars import Loader
 
 KeyPath: TypeAlias = tuple[str | int, ...]
 

@@ -1,0 +1,27 @@
+"""The block ``hyperparameters:`` of a config: values named once by YAML anchors, used by aliases.
+
+``names`` says what the block means, ``edit`` changes a config's text and nothing else of it,
+``aliases`` puts anchors back into a dumped config; they stand on ``text`` and ``scalars``.
+"""
+
+from classifier.hyperparameters.aliases import Anchor, anchors, with_aliases
+from classifier.hyperparameters.edit import set_values
+from classifier.hyperparameters.names import apply, split_arguments, unused, values
+from classifier.hyperparameters.text import ConfigError, ConfigSource, KeyPath, check, load, locate
+
+__all__ = [
+    "Anchor",
+    "ConfigError",
+    "ConfigSource",
+    "KeyPath",
+    "anchors",
+    "apply",
+    "check",
+    "load",
+    "locate",
+    "set_values",
+    "split_arguments",
+    "unused",
+    "values",
+    "with_aliases",
+]
