@@ -27,7 +27,7 @@ Train image classifiers from one YAML file.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command and returns the exit code: 0, 1 (failed), 2 (to be mended), 130/143 (signal)."""
+    """Runs a command; returns 0, 1 (failed), 2 (the user can mend it) or 130/143 (signal)."""
     arguments = sys.argv[1:] if arguments is None else arguments
     verb = arguments[0] if arguments else "--help"
     if verb in ("-h", "--help", "help"):

@@ -22,7 +22,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
-        raise ValueError(f"'{path}' is not a checkpoint that loads without running code.") from error
+        raise ValueError(
+            f"'{path}' is not a checkpoint that loads without running code."
+        ) from error
     except (RuntimeError, ValueError, EOFError, OSError, KeyError) as error:
         raise ValueError(f"'{path}' is not a checkpoint, or it is damaged.") from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
@@ -31,7 +33,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def resolve(path: str, prefer: str) -> Path:
-    """The checkpoint that ``path`` means: a file, or ``checkpoints/<prefer>.ckpt`` of a run folder."""
+    """The checkpoint meant: a file, or ``checkpoints/<prefer>.ckpt`` of a run folder."""
     inside = Path(path) / "checkpoints" / f"{prefer}.ckpt"
     return inside if inside.is_file() else Path(path)
 

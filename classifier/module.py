@@ -30,13 +30,14 @@ class ClassificationModule(pl.LightningModule):
     Args:
         network: Maps normalised images (N, C, H, W) to logits (N, K).
         class_names: Names of the K classes, in the order of the logits.
-        loss: Maps logits (N, K) and labels, (N,) or mixed (N, K), to a scalar. Cross-entropy if not given.
+        loss: Maps logits (N, K) and labels, (N,) or mixed (N, K), to a scalar. Cross-entropy if
+            not given.
         optimizer: Optimizer class and its settings. Adam with its own defaults if not given.
         lr_scheduler: Learning rate scheduler class and its settings. Constant rate if not given.
         monitor: The metric that chooses the best checkpoint and that ReduceLROnPlateau follows.
         interval: Whether the scheduler steps after each epoch or each optimizer step.
-        no_decay_norm_bias: Exempts biases and normalisation layers (all parameters with fewer than two
-            dimensions) from weight decay.
+        no_decay_norm_bias: Exempts biases and normalisation layers (all parameters with fewer than
+            two dimensions) from weight decay.
         mean: Mean of each channel, in 0..1.
         std: Standard deviation of each channel, in 0..1.
     """
@@ -70,7 +71,7 @@ class ClassificationModule(pl.LightningModule):
         self.no_decay_norm_bias = no_decay_norm_bias
         self.class_names = list(class_names)
         self.provenance: dict[str, Any] = {}
-        """What a checkpoint says of itself: ``config`` text, ``data`` description, ``run`` record."""
+        """What a checkpoint says of itself: ``config`` text, ``data`` and ``run`` record."""
         # In pixel units, so that one subtraction and one division turn uint8 into network input.
         self.register_buffer("mean", 255 * torch.tensor(mean).view(-1, 1, 1))
         self.register_buffer("std", 255 * torch.tensor(std).view(-1, 1, 1))
@@ -99,11 +100,11 @@ class ClassificationModule(pl.LightningModule):
         self._check(logits, len(images))
         loss: Tensor = self.loss(logits, labels)
         classes = labels if labels.ndim == 1 else labels.argmax(1)
-        metrics = self.metrics[stage]
-        metrics.update(logits, classes)  # type: ignore[operator]  # ModuleDict hides the type
-        settings = {"on_step": False, "on_epoch": True, "batch_size": len(images)}
+        metrics: Any = self.metrics[stage]  # ModuleDict hides the type
+        metrics.update(logits, classes)
+        settings: Any = {"on_step": False, "on_epoch": True, "batch_size": len(images)}
         self.log(f"{stage}loss", loss, prog_bar=True, sync_dist=stage != "train_", **settings)
-        self.log_dict(metrics, **settings)  # type: ignore[arg-type]
+        self.log_dict(metrics, **settings)
         return loss
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -116,27 +117,39 @@ class ClassificationModule(pl.LightningModule):
         self.step(batch, "test_")
 
     def predict_step(self, batch: tuple[Any, ...], batch_idx: int) -> Tensor:
-        """Maps a batch, whose first item is the images ``(N, C, H, W)``, to probabilities ``(N, K)``."""
+        """Maps a batch that begins with images ``(N, C, H, W)`` to probabilities ``(N, K)``."""
         images = batch[0]
         if len(images) == 0:  # no readable file among them
             return torch.empty(0, len(self.class_names), device=self.device)
         logits = self(images)
         self._check(logits, len(images))
-        return logits.float().softmax(1)
+        probabilities: Tensor = logits.float().softmax(1)
+        return probabilities
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(self._parameter_groups())
+        optimizer = self._built("optimizer", self.optimizer, self._parameter_groups())
         for group in optimizer.param_groups:
             if not 0 <= group["lr"] < math.inf:  # also false for NaN, which SGD itself accepts
-                raise ValueError(f"optimizer: the learning rate must be finite and >= 0, not {group['lr']}.")
+                raise ValueError(f"model.optimizer: lr must be a number >= 0, not {group['lr']}.")
         if self.lr_scheduler is None:
             return optimizer
-        scheduler = self.lr_scheduler(optimizer)
+        scheduler = self._built("lr_scheduler", self.lr_scheduler, optimizer)
         settings: dict[str, Any] = {"scheduler": scheduler, "interval": self.interval}
         if isinstance(scheduler, ReduceLROnPlateau):
             # Lightning's own subclass of it names its metric itself.
             settings["monitor"] = getattr(scheduler, "monitor", self.monitor)
         return {"optimizer": optimizer, "lr_scheduler": settings}
+
+    def _built(self, name: str, build: Callable[[Any], Any], argument: Any) -> Any:
+        try:
+            return build(argument)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"model.{name}: {error}") from error
+
+    def metric_names(self) -> list[str]:
+        """The metrics that a training logs, each of which can be monitored."""
+        stages: Any = [self.metrics["train_"], self.metrics["val_"]]
+        return ["train_loss", "val_loss", *(str(name) for metrics in stages for name in metrics)]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["classifier"] = self.provenance
@@ -158,11 +171,11 @@ class ClassificationModule(pl.LightningModule):
         expected = (num_images, len(self.class_names))
         if isinstance(logits, Tensor) and logits.shape == expected:
             return
-        got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
-        name = type(self.network).__name__
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(
-            f"model.network: {name} returns {got}, expected logits of shape {expected}: {expected[1]} classes. "
-            "Set its number of outputs in model.network.init_args (and no auxiliary outputs)."
+            f"model.network: {type(self.network).__name__} returns {got}, expected logits "
+            f"{expected} for {expected[1]} classes. Set its number of outputs in init_args, and "
+            "no auxiliary outputs."
         )
 
 

@@ -34,11 +34,12 @@ def follow_new_settings(checkpoint: dict[str, Any], settings: Settings) -> None:
     for state in checkpoint["lr_schedulers"]:
         for name in _changed(saved, settings, "lr_scheduler"):
             state.pop(name, None)  # what is not restored keeps its new value
+    changed = _changed(saved, settings, "optimizer")
     for state in checkpoint["optimizer_states"]:
-        for index, group in enumerate(state["param_groups"]):
-            changed = _changed(saved, settings, "optimizer")
-            if index > 0:  # the second group is exempt from weight decay
-                changed.pop("weight_decay", None)
+        decayed, *exempt = state["param_groups"]
+        _update_group(decayed, changed, checkpoint["lr_schedulers"])
+        changed.pop("weight_decay", None)
+        for group in exempt:
             _update_group(group, changed, checkpoint["lr_schedulers"])
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, RichProgressBar
+
 from classifier.callbacks.checkpoints import best_checkpoint
 
 
@@ -43,7 +44,8 @@ class Console(Callback):
         last = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else "?"
         seconds = time.monotonic() - self.epoch_started
         watched = ["train_loss", "val_loss", "val_accuracy"]
-        if (best := best_checkpoint(trainer)) and best.monitor not in (None, *watched):
+        best = best_checkpoint(trainer)
+        if best is not None and best.monitor and best.monitor not in watched:
             watched.append(best.monitor)
         metrics = trainer.callback_metrics
         values = "  ".join(f"{name} {metrics[name]:.4f}" for name in watched if name in metrics)

@@ -37,7 +37,7 @@ class RunRecord(Callback):
             "parameters": sum(p.numel() for p in pl_module.parameters()),
             "started": _now(),
         }
-        pl_module.provenance = {
+        pl_module.provenance = {  # type: ignore[assignment]  # of ClassificationModule
             "config": self.config,
             "data": data.describe(),
             "run": self.record,

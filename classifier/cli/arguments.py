@@ -10,15 +10,20 @@ from typing import Any
 import yaml
 
 from classifier import checkpoints
+from classifier.cli.errors import did_you_mean
 from classifier.hyperparameters import (
     ConfigError,
     ConfigSource,
     apply,
+    check,
     load,
+    locate,
     split_arguments,
-    unused,
     values,
 )
+
+SECTIONS = ("hyperparameters", "seed_everything", "trainer", "model", "data", "ckpt_path")
+PREDICT = ("images", "output", "top_k")
 
 
 class Arguments:
@@ -53,6 +58,10 @@ class Arguments:
             if self.verb != "fit":  # how to run depends on the machine
                 text = keep_keys(text, ("hyperparameters", "model", "data"))
             sources.insert(0, ConfigSource(f"checkpoint '{self.checkpoint_path}'", text))
+        for source in sources:
+            check(source)
+            _check_sections(source, self.verb)
+        self.sources = sources
         self.texts = apply(sources, overrides)
         # jsonargparse replaces a mapping at each further config; this one has all names.
         names = yaml.safe_dump({"hyperparameters": values(self.texts)}, sort_keys=False)
@@ -81,6 +90,19 @@ class Arguments:
                 return found
         return None
 
+    def where(self, key: str) -> str:
+        """``file:line: `` of a dotted key, in the last config that has it.
+
+        Empty if none has it, or if the command line gives it.
+        """
+        given = {option.partition("=")[0].strip("-+") for option in self.options}
+        if {key, key.replace(".init_args", "")} & given:
+            return ""
+        for source in reversed(self.sources):
+            if line := locate(source.text, key.split(".")):
+                return f"{source.name}:{line}: "
+        return ""
+
     def _read_checkpoint(self, path: str) -> None:
         prefer = "last" if self.verb == "fit" else "best"
         self.checkpoint_path = checkpoints.resolve(path, prefer)
@@ -107,11 +129,27 @@ def take_option(arguments: Sequence[str], *names: str) -> tuple[list[str], list[
     return values, rest
 
 
+def _check_sections(source: ConfigSource, verb: str) -> None:
+    """Refuses a section that does not exist, which jsonargparse ignores when it is empty."""
+    config = load(source.text, source.name) or {}
+    known = (*SECTIONS, *PREDICT) if verb == "predict" else SECTIONS
+    for key, value in config.items():
+        line = locate(source.text, [key])
+        if key not in known:
+            hint = did_you_mean(str(key), known) or f"; there are {', '.join(known)}."
+            raise ConfigError(f"{source.name}:{line}: no section '{key}'{hint}")
+        if key in ("hyperparameters", "trainer", "model") and not isinstance(value, dict | None):
+            raise ConfigError(
+                f"{source.name}:{line}: {key} has settings of its own, not {value!r}."
+            )
+
+
 def keep_keys(text: str, keys: Sequence[str]) -> str:
     """Drops the other top-level keys of a YAML text; aliases survive."""
-    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    root: Any = yaml.compose(text, Loader=yaml.SafeLoader)
     root.value = [(key, value) for key, value in root.value if key.value in keys]
-    return yaml.serialize(root, Dumper=yaml.SafeDumper)
+    kept: str = yaml.serialize(root, Dumper=yaml.SafeDumper)
+    return kept
 
 
 def _read_config(value: str) -> ConfigSource:

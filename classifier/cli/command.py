@@ -9,7 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 from jsonargparse import Namespace
 from lightning_fabric.utilities.rank_zero import rank_zero_only
-from pytorch_lightning.callbacks.progress import ProgressBar
+from pytorch_lightning.callbacks import Callback, ProgressBar
 from pytorch_lightning.cli import LightningCLI, _InstantiatorFn
 from pytorch_lightning.loggers import TensorBoardLogger
 
@@ -21,6 +21,7 @@ from classifier.callbacks.console import Console, RichBar, interactive
 from classifier.callbacks.predictions import PredictionWriter
 from classifier.callbacks.run_record import RunRecord
 from classifier.cli.arguments import Arguments
+from classifier.cli.errors import did_you_mean
 from classifier.cli.links import LINKS, fill, links_that_apply, refuse_other_numbers
 from classifier.cli.parser import Parser
 from classifier.data import ImageDataModule
@@ -83,8 +84,10 @@ class ClassifierCLI(LightningCLI):
             parser.add_argument("--top_k", type=int, default=5, help="Classes a row, best first.")
         aliases = anchors(self.arguments.texts)
         parser.finish = lambda text: with_aliases(text, aliases)
+        parser.where = self.arguments.where
 
     def parse_arguments(self, parser: Any, args: Any) -> None:
+        parser.where = self.arguments.where
         self.config = parser.parse_args(args)
 
     def _parse_ckpt_path(self) -> None:
@@ -101,10 +104,15 @@ class ClassifierCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config, parser = self.settings, self._parser(self.subcommand)
+        if self.arguments.verb != "fit" and config.ckpt_path is None:
+            raise ValueError(
+                f"{self.subcommand} needs --ckpt_path FILE, the checkpoint or run folder to use."
+            )
         resumable = config.clone()
         resumable.ckpt_path = None  # a config that is run again starts again
         self.config_text = parser.dump(resumable, skip_unset=False)
-        data = parser.instantiate(Namespace(data=config.data.clone()), instantiate_groups=False)
+        data_only = Namespace(data=config.data.clone())  # type: ignore[no-untyped-call]
+        data = parser.instantiate(data_only, instantiate_groups=False)
         self.datamodule: ImageDataModule = data.data
         if "data" in self.arguments.checkpoint:
             self.datamodule.restore(self.arguments.checkpoint["data"])
@@ -127,6 +135,7 @@ class ClassifierCLI(LightningCLI):
         bars = [c for c in config.callbacks if isinstance(c, ProgressBar)]
         if config.enable_progress_bar is not False and not bars:
             config.callbacks.append(RichBar())
+        self._check_monitors(config.callbacks)
         if self.arguments.verb == "predict":
             self.writer = self._prediction_writer()
             config.callbacks.append(self.writer)
@@ -137,6 +146,16 @@ class ClassifierCLI(LightningCLI):
         else:
             self._keep_run(config)
         return super().instantiate_trainer(**kwargs)
+
+    def _check_monitors(self, callbacks: list[Callback]) -> None:
+        """Finds out now, not after the first epoch, that nothing logs a monitored metric."""
+        names = self.model.metric_names()
+        monitors = {"model.monitor": self.model.monitor}
+        monitors |= {type(c).__name__: getattr(c, "monitor", None) for c in callbacks}
+        for key, monitor in monitors.items():
+            if monitor is not None and monitor not in names:
+                hint = did_you_mean(monitor, names) or f"; there are {', '.join(names)}."
+                raise ValueError(f"{key}: no metric '{monitor}'{hint}")
 
     def _keep_run(self, config: Namespace) -> None:
         """Claims the run folder and adds the logger and the callbacks that fill it."""
@@ -169,7 +188,7 @@ class ClassifierCLI(LightningCLI):
         return folder if same else None
 
     def _claim_folder(self, root: Path) -> Path:
-        if rank_zero_only.rank != 0:
+        if rank_zero_only.rank != 0:  # type: ignore[attr-defined]  # set by Lightning, undeclared
             # Rank zero's folder, as Lightning hands it on; ranks that were started by others, such
             # as torchrun, never write, so that for them any name will do.
             return Path(os.environ.get(FOLDER_VARIABLE, root / "rank" / "other"))
@@ -221,5 +240,7 @@ def class_paths(config: Any) -> list[str]:
     """All class paths of a config."""
     if isinstance(config, dict):
         own = [config["class_path"]] if isinstance(config.get("class_path"), str) else []
-        return own + [path for value in config.values() for path in class_paths(value)]
-    return [path for value in config for path in class_paths(value)] if isinstance(config, list) else []
+        return own + class_paths(list(config.values()))
+    if isinstance(config, list):
+        return [path for value in config for path in class_paths(value)]
+    return []

@@ -1,19 +1,193 @@
-"""Turns the messages of the libraries into one to three lines with a remedy."""
+"""Turns errors of the libraries into one to three lines: key, value, expectation, remedy."""
 
 import difflib
 import re
 import sys
-import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
-PACKAGE = str(Path(__file__).resolve().parent.parent)
+from classifier.hyperparameters import ConfigError
+
+PACKAGE = str(Path(__file__).resolve().parents[1])
+Where = Callable[[str], str]  # maps a dotted key to "file:line: ", or to "" when no file has it
+
+# jsonargparse tries every type of a union and reports each; these lines tell no cause.
+NOISE = re.compile(
+    r"Does not validate against any of the Union subtypes|Subtypes: |Errors:|Given value|"
+    r"Expected a path but|Expected a <class 'NoneType'>|Not a valid subclass of|"
+    r"Subclass types expect one of|a class path \(str\)|a dict |Problem with given class_path|$"
+)
+CALLABLE = re.compile(r"Type collections\.abc\.Callable\[.*?\] expects a .*? callable class: ")
+UNKNOWN = re.compile(r"(?:unrecognized arguments:|does not accept option) '?([^\s'=]+)")
+NOT_ACCEPTED = re.compile(r"Option '([^']+)' is not accepted(.*?)(?:\. Got value: .*)?$", re.M)
+TYPES = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "a text",
+    "list": "a list",
+    "dict": "a mapping",
+}
 
 
-def explain(message: str, parser: Any) -> str:
-    return message
+def did_you_mean(word: str, words: Iterable[str]) -> str:
+    """The end of a sentence that names up to two similar words; empty if none is similar."""
+    near = difflib.get_close_matches(word, sorted(set(words)), n=2)
+    return f", did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
 
-def message_of(error): return f"{type(error).__name__}: {error}"
 
-def is_users(error): return True
+def explain(message: str, names: Iterable[str] = (), where: Where = lambda key: "") -> str:
+    """Shortens an error of jsonargparse to the key it is about, the cause and a remedy.
+
+    Args:
+        message: As jsonargparse writes it, over many lines.
+        names: The dotted names that the parser knows.
+        where: Finds a key in the config files.
+    """
+    if missing := re.search(r"following arguments are required: (.*)", message):
+        keys = [name.partition(".")[2] or name for name in missing[1].split(", ")]
+        return (
+            f"{' and '.join(keys)}: not given. Name a config file, --config FILE, or a checkpoint "
+            "that carries its config, --ckpt_path FILE."
+        )
+    if unknown := UNKNOWN.search(message):
+        key = unknown[1].lstrip("-")
+        return f"{where(key)}{key}: no such setting{_close_key(key, names)}"
+    key = _key(message)
+    return f"{where(key)}{key}: {_cause(message)}" if key else _cause(message)
+
+
+def _close_key(key: str, names: Iterable[str]) -> str:
+    """Suggests a whole dotted name, of all the names that the parser knows."""
+    known = set(names)
+    groups = {name.rsplit(".", i)[0] for name in known for i in range(name.count(".") + 1)}
+    while "." in key and key.rpartition(".")[0] not in groups:
+        key = key.rpartition(".")[0]  # the first part that is wrong
+    return did_you_mean(key, known | groups)
+
+
+def _key(message: str) -> str:
+    r"""The dotted key: a parser for the whole config, then parsers for init_args.
+
+    >>> _key('Parser key "data":\n  Problem…\n  Parser key "batch_size":\n  …')
+    'data.init_args.batch_size'
+    """
+    keys = list(dict.fromkeys(re.findall(r'Parser key "([^"]+)"', message)))
+    if option := NOT_ACCEPTED.search(message):
+        keys.append(option[1])
+    return ".init_args.".join(keys)
+
+
+def _cause(message: str) -> str:
+    if option := NOT_ACCEPTED.search(message):
+        owners = re.findall(r"class_path[=']* ?'([\w.]+)'", message)
+        owner = f" of {owners[-1]}" if owners else ""
+        return f"no such setting{owner}{option[2]}"
+    expected, told = [], []
+    for line in map(_plain, message.splitlines()):
+        if types := _expected(line):
+            expected += types
+        elif not NOISE.match(line):
+            told.append(line)
+    paths = [line for line in told if line.startswith("Expected a dot import path")]
+    others = [line for line in told if line not in paths]
+    if others:
+        return "; ".join(dict.fromkeys(map(_translated, others)))
+    if expected:  # a class would also have been accepted, but nobody meant one
+        choice = list(dict.fromkeys(expected))
+        listed = " or ".join(choice) if len(choice) < 4 else f"one of {', '.join(choice)}"
+        return f"{_given(message)} is not {listed}."
+    return _translated(paths[0]) if paths else " ".join(message.split())
+
+
+def _plain(line: str) -> str:
+    line = CALLABLE.sub("", line).strip().removeprefix("- ")
+    line = re.sub(r'^Parser key "[^"]+":\s*', "", line)
+    return re.sub(r"\. Got value: .*$", "", line)
+
+
+def _expected(line: str) -> list[str]:
+    if kind := re.match(r"Expected a <class '(?!NoneType)([\w.]+)'>$", line):
+        return [TYPES.get(kind[1], kind[1].rpartition(".")[2])]
+    if choices := re.match(r"Expected a typing\.Literal\[(.*)\]$", line):
+        return [choice.strip("'") for choice in choices[1].split(", ")]
+    if members := re.match(r"Expected a member of <enum '\w+'>: \{(.*)\}$", line):
+        return members[1].split(",")
+    return []
+
+
+def _translated(line: str) -> str:
+    if path := re.match(r"Expected a dot import path string: (.+)$", line):
+        hint = did_you_mean(path[1], _class_names()) or ", expected package.module.Class."
+        return f"'{path[1]}' is not a class path{hint}"
+    if other := re.match(r"Import path (\S+) does not correspond to a subclass of (\w+)", line):
+        return f"'{other[1]}' is not a {other[2]}."
+    if attribute := re.match(r"module '([\w.]+)' has no attribute '(\w+)'", line):
+        found = vars(sys.modules.get(attribute[1], sys)).items()
+        hint = did_you_mean(attribute[2], (name for name, value in found if callable(value)))
+        return f"'{attribute[1]}' has no '{attribute[2]}'{hint or '.'}"
+    if module := re.match(r"No module named '([\w.]+)'", line):
+        return f"there is no package '{module[1]}'; install it, or correct the class path."
+    return line
+
+
+def _given(message: str) -> str:
+    patterns = (
+        r"NestedArg\(key='[^']*', val='([^']*)'\)",
+        r"Got value: ([^(\n]+)$",
+        r"Given value: (.*)",
+    )
+    found = (re.search(pattern, message, re.M) for pattern in patterns)
+    return next((f"'{match[1].strip()}'" for match in found if match), "the value")
+
+
+def _class_names() -> set[str]:
+    """Names of all classes that a config may give without their package."""
+    from pytorch_lightning import Callback, LightningDataModule
+    from torch import nn, optim
+
+    classes: list[type] = [nn.Module, optim.Optimizer, optim.lr_scheduler.LRScheduler]
+    classes += [Callback, LightningDataModule]
+    for kind in classes:  # grows while it is walked: subclasses of subclasses
+        classes += type.__subclasses__(kind)
+    return {kind.__name__ for kind in classes}
+
+
+def message_of(error: Exception) -> str:
+    """What an exception says, without its traceback."""
+    text = str(error).strip()
+    if "Original Traceback" in text:  # raised in a worker of a DataLoader
+        text = text.splitlines()[-1].partition(": ")[2]
+    if text.startswith("Error(s) in loading state_dict"):
+        return f"the checkpoint does not fit the network: {text.splitlines()[1].strip()}"
+    if "Parser key" in text or "Union subtypes" in text:  # a constructor refused its values
+        text = explain(text)
+    if type(error).__name__ == "MisconfigurationException":
+        text = f"trainer: {text}"
+    return text if is_users(error) and text else f"{type(error).__name__}: {text}"
+
+
+def is_users(error: Exception) -> bool:
+    """Whether the user can mend it.
+
+    What this package, the Trainer or a constructor refuses is the user's; what the libraries raise
+    while a network runs is a failure.
+    """
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
+
+    if isinstance(error, MisconfigurationException | ConfigError | FileNotFoundError):
+        return True
+    codes = list(_codes(error.__traceback__))
+    if codes and codes[-1].co_filename.startswith(PACKAGE):
+        return isinstance(error, ValueError | TypeError | OSError)
+    mendable = {"before_instantiate_classes", "instantiate_classes", "load_model_state_dict"}
+    worker = isinstance(error, ValueError) and "Original Traceback" in str(error)
+    return worker or bool(mendable & {code.co_name for code in codes})
+
+
+def _codes(traceback: TracebackType | None) -> Iterator[Any]:
+    while traceback:
+        yield traceback.tb_frame.f_code
+        traceback = traceback.tb_next

@@ -1,5 +1,7 @@
 """Gives the network the number of classes and channels of the data, whatever it is built by."""
 
+import inspect
+import pkgutil
 from typing import Any, Protocol
 
 from jsonargparse import Namespace
@@ -38,19 +40,29 @@ def fill(network: Namespace, data: Data) -> None:
         numbers = {"num_classes": data.num_classes, "in_chans": data.in_channels}
         network["dict_kwargs"] = {**numbers, **given}
     elif network.class_path.startswith("torchvision.models."):
-        settings = dict(network.get("init_args") or {})
+        settings = _without_defaults(network)
         name = settings.pop("name", network.class_path.rpartition(".")[2])
         weights = settings.pop("weights", None)
         settings.pop("num_classes", None)  # linked
         network["class_path"] = "classifier.networks.torchvision_model"
-        network["init_args"] = Namespace(
+        network["init_args"] = Namespace(  # type: ignore[no-untyped-call]
             name=name, num_classes=data.num_classes, in_channels=data.in_channels, weights=weights
         )
         network["dict_kwargs"] = {**settings, **given}
 
 
+def _without_defaults(network: Namespace) -> dict[str, Any]:
+    """The init_args that differ from the defaults, some of which (partials) no config can hold."""
+    parameters = inspect.signature(pkgutil.resolve_name(network.class_path)).parameters
+    return {
+        name: value
+        for name, value in dict(network.get("init_args") or {}).items()
+        if not callable(value) and (name not in parameters or value != parameters[name].default)
+    }
+
+
 def refuse_other_numbers(arguments: Arguments, data: Data) -> None:
-    """Raises ValueError if a config or the command line gives a number that the data contradicts."""
+    """Raises ValueError if the user gives a number that the data contradicts."""
     expected = {
         "num_classes": data.num_classes,
         "in_channels": data.in_channels,

@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -10,7 +11,7 @@ import yaml
 from jsonargparse import DefaultHelpFormatter, Namespace
 from pytorch_lightning.cli import LightningArgumentParser
 
-from classifier.cli.errors import explain
+from classifier.cli.errors import Where, did_you_mean, explain
 
 NOT_WRITABLE = "Unable to serialize instance"  # what jsonargparse writes for such a default
 
@@ -31,9 +32,15 @@ class HelpFormatter(DefaultHelpFormatter):
 
 
 class Parser(LightningArgumentParser):
-    """LightningCLI's parser. ``finish`` is applied to every text it dumps at the top level."""
+    """LightningCLI's parser.
+
+    Attributes:
+        finish: Applied to every config text that this parser dumps.
+        where: Finds a dotted key in the config files, for error messages.
+    """
 
     finish: Callable[[str], str] | None = None
+    where: Where = staticmethod(lambda key: "")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"formatter_class": HelpFormatter, **kwargs})
@@ -46,17 +53,28 @@ class Parser(LightningArgumentParser):
         return super().add_function_arguments(function, *args, **kwargs)
 
     def dump(self, namespace: Namespace, *args: Any, **kwargs: Any) -> str:
-        text: str = super().dump(namespace, *args, **kwargs)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", f"\\s*{NOT_WRITABLE}")
+            text: str = super().dump(namespace, *args, **kwargs)
         if NOT_WRITABLE in text:
             # A default such as functools.partial(...): left out, it comes back by itself.
             text = yaml.safe_dump(_without_unwritable(yaml.safe_load(text)), sort_keys=False)
         return self.finish(text) if self.finish else text
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        names = [action.dest for action in self._actions if not action.dest.endswith("help")]
+        if option := re.search(r"Option '([^']+)' is not accepted$", message):
+            # A parser of init_args; the one that reports it does not know these names.
+            message += did_you_mean(option[1], names) or f"; it has {', '.join(names)}."
         if not self.exit_on_error or os.environ.get("JSONARGPARSE_DEBUG"):
             super().error(message, ex)
-        sys.stderr.write(f"error: {explain(message, self)}\n")
+        sys.stderr.write(f"error: {explain(message, self.known_names(), self.where)}\n")
         self.exit(2)
+
+    def known_names(self) -> list[str]:
+        """The dotted names of all settings; of the verb, if this is the parser above it."""
+        parsers = self._subcommands_action.choices.values() if self._subcommands_action else [self]
+        return [a.dest for parser in parsers for a in parser._actions if a.option_strings]
 
 
 def _without_unwritable(data: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Keeps off the screen what a normal run cannot act on: notes of the libraries to their own users."""
+"""Keeps off the screen the libraries' notes that nobody can act on in a normal run."""
 
 import logging
 import os
@@ -19,6 +19,7 @@ def quiet() -> None:
         ".*callbacks used to create the checkpoint need to be provided",  # evaluation has none
     ):
         warnings.filterwarnings("ignore", message)
+    import pytorch_lightning  # noqa: F401  # sets the level of its loggers
+
     for name in ("pytorch_lightning", "lightning_fabric"):
-        logging.getLogger(f"{name}.utilities.rank_zero").setLevel(logging.WARNING)
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -12,10 +12,19 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from classifier.hyperparameters.names import KEY
 from classifier.hyperparameters.edit import anchor_name
+from classifier.hyperparameters.names import KEY
 from classifier.hyperparameters.scalars import Dumper
-from classifier.hyperparameters.text import KeyPath, children, compose, key_of, load, places, same, value_at
+from classifier.hyperparameters.text import (
+    KeyPath,
+    children,
+    compose,
+    key_of,
+    load,
+    places,
+    same,
+    value_at,
+)
 
 
 class Anchor(NamedTuple):
