@@ -3,6 +3,7 @@
 Shapes: N images, C channels, H rows, W columns, K classes.
 """
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
+from classifier import checkpoints
 from classifier.resume import follow_new_settings
 
 Batch = tuple[Tensor, Tensor]  # images (N, C, H, W); labels (N,), or (N, K) when they are mixed
@@ -152,7 +154,13 @@ class ClassificationModule(pl.LightningModule):
         return ["train_loss", "val_loss", *(str(name) for metrics in stages for name in metrics)]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["classifier"] = self.provenance
+        checkpoint[checkpoints.KEY] = self.provenance
+        network = checkpoint["hyper_parameters"].get("network")
+        if network is not None:
+            network = copy.deepcopy(network)
+            checkpoints.without_pretrained(network)
+            hyperparameters = {**checkpoint["hyper_parameters"], "network": network}
+            checkpoint["hyper_parameters"] = hyperparameters
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         follow_new_settings(checkpoint, self.hparams)

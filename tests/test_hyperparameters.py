@@ -9,9 +9,9 @@ import pytest
 import yaml
 from jsonargparse import get_loader
 
-from classifier.hyperparameters.names import apply, split_arguments, unused, values
 from classifier.hyperparameters.aliases import anchors, with_aliases
 from classifier.hyperparameters.edit import set_values
+from classifier.hyperparameters.names import apply, split_arguments, unused, values
 from classifier.hyperparameters.scalars import Dumper, literal
 from classifier.hyperparameters.text import ConfigError, ConfigSource, check, load, locate, same
 

@@ -1,7 +1,9 @@
 """Keeps the run folder: config, record, metrics of each epoch."""
 
+import contextlib
 import os
 import time
+import traceback
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
@@ -77,20 +79,26 @@ class RunRecord(Callback):
             logger.log_metrics({"lr": rate}, trainer.global_step - 1)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._close(trainer, "finished")
+        if trainer.is_global_zero:
+            self._close(trainer, "finished")
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        if isinstance(exception, Exception):
+        if not trainer.is_global_zero:
+            return
+        if "started" not in self.record:  # before setup: there is nothing to keep
+            with contextlib.suppress(OSError):
+                self.folder.rmdir()
+        elif isinstance(exception, Exception):
             self.record["error"] = f"{type(exception).__name__}: {exception}"
+            lines = traceback.format_exception(exception)
+            runs.write_text(self.folder / "traceback.txt", "".join(lines))
             self._close(trainer, "failed")
         else:
             self._close(trainer, "interrupted")
 
     def _close(self, trainer: pl.Trainer, state: str) -> None:
-        if not trainer.is_global_zero:
-            return
         self.record |= {
             "state": state,
             "ended": _now(),

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import sys
 import uuid
 from pathlib import Path
 from typing import Any
@@ -20,16 +21,37 @@ from classifier.callbacks.checkpoints import best_and_last
 from classifier.callbacks.console import Console, RichBar, interactive
 from classifier.callbacks.predictions import PredictionWriter
 from classifier.callbacks.run_record import RunRecord
+from classifier.checkpoints import without_pretrained
 from classifier.cli.arguments import Arguments
 from classifier.cli.errors import did_you_mean
 from classifier.cli.links import LINKS, fill, links_that_apply, refuse_other_numbers
 from classifier.cli.parser import Parser
 from classifier.data import ImageDataModule
 from classifier.data.files import find_images
-from classifier.hyperparameters import anchors, with_aliases
+from classifier.hyperparameters import anchors, unused, with_aliases
 from classifier.module import ClassificationModule
 
 FOLDER_VARIABLE = "CLASSIFIER_RUN_FOLDER"  # hands the run folder to the ranks that Lightning starts
+
+USAGE = {
+    "fit": (
+        "--config FILE [--KEY VALUE ...]",
+        "Trains a network, or with --ckpt_path alone goes on training one.",
+    ),
+    "validate": (
+        "--ckpt_path FILE [--KEY VALUE ...]",
+        "Evaluates a checkpoint on the validation set.",
+    ),
+    "test": ("--ckpt_path FILE [--KEY VALUE ...]", "Evaluates a checkpoint on the test set."),
+    "predict": (
+        "--ckpt_path FILE --images PATH ... [--output FILE] [--KEY VALUE ...]",
+        "Writes the classes of image files to a CSV file.",
+    ),
+}
+EPILOG = (
+    "--KEY.help CLASS shows the settings of a class, such as --model.optimizer.help Adam or "
+    "--data.help CIFAR10; --print_config shows the whole config and runs nothing."
+)
 
 
 class ClassifierCLI(LightningCLI):
@@ -51,7 +73,7 @@ class ClassifierCLI(LightningCLI):
             trainer_defaults={"enable_model_summary": False},
             seed_everything_default=0,
             parser_class=Parser,
-            parser_kwargs={"allow_abbrev": False},
+            parser_kwargs={"allow_abbrev": False, "prog": "classifier"},
             auto_configure_optimizers=False,
             args=arguments.argv,
         )
@@ -85,8 +107,14 @@ class ClassifierCLI(LightningCLI):
         aliases = anchors(self.arguments.texts)
         parser.finish = lambda text: with_aliases(text, aliases)
         parser.where = self.arguments.where
+        usage, parser.description = USAGE[self.arguments.verb]
+        parser.usage = f"classifier {self.arguments.verb} {usage}"
+        parser.epilog = EPILOG
 
     def parse_arguments(self, parser: Any, args: Any) -> None:
+        for name in unused(self.arguments.texts):
+            note = f"warning: no alias uses the hyperparameter '{name}', so it has no effect."
+            rank_zero_only(print)(note, file=sys.stderr)
         parser.where = self.arguments.where
         self.config = parser.parse_args(args)
 
@@ -118,6 +146,8 @@ class ClassifierCLI(LightningCLI):
             self.datamodule.restore(self.arguments.checkpoint["data"])
         refuse_other_numbers(self.arguments, self.datamodule)
         fill(config.model.network, self.datamodule)
+        if self.arguments.checkpoint_path:
+            without_pretrained(config.model.network)
         # Cached when the data was built; the module's hyperparameters need the filled network.
         del self.config_dump
 

@@ -16,19 +16,41 @@ from classifier.cli.errors import Where, did_you_mean, explain
 NOT_WRITABLE = "Unable to serialize instance"  # what jsonargparse writes for such a default
 
 
+OWN_HELP = {
+    "ckpt_path": "A checkpoint file, or a run folder: its last checkpoint to resume, its best one to "
+    "evaluate.",
+    "data": "Class path of a data module and its init_args. Here: classifier.data.Digits, MNIST, "
+    "FashionMNIST, CIFAR10, CIFAR100, ImageFolder; or a subclass of ImageDataModule.",
+    "seed_everything": "Seed of all random numbers; true draws one. (default: 0)",
+    "trainer.default_root_dir": "Folder of all runs. (default: runs)",
+}
+OWN_CLASSES = {"model.network": "classifier.networks."}
+
+
 class HelpFormatter(DefaultHelpFormatter):
-    """Shows this package's classes and counts the rest: ``nn.Module`` alone has hundreds."""
+    """Fits a verb's help on a few screens.
+
+    The Trainer's settings get one sentence each, and of the classes that an argument may name,
+    hundreds for a network, only those of this package are listed.
+    """
+
+    def add_argument(self, action: Any) -> None:
+        if not action.dest.endswith(".help"):  # the epilog explains them once
+            super().add_argument(action)
 
     def _expand_help(self, action: Any) -> str:
-        def shorten(match: re.Match[str]) -> str:
-            names = match[2].split(", ")
-            if len(names) <= 8:
-                return match[0]
-            own = [name for name in names if name.startswith("classifier.")]
-            return match[1] + ", ".join([*own, f"and {len(names) - len(own)} more"])
-
-        text = super()._expand_help(action)
-        return re.sub(r"(known subclasses: )([\w.]+(?:, [\w.]+)*)", shorten, text)
+        if action.dest in OWN_HELP:
+            return OWN_HELP[action.dest]
+        text: str = " ".join(super()._expand_help(action).split())
+        text, facts, *_ = [*re.split(r" \((?:required, )?type: ", text), ""]
+        if action.dest.startswith("trainer."):
+            text = text.partition(". ")[0].rstrip(".") + "."
+        if default := re.search(r"default: ([^,)]+)", facts):
+            text += f" (default: {default[1]})" if default[1] != "null" else ""
+        if prefix := OWN_CLASSES.get(action.dest):
+            names = re.findall(rf"{prefix}[\w.]+", facts)
+            text += f" Here: {', '.join(names)}; or any other class path."
+        return text
 
 
 class Parser(LightningArgumentParser):
@@ -44,6 +66,16 @@ class Parser(LightningArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"formatter_class": HelpFormatter, **kwargs})
+
+    def format_help(self) -> str:
+        """Formats the help: the Trainer's forty settings last, what is linked not at all."""
+        groups = self._action_groups
+        shown = [group for group in groups if group.title != "Linked arguments"]
+        self._action_groups = sorted(shown, key=lambda group: "via flags" in (group.title or ""))
+        try:
+            return super().format_help()
+        finally:
+            self._action_groups = groups
 
     def add_function_arguments(
         self, function: Callable[..., Any], *args: Any, linked_targets: Any = None, **kwargs: Any

@@ -35,5 +35,8 @@ def run(given: Sequence[str]) -> int:
         if os.environ.get("CLASSIFIER_DEBUG"):
             raise
         print(f"error: {message_of(error)}", file=sys.stderr)  # noqa: T201
-        return 2 if is_users(error) else 1
+        if is_users(error):
+            return 2
+        print("CLASSIFIER_DEBUG=1 shows where it was raised.", file=sys.stderr)  # noqa: T201
+        return 1
     return command.exit_code

@@ -1,0 +1,94 @@
+"""Shared by all tests: a folder of one's own, a tiny config, a trained run."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+import yaml
+
+from classifier.__main__ import main
+
+TINY = """\
+hyperparameters:
+  epochs: &epochs 2
+  lr: &lr 0.01
+  batch_size: &batch_size 64
+  width: &width 4
+
+trainer:
+  max_epochs: *epochs
+  limit_train_batches: 4
+model:
+  network:
+    class_path: classifier.networks.MNISTNet
+    init_args:
+      width: *width
+  optimizer:
+    class_path: torch.optim.Adam
+    init_args:
+      lr: *lr
+data:
+  class_path: classifier.data.Digits
+  init_args:
+    batch_size: *batch_size
+"""
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty working directory, one thread, and an environment that is put back."""
+    torch.set_num_threads(1)
+    monkeypatch.chdir(tmp_path)
+    with mock.patch.dict(os.environ):
+        yield tmp_path
+
+
+@pytest.fixture
+def write_config() -> Callable[..., str]:
+    """Writes the tiny config, with changes by dotted key, and returns its name."""
+
+    def write(changes: Mapping[str, Any] | None = None, name: str = "tiny.yaml") -> str:
+        text = TINY
+        if changes:
+            config = yaml.safe_load(TINY)
+            del config["hyperparameters"]  # the values stand in their places now
+            for key, value in changes.items():
+                *path, last = key.split(".")
+                section = config
+                for part in path:
+                    section = section.setdefault(part, {})
+                section[last] = value
+            text = yaml.safe_dump(config)
+        Path(name).write_text(text, encoding="utf-8")
+        return name
+
+    return write
+
+
+@pytest.fixture
+def fit() -> Callable[..., Path]:
+    """Trains with the arguments given, in this process, and returns the new run folder."""
+
+    def run(*arguments: str) -> Path:
+        before = set(Path("runs").glob("*/*"))
+        assert main(["fit", *arguments]) == 0
+        (folder,) = set(Path("runs").glob("*/*")) - before
+        return folder.resolve()
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a short run on Digits. Only to be read; copy it to change it."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch, mock.patch.dict(os.environ):
+        patch.chdir(folder)
+        Path("tiny.yaml").write_text(TINY, encoding="utf-8")
+        trainer = ["--hyperparameters.epochs", "3", "--trainer.limit_train_batches", "10"]
+        assert main(["fit", "--config", "tiny.yaml", *trainer]) == 0
+    return folder / "runs" / "tiny" / "version_0"

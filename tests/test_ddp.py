@@ -1,0 +1,162 @@
+"""Several processes on one training: on two CPU ranks, as on two GPUs or nodes."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import classifier
+from classifier import runs
+from classifier.__main__ import main
+
+TWO_RANKS = [
+    *("--trainer.accelerator", "cpu", "--trainer.strategy", "ddp", "--trainer.devices", "2")
+]
+
+OWN_CODE = """
+import torch
+from pytorch_lightning.callbacks import Callback
+
+
+class Notes(Callback):
+    def on_train_start(self, trainer, pl_module) -> None:
+        self.labels = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self.labels.append(batch[0])
+
+    def on_train_end(self, trainer, pl_module) -> None:
+        state = {name: value.clone() for name, value in pl_module.named_parameters()}
+        notes = {"state": state, "images": torch.cat(self.labels)}
+        torch.save(notes, f"rank_{trainer.global_rank}.pt")
+"""
+
+
+def classify(*arguments, launcher=("-m", "classifier")):
+    """Runs a command in a process of its own, which starts the other ranks."""
+    folders = [str(Path(classifier.__file__).parents[1]), str(Path.cwd())]
+    path = os.pathsep.join(folders)
+    return subprocess.run(
+        [sys.executable, *launcher, *arguments],
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def printed_values(text):
+    return {name: float(value) for name, value in re.findall(r"(\w+_\w+) +│ +([\d.e-]+)", text)}
+
+
+def assert_one_complete_run(folder):
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    assert [path.name for path in Path("runs").iterdir()] == ["tiny"]
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == [
+        *("best.ckpt", "last.ckpt")
+    ]
+    assert len(list(folder.glob("events.out.tfevents*"))) == 1
+    assert yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["devices"] in (2, "2")
+    assert runs.read_record(folder)["state"] == "finished"
+
+
+def test_two_ranks_share_one_run_and_agree(write_config):
+    Path("own.py").write_text(OWN_CODE)
+    config = write_config({"trainer.callbacks": [{"class_path": "own.Notes"}]})
+
+    run = classify("fit", "--config", config, *TWO_RANKS)
+
+    assert run.returncode == 0, run.stderr
+    folder = Path("runs/tiny/version_0")
+    assert_one_complete_run(folder)
+    assert [(row["epoch"], row["step"]) for row in runs.read_metrics(folder)] == [
+        *(("0", "4"), ("1", "8"))
+    ]
+    ranks = [torch.load(f"rank_{rank}.pt", weights_only=True) for rank in range(2)]
+    for name, value in ranks[0]["state"].items():
+        assert torch.equal(value, ranks[1]["state"][name])
+    assert not torch.equal(ranks[0]["images"], ranks[1]["images"])
+    lines = run.stdout.splitlines()
+    assert len(lines) == 6
+    assert "on 2 x cpu" in lines[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", ["validate", "test"])
+def test_two_ranks_measure_what_one_measures(verb, trained, capsys):
+    checkpoint = ["--ckpt_path", str(trained)]
+    assert main([verb, *checkpoint]) == 0
+    expected = printed_values(capsys.readouterr().out)
+
+    run = classify(verb, *checkpoint, *TWO_RANKS)
+
+    assert run.returncode == 0, run.stderr
+    assert len(expected) == 4
+    assert printed_values(run.stdout) == pytest.approx(expected, rel=1e-5)
+    assert list(Path().iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_normal_run_of_two_ranks_prints_no_noise(write_config):
+    run = classify("fit", "--config", write_config(), *TWO_RANKS)
+
+    assert run.stderr == ""
+
+
+@pytest.mark.slow
+def test_two_ranks_resume_in_the_folder_of_the_run(write_config):
+    config = write_config()
+    assert classify("fit", "--config", config, *TWO_RANKS).returncode == 0
+    folder = Path("runs/tiny/version_0")
+
+    run = classify("fit", "--ckpt_path", str(folder), "--trainer.max_epochs", "3")
+
+    assert run.returncode == 0, run.stderr
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    assert [row["step"] for row in runs.read_metrics(folder)] == ["4", "8", "12"]
+    assert len(runs.read_record(folder)["resumed"]) == 1
+
+
+@pytest.mark.slow
+def test_ranks_that_torchrun_starts_share_one_run(write_config):
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+
+    run = classify(
+        *("-m", "classifier", "fit", "--config", write_config(), *TWO_RANKS), launcher=launcher
+    )
+
+    assert run.returncode == 0, run.stderr
+    assert_one_complete_run(Path("runs/tiny/version_0"))
+
+
+@pytest.mark.slow
+def test_a_mistake_under_two_ranks_is_told_once(write_config):
+    config = write_config({"data.init_args.batch_size": 0})
+
+    run = classify("fit", "--config", config, *TWO_RANKS)
+
+    assert run.returncode == 2
+    assert len(run.stderr.splitlines()) <= 3
+    assert "batch_size" in run.stderr
+
+
+@pytest.mark.slow
+def test_predictions_under_two_ranks_are_complete_and_in_order_or_refused(trained):
+    from PIL import Image
+
+    names = [f"{number}.png" for number in range(5)]
+    for number, name in enumerate(names):
+        Image.new("L", (8, 8), 50 * number).save(name)
+
+    run = classify("predict", "--ckpt_path", str(trained), "--images", *names, *TWO_RANKS)
+
+    if run.returncode == 2:
+        assert "devices" in run.stderr
+    else:
+        rows = Path("predictions.csv").read_text().splitlines()
+        assert [row.split(",")[0] for row in rows[1:]] == names

@@ -1,0 +1,290 @@
+"""``classifier predict``: image files in, a CSV file out."""
+
+import csv
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from classifier.__main__ import main
+from classifier.data import Digits
+from classifier.module import ClassificationModule
+
+COLUMNS = ["file", "label", "probability"]
+
+
+@pytest.fixture
+def checkpoint(trained):
+    return str(trained / "checkpoints" / "best.ckpt")
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """Test images, uint8 ``(12, 1, 8, 8)``."""
+    data = Digits()
+    data.setup("test")
+    return data.test_set.images[:12]
+
+
+def write_images(digits, *names):
+    for image, name in zip(digits, names, strict=False):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[0].numpy()).save(name, format="PNG")
+
+
+def rows_of(path="predictions.csv"):
+    with Path(path).open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return list(csv.DictReader(file))
+
+
+def files_of(path="predictions.csv"):
+    return [row["file"] for row in rows_of(path)]
+
+
+def predict(checkpoint, *arguments):
+    return main(["predict", "--ckpt_path", checkpoint, "--images", *arguments])
+
+
+def test_a_file_a_folder_and_a_glob_come_in_the_order_given(checkpoint, digits, capsys):
+    names = ["one.png", "folder/b.png", "folder/a.png", "folder/deep/c.png", "g2.png", "g1.png"]
+    write_images(digits, *names)
+
+    assert predict(checkpoint, "g*.png", "folder", "one.png", "g1.png") == 0
+
+    assert files_of() == [
+        *("g1.png", "g2.png"),
+        *("folder/a.png", "folder/b.png", "folder/deep/c.png"),
+        *("one.png", "g1.png"),
+    ]
+    assert capsys.readouterr().out.splitlines() == ["7 predictions in predictions.csv"]
+    assert {path.name for path in Path().iterdir()} == {
+        *("one.png", "folder", "g1.png", "g2.png", "predictions.csv")
+    }
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # hidden outside of tests
+def test_probabilities_are_those_of_a_softmax_by_hand(checkpoint, digits):
+    names = [f"{number:02}.png" for number in range(12)]
+    write_images(digits, *names)
+
+    assert predict(checkpoint, ".", "--data.init_args.eval_batch_size", "5") == 0
+
+    module = ClassificationModule.load_from_checkpoint(checkpoint).eval()
+    with torch.no_grad():
+        expected = module(digits).softmax(1).sort(descending=True)
+    assert files_of() == names
+    for row, values, classes in zip(rows_of(), expected.values, expected.indices, strict=True):
+        found = [float(row["probability"])] + [float(row[f"probability_{k}"]) for k in range(2, 6)]
+        labels = [row["label"]] + [row[f"label_{k}"] for k in range(2, 6)]
+        assert found == pytest.approx(values[:5].tolist(), abs=2e-6)
+        assert labels == [module.class_names[index] for index in classes[:5]]
+
+
+@pytest.mark.parametrize(("top_k", "number"), [("1", 1), ("3", 3), ("10", 10), ("99", 10)])
+def test_top_k_is_the_number_of_classes_in_a_row(top_k, number, checkpoint, digits):
+    write_images(digits, "a.png")
+
+    assert predict(checkpoint, "a.png", "--top_k", top_k) == 0
+
+    (row,) = rows_of()
+    more = [f"{name}_{rank}" for rank in range(2, number + 1) for name in COLUMNS[1:]]
+    assert list(row) == COLUMNS + more
+    total = sum(float(value) for name, value in row.items() if name.startswith("probability"))
+    assert total == pytest.approx(1, abs=1e-4) or number < 10
+
+
+def test_labels_are_the_names_of_the_classes(digits, write_config, fit):
+    for index, name in enumerate(["cat, tabby", "Hündin"]):
+        write_images(digits, *(f"animals/{name}/{index}{number}.png" for number in range(10)))
+    data = {
+        "class_path": "ImageFolder",
+        "init_args": {"root": "animals", "image_size": 8, "num_workers": 0, "batch_size": 4},
+    }
+    folder = fit("--config", write_config({"data": data}))
+    shutil.move("animals/Hündin/10.png", "new.png")
+    shutil.rmtree("animals")  # a prediction needs no data set
+
+    assert predict(str(folder), "new.png", "--output", "out.csv") == 0
+
+    (row,) = rows_of("out.csv")
+    assert {row["label"], row["label_2"]} == {"cat, tabby", "Hündin"}
+
+
+def test_unreadable_files_are_reported_at_the_end_and_the_rest_is_written(
+    checkpoint, digits, capsys
+):
+    write_images(digits, "a.png", "b.png", "c.png")
+    Path("text.png").write_text("no image")
+    Path("empty.png").touch()
+    Path("cut.png").write_bytes(Path("a.png").read_bytes()[:60])
+    names = ["a.png", "text.png", "b.png", "empty.png", "cut.png", "c.png"]
+
+    assert predict(checkpoint, *names) == 1
+
+    assert files_of() == ["a.png", "b.png", "c.png"]
+    printed = capsys.readouterr()
+    assert printed.out.splitlines() == ["3 predictions in predictions.csv"]
+    reports = printed.err.splitlines()
+    assert [line.split(": ")[1] for line in reports] == ["text.png", "empty.png", "cut.png"]
+    assert reports[1] == "unreadable: empty.png: the file is empty."
+    assert all(line.count(": ") >= 2 for line in reports)
+
+
+def test_when_no_file_can_be_read_all_are_reported(checkpoint, capsys):
+    for name in ("a.png", "b.png"):
+        Path(name).write_text("no image")
+
+    assert predict(checkpoint, "a.png", "b.png") == 1
+
+    assert rows_of() == []
+    printed = capsys.readouterr()
+    assert len(printed.err.splitlines()) == 2
+    assert "0 predictions" in printed.out
+
+
+def test_an_existing_output_is_left_alone(checkpoint, digits, capsys):
+    write_images(digits, "a.png")
+    Path("predictions.csv").write_text("the work of a week")
+
+    assert predict(checkpoint, "a.png") == 2
+
+    assert Path("predictions.csv").read_text() == "the work of a week"
+    error = capsys.readouterr().err
+    assert re.match(r"error: --output 'predictions.csv' exists", error)
+    assert {path.name for path in Path().iterdir()} == {"a.png", "predictions.csv"}
+
+
+def test_an_output_in_a_folder_that_does_not_exist_is_refused(checkpoint, digits, capsys):
+    write_images(digits, "a.png")
+
+    assert predict(checkpoint, "a.png", "--output", "no/where.csv") == 2
+
+    assert re.match(r"error: --output .*no folder 'no'", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("nothing.png", "no file, folder or glob 'nothing.png'"),
+        ("*.jpg", r"no file, folder or glob '\*.jpg'"),
+        ("empty", "no image in folder 'empty'"),
+    ],
+    ids=["file", "glob", "folder"],
+)
+def test_a_path_that_stands_for_nothing_is_refused(pattern, message, checkpoint, digits, capsys):
+    write_images(digits, "a.png")
+    Path("empty").mkdir()
+
+    assert predict(checkpoint, "a.png", pattern) == 2
+
+    error = capsys.readouterr().err
+    assert re.search(message, error)
+    assert "--images" in error
+    assert len(error.splitlines()) == 1
+    assert not Path("predictions.csv").exists()
+
+
+def test_without_images_nothing_is_predicted(checkpoint, capsys):
+    assert main(["predict", "--ckpt_path", checkpoint]) == 2
+
+    assert "--images" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("top_k", ["0", "-1", "many"])
+def test_top_k_that_counts_no_classes_is_refused(top_k, checkpoint, digits, capsys):
+    write_images(digits, "a.png")
+
+    assert predict(checkpoint, "a.png", f"--top_k={top_k}") == 2
+
+    error = capsys.readouterr().err
+    assert re.match(r"error: (--)?top_k", error)
+    assert len(error.splitlines()) == 1
+
+
+NAMES = [
+    "with space.png",
+    "comma, and 'quotes\".png",
+    "brackets[1].png",
+    "star*.png",
+    "Zwölf 数字.png",
+    "-dash.png",
+    "line\nbreak.png",
+    os.fsdecode(b"latin-\xe9.png"),
+]
+
+
+def test_odd_file_names_come_out_as_they_went_in(checkpoint, digits):
+    write_images(digits, *(f"images/{name}" for name in NAMES))
+
+    assert predict(checkpoint, *(f"images/{name}" for name in NAMES)) == 0
+
+    assert files_of() == [f"images/{name}" for name in NAMES]
+    assert all(Path(name).is_file() for name in files_of())
+
+
+def test_a_file_name_that_begins_with_a_dash_needs_a_folder_before_it(checkpoint, digits):
+    write_images(digits, "-dash.png")
+
+    assert predict(checkpoint, "./-dash.png") == 0
+
+    assert files_of() == ["-dash.png"]
+
+
+def test_an_unreadable_file_with_an_odd_name_is_reported(checkpoint, capfd):
+    name = os.fsdecode(b"latin-\xe9.png")
+    Path(name).write_text("no image")
+
+    assert predict(checkpoint, name) == 1
+
+    assert "unreadable: latin-" in capfd.readouterr().err
+
+
+def test_a_colour_photo_of_any_size_is_read_as_the_network_wants_it(checkpoint, digits):
+    grey = Image.fromarray(digits[0, 0].numpy())
+    grey.save("grey.png")
+    grey.convert("RGB").resize((800, 600), Image.Resampling.NEAREST).save("photo.jpg")
+    grey.convert("RGB").save("colour.png")
+    grey.convert("RGBA").save("transparent.png")
+
+    assert predict(checkpoint, "grey.png", "colour.png", "transparent.png", "photo.jpg") == 0
+
+    rows = rows_of()
+    assert len(rows) == 4
+    labels = [(row["label"], row["probability"]) for row in rows]
+    assert labels[0] == labels[1] == labels[2]
+
+
+def test_a_run_folder_stands_for_its_best_checkpoint(trained, digits):
+    write_images(digits, "a.png", "b.png")
+    assert predict(str(trained / "checkpoints" / "best.ckpt"), "a.png", "b.png") == 0
+
+    assert predict(str(trained), "a.png", "b.png", "--output", "again.csv") == 0
+
+    assert rows_of("again.csv") == rows_of()
+
+
+def test_the_data_set_need_not_be_there(checkpoint, digits):
+    write_images(digits, "a.png")
+    root = ["--data", "MNIST", "--data.init_args.root", "nowhere"]
+
+    assert predict(checkpoint, "a.png", *root, "--data.init_args.download", "false") == 0
+
+    assert len(rows_of()) == 1
+
+
+def test_predictions_do_not_depend_on_the_batch(checkpoint, digits):
+    names = [f"{number:02}.png" for number in range(12)]
+    write_images(digits, *names)
+    for size in ("1", "100"):
+        arguments = ("--output", f"{size}.csv", "--data.init_args.eval_batch_size", size)
+        assert predict(checkpoint, *names, *arguments) == 0
+
+    rows = [rows_of(f"{size}.csv") for size in ("1", "100")]
+
+    for one, other in zip(*rows, strict=True):
+        assert one["label"] == other["label"]
+        assert float(one["probability"]) == pytest.approx(float(other["probability"]), abs=2e-6)

@@ -1,0 +1,347 @@
+"""Another network, optimizer, loss, mix, callback or precision is a change of a few lines."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from classifier import runs
+from classifier.__main__ import main
+from classifier.module import ClassificationModule
+
+OWN_CODE = """
+from torch import nn
+
+
+class Fixed(nn.Module):
+    def __init__(self, outputs: int = 10) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, outputs))
+
+    def forward(self, images):
+        return self.layers(images)
+
+
+class Sized(Fixed):
+    def __init__(self, num_classes: int, in_channels: int, width: int = 4) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(in_channels, width, 3), nn.Flatten(), nn.Linear(36 * width, num_classes)
+        )
+
+
+class NoLogits(Fixed):
+    def forward(self, images):
+        return {"logits": self.layers(images)}
+
+
+def linear(num_classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))
+"""
+
+NETWORKS = """
+classifier.networks.SmallResNet:
+  class_path: classifier.networks.SmallResNet
+  init_args: {depth: 8, width: 4}
+torchvision.models.resnet18:
+  class_path: torchvision.models.resnet18
+torchvision.models.mobilenet_v3_small:
+  class_path: torchvision.models.mobilenet_v3_small
+  init_args: {dropout: 0.1}
+torchvision.models.get_model:
+  class_path: torchvision.models.get_model
+  init_args: {name: shufflenet_v2_x0_5}
+timm.create_model:
+  class_path: timm.create_model
+  init_args: {model_name: resnet10t}
+own class with a fixed head:
+  class_path: own.Fixed
+own class that asks for the numbers of the data:
+  class_path: own.Sized
+  init_args: {width: 2}
+own function:
+  class_path: own.linear
+"""
+
+# The settings that tell the optimizer from Adam: its own defaults where the config is silent.
+OPTIMIZERS = """
+adabelief_pytorch.AdaBelief:
+  given: {lr: 0.002, print_change_log: false}
+  own: {lr: 0.002, eps: 1.0e-16, weight_decay: 0, betas: [0.9, 0.999], weight_decouple: null}
+torch.optim.SGD:
+  given: {lr: 0.05, momentum: 0.9}
+  own: {lr: 0.05, momentum: 0.9, weight_decay: 0, nesterov: false}
+torch.optim.AdamW:
+  given: {}
+  own: {lr: 0.001, eps: 1.0e-8, weight_decay: 0.01}
+torch.optim.RMSprop:
+  given: {lr: 0.003}
+  own: {lr: 0.003, alpha: 0.99, eps: 1.0e-8, momentum: 0}
+"""
+
+
+@pytest.fixture(autouse=True)
+def own_module(own_folder, monkeypatch):
+    """Makes ``own`` importable, as a file beside the config is for ``python -m classifier``."""
+    (own_folder / "own.py").write_text(OWN_CODE)
+    monkeypatch.syspath_prepend(own_folder)
+
+
+def load(checkpoint):
+    return torch.load(checkpoint, weights_only=True)
+
+
+def groups_of(folder):
+    return load(folder / "checkpoints" / "last.ckpt")["optimizer_states"][0]["param_groups"]
+
+
+def test_alone(checkpoint, tmp_path, monkeypatch, capsys):
+    """Tests a checkpoint from another folder, with nothing but its path."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    capsys.readouterr()
+    assert main(["test", "--ckpt_path", str(checkpoint)]) == 0
+    return capsys.readouterr().out
+
+
+test_alone.__test__ = False
+
+
+@pytest.mark.parametrize("name", yaml.safe_load(NETWORKS))
+def test_a_network_trains_and_its_checkpoint_stands_alone(
+    name, write_config, fit, tmp_path, monkeypatch, capsys
+):
+    # Plain SGD has no state, which keeps the checkpoints of the larger ones small.
+    changes = {
+        "model.network": yaml.safe_load(NETWORKS)[name],
+        "model.optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.001}},
+        "trainer.max_epochs": 1,
+        "trainer.limit_train_batches": 1,
+    }
+
+    checkpoint = fit("--config", write_config(changes)) / "checkpoints" / "best.ckpt"
+
+    assert "test_accuracy" in test_alone(checkpoint, tmp_path, monkeypatch, capsys)
+    module = ClassificationModule.load_from_checkpoint(checkpoint).eval()
+    logits = module(torch.randint(256, (2, 1, 8, 8), dtype=torch.uint8))
+    assert logits.shape == (2, 10)
+    assert module.class_names == list("0123456789")
+
+
+def test_the_network_of_a_checkpoint_has_the_trained_weights(trained):
+    checkpoint = trained / "checkpoints" / "best.ckpt"
+
+    module = ClassificationModule.load_from_checkpoint(checkpoint)
+
+    saved = load(checkpoint)["state_dict"]
+    assert all(torch.equal(value, saved[name]) for name, value in module.state_dict().items())
+
+
+def test_a_network_can_be_swapped_on_the_command_line(write_config, fit):
+    folder = fit(
+        *("--config", write_config(), "--model.network", "SmallResNet"),
+        *("--model.network.depth", "8", "--model.network.width", "2"),
+    )
+
+    network = yaml.safe_load((folder / "config.yaml").read_text())["model"]["network"]
+    assert network["class_path"] == "classifier.networks.SmallResNet"
+    assert network["init_args"]["depth"] == 8
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        ({"class_path": "own.Fixed", "init_args": {"outputs": 7}}, r"Fixed returns shape .*, 7\)"),
+        ({"class_path": "own.NoLogits"}, r"NoLogits returns dict"),
+    ],
+    ids=["seven outputs", "no tensor"],
+)
+def test_a_network_that_does_not_fit_the_classes_is_refused(network, message, write_config, capsys):
+    config = write_config({"model.network": network})
+
+    assert main(["fit", "--config", config]) == 2
+
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) <= 3
+    assert "model.network" in error
+    assert "10 classes" in error
+    assert re.search(message, error)
+
+
+@pytest.mark.parametrize("name", yaml.safe_load(OPTIMIZERS))
+def test_an_optimizer_trains_with_its_own_defaults(
+    name, write_config, fit, tmp_path, monkeypatch, capsys
+):
+    settings = yaml.safe_load(OPTIMIZERS)[name]
+    optimizer = {"class_path": name, "init_args": settings["given"]}
+
+    folder = fit("--config", write_config({"model.optimizer": optimizer}))
+
+    (group,) = groups_of(folder)
+    for key, value in settings["own"].items():
+        if value is not None:
+            assert list(group[key]) == value if key == "betas" else group[key] == value
+    checkpoint = folder / "checkpoints" / "best.ckpt"
+    assert "test_accuracy" in test_alone(checkpoint, tmp_path, monkeypatch, capsys)
+
+
+def test_without_an_optimizer_it_is_adam_with_its_own_defaults(write_config, fit):
+    folder = fit("--config", write_config({"model.optimizer": None}))
+
+    (group,) = groups_of(folder)
+    assert (group["lr"], group["eps"], group["weight_decay"]) == (0.001, 1e-8, 0)
+    assert "betas" in group
+
+
+@pytest.mark.parametrize("source", ["tiny.yaml", "the saved config"])
+def test_settings_of_the_former_optimizer_do_not_leak_into_another(
+    source, write_config, fit, trained
+):
+    config = write_config() if source == "tiny.yaml" else str(trained / "config.yaml")
+
+    folder = fit("--config", config, "--model.optimizer", "torch.optim.AdamW")
+
+    (group,) = groups_of(folder)
+    assert group["weight_decay"] == 0.01
+
+
+def test_weight_decay_spares_norms_and_biases_on_request(write_config, fit):
+    optimizer = {"class_path": "torch.optim.AdamW", "init_args": {"weight_decay": 0.1}}
+    changes = {"model.optimizer": optimizer, "model.no_decay_norm_bias": True}
+
+    folder = fit("--config", write_config(changes))
+
+    decayed, spared = groups_of(folder)
+    weights = load(folder / "checkpoints" / "last.ckpt")["state_dict"]
+    parameters = [
+        value
+        for name, value in weights.items()
+        if name.startswith("network.") and name.endswith(("weight", "bias"))
+    ]
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.1, 0)
+    assert len(decayed["params"]) == sum(value.ndim > 1 for value in parameters)
+    assert len(spared["params"]) == sum(value.ndim <= 1 for value in parameters)
+
+
+def test_another_loss_takes_effect(write_config, fit):
+    loss = {"class_path": "torch.nn.CrossEntropyLoss", "init_args": {"label_smoothing": 0.2}}
+
+    folder = fit("--config", write_config({"model.loss": loss}))
+    plain = fit("--config", write_config())
+
+    module = ClassificationModule.load_from_checkpoint(folder / "checkpoints" / "last.ckpt")
+    assert module.loss.label_smoothing == 0.2
+    first, other = (runs.read_metrics(run)[0]["train_loss"] for run in (folder, plain))
+    assert first != other
+
+
+@pytest.mark.parametrize("name", ["MixUp", "CutMix"])
+def test_mixed_batches_train(name, write_config, fit, tmp_path, monkeypatch, capsys):
+    mix = {"class_path": f"torchvision.transforms.v2.{name}", "init_args": {"alpha": 0.5}}
+
+    folder = fit("--config", write_config({"data.init_args.mix": mix}))
+    plain = fit("--config", write_config())
+
+    first, other = (load(run / "checkpoints" / "last.ckpt") for run in (folder, plain))
+    assert not torch.equal(
+        first["state_dict"]["network.head.1.weight"], other["state_dict"]["network.head.1.weight"]
+    )
+    checkpoint = folder / "checkpoints" / "best.ckpt"
+    assert "test_accuracy" in test_alone(checkpoint, tmp_path, monkeypatch, capsys)
+
+
+def test_augmentation_from_torchvision_and_from_the_package_train(write_config, fit):
+    augment = [
+        {"class_path": "classifier.augment.RandomShift", "init_args": {"max_shift": 1}},
+        {"class_path": "torchvision.transforms.v2.RandomErasing", "init_args": {"p": 0.5}},
+    ]
+
+    folder = fit("--config", write_config({"data.init_args.augment": augment}))
+
+    assert (folder / "checkpoints" / "best.ckpt").is_file()
+
+
+def test_early_stopping_stops(write_config, fit):
+    stopping = {
+        "class_path": "EarlyStopping",
+        "init_args": {"monitor": "val_loss", "patience": 1, "min_delta": 100},
+    }
+
+    folder = fit(
+        "--config", write_config({"trainer.callbacks": [stopping], "trainer.max_epochs": 9})
+    )
+
+    assert (folder / "metrics.csv").read_text().count("\n") == 1 + 2  # header, two epochs
+
+
+def test_averaged_weights_are_evaluated_and_kept(write_config, fit):
+    average = {"class_path": "EMAWeightAveraging", "init_args": {"decay": 0.5}}
+
+    folder = fit("--config", write_config({"trainer.callbacks": [average]}))
+    plain = fit("--config", write_config())
+
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    averaged = ClassificationModule.load_from_checkpoint(checkpoint).state_dict()
+    last = load(plain / "checkpoints" / "last.ckpt")["state_dict"]
+    assert not torch.equal(averaged["network.head.1.weight"], last["network.head.1.weight"])
+    assert main(["test", "--ckpt_path", str(checkpoint)]) == 0
+
+
+def test_half_precision_trains(write_config, fit, capsys):
+    folder = fit("--config", write_config({"trainer.precision": "bf16-mixed"}))
+
+    state = load(folder / "checkpoints" / "last.ckpt")["state_dict"]
+    assert state["network.head.1.weight"].dtype == torch.float32
+    assert main(["test", "--ckpt_path", str(folder)]) == 0
+
+
+SCHEDULERS = """
+torch.optim.lr_scheduler.StepLR:
+  settings: {step_size: 1}
+  rates: [0.01, 0.001, 0.0001]
+torch.optim.lr_scheduler.ReduceLROnPlateau:
+  settings: {patience: 0, threshold: 100, threshold_mode: abs}
+  rates: [0.01, 0.01, 0.001]
+pytorch_lightning.cli.ReduceLROnPlateau:
+  settings: {monitor: val_accuracy, mode: max, patience: 0, threshold: 1, threshold_mode: abs}
+  rates: [0.01, 0.01, 0.001]
+"""
+
+
+@pytest.mark.parametrize("name", yaml.safe_load(SCHEDULERS))
+def test_a_scheduler_sets_the_rate_of_each_epoch(name, write_config, fit):
+    expected = yaml.safe_load(SCHEDULERS)[name]
+    scheduler = {"class_path": name, "init_args": expected["settings"]}
+
+    folder = fit(
+        "--config", write_config({"model.lr_scheduler": scheduler, "trainer.max_epochs": 3})
+    )
+
+    rates = [float(row["lr"]) for row in runs.read_metrics(folder)]
+    assert rates == pytest.approx(expected["rates"])
+
+
+def test_a_scheduler_can_step_with_every_batch(write_config, fit):
+    scheduler = {
+        "class_path": "torch.optim.lr_scheduler.ExponentialLR",
+        "init_args": {"gamma": 0.5},
+    }
+
+    folder = fit(
+        "--config", write_config({"model.lr_scheduler": scheduler, "model.interval": "step"})
+    )
+
+    (group,) = groups_of(folder)
+    assert group["lr"] == pytest.approx(0.01 * 0.5**8)  # two epochs of four batches
+
+
+def test_an_own_network_file_beside_the_config_needs_no_installation(write_config):
+    network = {"class_path": "own.Sized"}
+
+    assert main(["fit", "--config", write_config({"model.network": network})]) == 0
+
+    text = Path("runs/tiny/version_0/config.yaml").read_text()
+    assert yaml.safe_load(text)["model"]["network"]["class_path"] == "own.Sized"
