@@ -1,6 +1,7 @@
 """The LightningCLI of this package: YAML and command line to trainer, module and data."""
 
 import os
+import secrets
 import shlex
 import sys
 import uuid
@@ -12,13 +13,13 @@ from jsonargparse import Namespace
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning.callbacks import Callback, ProgressBar
 from pytorch_lightning.cli import LightningCLI, _InstantiatorFn
-from pytorch_lightning.loggers import TensorBoardLogger
 
 import classifier.augment
 import classifier.networks  # noqa: F401  # short class names work for what is imported
 from classifier import runs
 from classifier.callbacks.checkpoints import best_and_last
 from classifier.callbacks.console import Console, RichBar, interactive
+from classifier.callbacks.logger import RunLogger
 from classifier.callbacks.predictions import PredictionWriter
 from classifier.callbacks.run_record import RunRecord
 from classifier.checkpoints import without_pretrained
@@ -117,6 +118,10 @@ class ClassifierCLI(LightningCLI):
             rank_zero_only(print)(note, file=sys.stderr)
         parser.where = self.arguments.where
         self.config = parser.parse_args(args)
+        if self.settings.seed_everything is True:  # Lightning would take 0
+            drawn = secrets.randbelow(2**32)
+            # Ranks that Lightning starts find the seed of rank zero in this variable.
+            self.settings.seed_everything = int(os.environ.get("PL_GLOBAL_SEED", drawn))
 
     def _parse_ckpt_path(self) -> None:
         """Switched off: Lightning's lets the checkpoint win over the command line.
@@ -136,6 +141,8 @@ class ClassifierCLI(LightningCLI):
             raise ValueError(
                 f"{self.subcommand} needs --ckpt_path FILE, the checkpoint or run folder to use."
             )
+        if self.arguments.verb == "predict" and not config.images:
+            raise ValueError("predict needs --images PATH ..., image files, folders or globs.")
         resumable = config.clone()
         resumable.ckpt_path = None  # a config that is run again starts again
         self.config_text = parser.dump(resumable, skip_unset=False)
@@ -195,9 +202,7 @@ class ClassifierCLI(LightningCLI):
         if config.logger in (None, True):
             # What a resumed training repeats is dropped from the earlier curve.
             step = self.arguments.global_step if resumed else None
-            config.logger = TensorBoardLogger(
-                folder.parent.parent, folder.parent.name, folder.name, purge_step=step
-            )
+            config.logger = RunLogger(folder, step)
         if config.enable_checkpointing is not False:
             config.callbacks += best_and_last(folder, self.settings.model.monitor)
         modules = {path.partition(".")[0] for path in class_paths(self.settings.as_dict())}

@@ -17,8 +17,8 @@ NOT_WRITABLE = "Unable to serialize instance"  # what jsonargparse writes for su
 
 
 OWN_HELP = {
-    "ckpt_path": "A checkpoint file, or a run folder: its last checkpoint to resume, its best one to "
-    "evaluate.",
+    "ckpt_path": "A checkpoint file, or a run folder, which means its last checkpoint to resume "
+    "and its best one to evaluate.",
     "data": "Class path of a data module and its init_args. Here: classifier.data.Digits, MNIST, "
     "FashionMNIST, CIFAR10, CIFAR100, ImageFolder; or a subclass of ImageDataModule.",
     "seed_everything": "Seed of all random numbers; true draws one. (default: 0)",
@@ -67,13 +67,14 @@ class Parser(LightningArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"formatter_class": HelpFormatter, **kwargs})
 
-    def format_help(self) -> str:
+    def format_help(self, *args: Any, **kwargs: Any) -> str:
         """Formats the help: the Trainer's forty settings last, what is linked not at all."""
         groups = self._action_groups
         shown = [group for group in groups if group.title != "Linked arguments"]
         self._action_groups = sorted(shown, key=lambda group: "via flags" in (group.title or ""))
         try:
-            return super().format_help()
+            text: str = super().format_help(*args, **kwargs)
+            return text
         finally:
             self._action_groups = groups
 

@@ -1,0 +1,29 @@
+"""TensorBoard's events in the run folder."""
+
+from pathlib import Path
+
+from pytorch_lightning.loggers import TensorBoardLogger
+
+
+class RunLogger(TensorBoardLogger):
+    """Lightning's TensorBoard logger, writing into the run folder itself.
+
+    Args:
+        folder: The run folder.
+        purge_step: First optimizer step that a resumed training takes again; what an earlier
+            process wrote from there on is dropped from the curves.
+    """
+
+    def __init__(self, folder: Path, purge_step: int | None = None) -> None:
+        parent = folder.parent
+        super().__init__(
+            parent.parent,
+            parent.name,
+            folder.name,
+            default_hp_metric=False,  # otherwise a made-up metric of -1
+            purge_step=purge_step,
+        )
+
+    def save(self) -> None:
+        """Flushes the events; Lightning's hparams.yaml would repeat a part of config.yaml."""
+        super(TensorBoardLogger, self).save()
