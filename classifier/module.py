@@ -14,7 +14,7 @@ from pytorch_lightning.core.mixins.hparams_mixin import _given_hyperparameters
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
-from torchmetrics import MetricCollection
+from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from classifier import checkpoints
@@ -89,6 +89,8 @@ class ClassificationModule(pl.LightningModule):
                 "test_": evaluation.clone(prefix="test_"),
             }
         )
+        # Lightning's own mean rounds the number of images where ranks have unequally many.
+        self.losses = nn.ModuleDict({stage: MeanMetric() for stage in self.metrics})
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps pixels ``(N, C, H, W)``, uint8 or floating point in 0..255, to logits ``(N, K)``."""
@@ -104,9 +106,10 @@ class ClassificationModule(pl.LightningModule):
         classes = labels if labels.ndim == 1 else labels.argmax(1)
         metrics: Any = self.metrics[stage]  # ModuleDict hides the type
         metrics.update(logits, classes)
-        settings: Any = {"on_step": False, "on_epoch": True, "batch_size": len(images)}
-        self.log(f"{stage}loss", loss, prog_bar=True, sync_dist=stage != "train_", **settings)
-        self.log_dict(metrics, **settings)
+        losses: Any = self.losses[stage]
+        losses.update(loss.detach(), weight=len(images))
+        self.log(f"{stage}loss", losses, prog_bar=True, on_step=False, on_epoch=True)
+        self.log_dict(metrics, on_step=False, on_epoch=True)
         return loss
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

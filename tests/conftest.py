@@ -1,6 +1,7 @@
 """Shared by all tests: a folder of one's own, a tiny config, a trained run."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,16 @@ def write_config() -> Callable[..., str]:
         return name
 
     return write
+
+
+@pytest.fixture
+def write_module(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[str], Any]]:
+    """Writes ``own.py`` where Python finds it."""
+    monkeypatch.syspath_prepend(own_folder)
+    yield Path("own.py").write_text
+    sys.modules.pop("own", None)
 
 
 @pytest.fixture

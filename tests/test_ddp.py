@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 import classifier
 from classifier import runs
@@ -147,8 +148,6 @@ def test_a_mistake_under_two_ranks_is_told_once(write_config):
 
 @pytest.mark.slow
 def test_predictions_under_two_ranks_are_complete_and_in_order_or_refused(trained):
-    from PIL import Image
-
     names = [f"{number}.png" for number in range(5)]
     for number, name in enumerate(names):
         Image.new("L", (8, 8), 50 * number).save(name)

@@ -111,6 +111,23 @@ def test_the_record_says_what_was_run_where_and_on_what(trained):
     assert record["parameters"] == 4998
 
 
+def test_the_record_says_which_code_it_was(write_config, fit):
+    config = write_config()
+    Path(".gitignore").write_text("/runs/")
+    identity = ("-c", "user.name=Ada", "-c", "user.email=ada@example.org")
+    for command in (("init", "-q"), ("add", "."), (*identity, "commit", "-qm", "First")):
+        subprocess.run(["git", *command], check=True)
+
+    clean = record_of(fit("--config", config))["environment"]["git"]
+    write_config({"trainer.max_epochs": 1})
+    changed = record_of(fit("--config", config))["environment"]["git"]
+
+    commit = subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip()
+    assert clean == {"commit": commit, "dirty_diff_sha256": None}
+    assert changed["commit"] == commit
+    assert re.fullmatch("[0-9a-f]{64}", changed["dirty_diff_sha256"])
+
+
 def test_the_record_says_how_it_went(trained):
     record, rows = record_of(trained), rows_of(trained)
 
@@ -297,9 +314,8 @@ def test_the_printed_test_command_works(root, write_config, tmp_path, monkeypatc
     assert "test_accuracy" in capsys.readouterr().out
 
 
-def test_a_failed_run_says_so_and_why(write_config, monkeypatch, capsys):
-    Path("own.py").write_text(OWN_CODE)
-    monkeypatch.syspath_prepend(Path.cwd())
+def test_a_failed_run_says_so_and_why(write_config, write_module, capsys):
+    write_module(OWN_CODE)
     config = write_config({"trainer.callbacks": [{"class_path": "own.Stop"}]})
 
     assert main(["fit", "--config", config]) == 1
@@ -315,9 +331,8 @@ def test_a_failed_run_says_so_and_why(write_config, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(("number", "code"), [(2, 130), (15, 143)], ids=["SIGINT", "SIGTERM"])
-def test_a_signal_ends_the_run_with_its_exit_code(number, code, write_config, monkeypatch, capsys):
-    Path("own.py").write_text(OWN_CODE)
-    monkeypatch.syspath_prepend(Path.cwd())
+def test_a_signal_ends_the_run_with_its_exit_code(number, code, write_config, write_module, capsys):
+    write_module(OWN_CODE)
     stop = {"class_path": "own.Stop", "init_args": {"number": number}}
     config = write_config({"trainer.callbacks": [stop]})
 

@@ -1,7 +1,6 @@
 """Another network, optimizer, loss, mix, callback or precision is a change of a few lines."""
 
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -83,10 +82,8 @@ torch.optim.RMSprop:
 
 
 @pytest.fixture(autouse=True)
-def own_module(own_folder, monkeypatch):
-    """Makes ``own`` importable, as a file beside the config is for ``python -m classifier``."""
-    (own_folder / "own.py").write_text(OWN_CODE)
-    monkeypatch.syspath_prepend(own_folder)
+def own_module(write_module):
+    write_module(OWN_CODE)
 
 
 def load(checkpoint):
@@ -131,6 +128,7 @@ def test_a_network_trains_and_its_checkpoint_stands_alone(
     assert module.class_names == list("0123456789")
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # hidden outside of tests
 def test_the_network_of_a_checkpoint_has_the_trained_weights(trained):
     checkpoint = trained / "checkpoints" / "best.ckpt"
 
@@ -336,12 +334,3 @@ def test_a_scheduler_can_step_with_every_batch(write_config, fit):
 
     (group,) = groups_of(folder)
     assert group["lr"] == pytest.approx(0.01 * 0.5**8)  # two epochs of four batches
-
-
-def test_an_own_network_file_beside_the_config_needs_no_installation(write_config):
-    network = {"class_path": "own.Sized"}
-
-    assert main(["fit", "--config", write_config({"model.network": network})]) == 0
-
-    text = Path("runs/tiny/version_0/config.yaml").read_text()
-    assert yaml.safe_load(text)["model"]["network"]["class_path"] == "own.Sized"

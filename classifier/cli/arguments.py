@@ -19,6 +19,7 @@ from classifier.hyperparameters import (
     load,
     locate,
     split_arguments,
+    unused,
     values,
 )
 
@@ -37,6 +38,7 @@ class Arguments:
         name: What the run is called: the first config file, or the checkpoint's run.
         checkpoint_path: The file that ``--ckpt_path`` means, if given.
         checkpoint: What the checkpoint says of itself: config, data description, run record.
+        unused: Hyperparameters of the config files that no alias refers to.
         global_step: How many optimizer steps the checkpoint has seen.
     """
 
@@ -53,6 +55,7 @@ class Arguments:
         if paths:
             self._read_checkpoint(paths[-1])
             rest += ["--ckpt_path", str(self.checkpoint_path)]
+        files = len(sources)
         if "config" in self.checkpoint:
             text = self.checkpoint["config"]
             if self.verb != "fit":  # how to run depends on the machine
@@ -63,6 +66,8 @@ class Arguments:
             _check_sections(source, self.verb)
         self.sources = sources
         self.texts = apply(sources, overrides)
+        # Evaluation leaves out the trainer, which may be what uses them.
+        self.unused = unused(self.texts[-files:]) if files and self.verb == "fit" else []
         # jsonargparse replaces a mapping at each further config; this one has all names.
         names = yaml.safe_dump({"hyperparameters": values(self.texts)}, sort_keys=False)
         configs = [f"--config={text}" for text in (*self.texts, names)]

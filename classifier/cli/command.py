@@ -29,7 +29,7 @@ from classifier.cli.links import LINKS, fill, links_that_apply, refuse_other_num
 from classifier.cli.parser import Parser
 from classifier.data import ImageDataModule
 from classifier.data.files import find_images
-from classifier.hyperparameters import anchors, unused, with_aliases
+from classifier.hyperparameters import anchors, with_aliases
 from classifier.module import ClassificationModule
 
 FOLDER_VARIABLE = "CLASSIFIER_RUN_FOLDER"  # hands the run folder to the ranks that Lightning starts
@@ -113,7 +113,7 @@ class ClassifierCLI(LightningCLI):
         parser.epilog = EPILOG
 
     def parse_arguments(self, parser: Any, args: Any) -> None:
-        for name in unused(self.arguments.texts):
+        for name in self.arguments.unused:
             note = f"warning: no alias uses the hyperparameter '{name}', so it has no effect."
             rank_zero_only(print)(note, file=sys.stderr)
         parser.where = self.arguments.where
