@@ -298,6 +298,25 @@ def test_another_monitor_is_watched_shown_and_decides(write_config, fit, capsys)
     assert re.findall(r"  val_f1 ([\d.]+)", printed) == [f"{score:.4f}" for score in scores]
 
 
+def test_a_checkpoint_callback_of_the_user_does_not_become_the_best(write_config, fit, capsys):
+    often = {"monitor": "train_loss", "save_top_k": -1}
+    callbacks = [{"class_path": "ModelCheckpoint", "init_args": often}]
+
+    folder = fit("--config", write_config({"trainer.callbacks": callbacks}))
+
+    best = record_of(folder)["best"]
+    assert (best["monitor"], best["checkpoint"]) == ("val_loss", "checkpoints/best.ckpt")
+    assert "/checkpoints/best.ckpt\n" in capsys.readouterr().out
+    assert len(list((folder / "checkpoints").iterdir())) == 2 + 2  # and one of each epoch
+
+
+def test_a_run_without_validation_still_says_where_it_is(write_config, fit, capsys):
+    folder = fit("--config", write_config({"trainer.limit_val_batches": 0}))
+
+    assert (folder / "checkpoints" / "last.ckpt").is_file()
+    assert "run kept in runs/tiny/version_0" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("root", ["runs", "a folder/of mine"], ids=["here", "elsewhere"])
 def test_the_printed_test_command_works(root, write_config, tmp_path, monkeypatch, capsys):
     place = tmp_path / "work"

@@ -243,6 +243,15 @@ def test_an_unreadable_file_with_an_odd_name_is_reported(checkpoint, capfd):
     assert "unreadable: latin-" in capfd.readouterr().err
 
 
+def test_an_output_with_an_odd_name_is_written(checkpoint, digits, capfd):
+    write_images(digits, "a.png")
+    name = os.fsdecode(b"latin-\xe9.csv")
+
+    assert predict(checkpoint, "a.png", "--output", name) == 0
+
+    assert len(rows_of(name)) == 1
+
+
 def test_a_colour_photo_of_any_size_is_read_as_the_network_wants_it(checkpoint, digits):
     grey = Image.fromarray(digits[0, 0].numpy())
     grey.save("grey.png")

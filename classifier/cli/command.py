@@ -113,9 +113,6 @@ class ClassifierCLI(LightningCLI):
         parser.epilog = EPILOG
 
     def parse_arguments(self, parser: Any, args: Any) -> None:
-        for name in self.arguments.unused:
-            note = f"warning: no alias uses the hyperparameter '{name}', so it has no effect."
-            rank_zero_only(print)(note, file=sys.stderr)
         parser.where = self.arguments.where
         self.config = parser.parse_args(args)
         if self.settings.seed_everything is True:  # Lightning would take 0
@@ -196,6 +193,9 @@ class ClassifierCLI(LightningCLI):
 
     def _keep_run(self, config: Namespace) -> None:
         """Claims the run folder and adds the logger and the callbacks that fill it."""
+        for name in self.arguments.unused:
+            note = f"warning: no alias uses the hyperparameter '{name}', so it has no effect."
+            rank_zero_only(print)(note, file=sys.stderr)
         resumed = self._resumed_folder()
         root = Path(config.default_root_dir or "runs").resolve()
         folder = resumed or self._claim_folder(root)

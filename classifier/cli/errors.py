@@ -94,12 +94,12 @@ def _cause(message: str) -> str:
     paths = [line for line in told if line.startswith("Expected a dot import path")]
     others = [line for line in told if line not in paths]
     if others:
-        return "; ".join(dict.fromkeys(map(_translated, others)))
+        return "; ".join(dict.fromkeys(_translated(line, _given(message)) for line in others))
     if expected:  # a class would also have been accepted, but nobody meant one
         choice = list(dict.fromkeys(expected))
         listed = " or ".join(choice) if len(choice) < 4 else f"one of {', '.join(choice)}"
         return f"{_given(message)} is not {listed}."
-    return _translated(paths[0]) if paths else " ".join(message.split())
+    return _translated(paths[0], _given(message)) if paths else " ".join(message.split())
 
 
 def _plain(line: str) -> str:
@@ -118,12 +118,12 @@ def _expected(line: str) -> list[str]:
     return []
 
 
-def _translated(line: str) -> str:
+def _translated(line: str, given: str) -> str:
     if path := re.match(r"Expected a dot import path string: (.+)$", line):
         hint = did_you_mean(path[1], _class_names()) or ", expected package.module.Class."
         return f"'{path[1]}' is not a class path{hint}"
-    if other := re.match(r"Import path (\S+) does not correspond to a subclass of (\w+)", line):
-        return f"'{other[1]}' is not a {other[2]}."
+    if other := re.match(r"Import path .*does not correspond to a subclass of (\w+)", line):
+        return f"{given} is not a {other[1]}."
     if attribute := re.match(r"module '([\w.]+)' has no attribute '(\w+)'", line):
         found = vars(sys.modules.get(attribute[1], sys)).items()
         hint = did_you_mean(attribute[2], (name for name, value in found if callable(value)))

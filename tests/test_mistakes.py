@@ -1,0 +1,270 @@
+"""What people get wrong: each mistake is answered in at most three lines, with key and remedy."""
+
+import os
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from classifier.__main__ import main
+from conftest import TINY
+
+NETWORK = "classifier.networks.MNISTNet"
+
+
+def images(folder: str, number: int = 4) -> None:
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for index in range(number):
+        Image.new("RGB", (16, 16), (60 * index, 80, 10)).save(f"{folder}/{index}.png")
+
+
+def folder_data(root: str) -> list[str]:
+    return ["--data=classifier.data.ImageFolder", f"--data.root={root}", "--data.image_size=16"]
+
+
+# A change of the config file: what is replaced, by what, and words that the answer must have.
+IN_THE_FILE = {
+    "section misspelt": ("trainer:", "trianer:", ["tiny.yaml:7", "trianer", "'trainer'"]),
+    "empty section misspelt": ("data:\n", "modl: {}\ndata:\n", ["modl", "'model'"]),
+    "trainer setting misspelt": (
+        "max_epochs:",
+        "max_epoch:",
+        ["tiny.yaml:8", "'trainer.max_epochs'"],
+    ),
+    "model setting misspelt": (
+        "  optimizer:",
+        "  optimiser:",
+        ["model.optimiser", "'model.optimizer'"],
+    ),
+    "network setting misspelt": ("      width:", "      widht:", ["tiny.yaml:14", "'width'"]),
+    "optimizer setting misspelt": (
+        "      lr: *lr",
+        "      rl: *lr",
+        ["optimizer.init_args.rl", "it has lr"],
+    ),
+    "optimizer setting of another": (
+        "      lr: *lr",
+        "      momentum: 0.9",
+        ["momentum", "Adam", "betas"],
+    ),
+    "data setting misspelt": ("batch_size: *b", "batchsize: *b", ["tiny.yaml:22", "'batch_size'"]),
+    "init_args misspelt": (
+        "    init_args:\n      lr",
+        "    init_arg:\n      lr",
+        ["init_arg", "Adam"],
+    ),
+    "class name misspelt": (NETWORK, "MNISTNett", ["tiny.yaml:11", "'MNISTNet'"]),
+    "class path misspelt": (NETWORK, f"{NETWORK}t", ["tiny.yaml:11", "MNISTNett", "'MNISTNet'"]),
+    "no such package": (NETWORK, "netwrks.Net", ["no package 'netwrks'", "install"]),
+    "not a network": (NETWORK, "torch.optim.Adam", ["model.network", "torch.optim.Adam", "Module"]),
+    "not a class": (NETWORK, "math.pi", ["model.network", "math.pi"]),
+    "text for a number": (
+        "lr: &lr 0.01",
+        "lr: &lr fast",
+        ["optimizer.init_args.lr", "'fast'", "number"],
+    ),
+    "list for a number": (
+        "epochs: &epochs 2",
+        "epochs: &epochs [2]",
+        ["max_epochs", "whole number"],
+    ),
+    "learning rate NaN": ("lr: &lr 0.01", "lr: &lr .nan", ["model.optimizer", "nan"]),
+    "learning rate negative": ("lr: &lr 0.01", "lr: &lr -0.1", ["model.optimizer", "-0.1"]),
+    "batch size zero": ("batch_size 64", "batch_size 0", ["batch_size", "at least 1"]),
+    "section without settings": (
+        "trainer:\n  max_epochs: *epochs\n  limit_train_batches: 4",
+        "trainer: 3",
+        ["tiny.yaml:7", "trainer"],
+    ),
+    "duplicate key": (
+        "  lr: &lr 0.01",
+        "  lr: 1\n  lr: &lr 0.01",
+        ["tiny.yaml:4", "duplicate", "'lr'"],
+    ),
+    "undefined alias": ("lr: *lr", "lr: *rate", ["tiny.yaml", "rate"]),
+    "bad indentation": ("  max_epochs:", " max_epochs:", ["tiny.yaml:9"]),
+    "tab": ("  max_epochs:", "\tmax_epochs:", ["tiny.yaml:8", "tab"]),
+    "bracket left open": ("epochs: &epochs 2", "epochs: &epochs [2", ["tiny.yaml"]),
+    "number of classes wrong": (
+        "width: *width",
+        "num_classes: 3",
+        ["num_classes is 3", "Digits has 10"],
+    ),
+    "loss is no loss": (
+        "  optimizer:",
+        "  loss: torch.optim.SGD\n  optimizer:",
+        ["model.loss", "SGD"],
+    ),
+    "monitor misspelt": (
+        "  optimizer:",
+        "  monitor: val_los\n  optimizer:",
+        ["model.monitor", "'val_loss'"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "words"), IN_THE_FILE.values(), ids=IN_THE_FILE)
+def test_a_mistake_in_the_config_is_answered_with_key_and_remedy(old, new, words, answer):
+    assert TINY.count(old) == 1
+    Path("tiny.yaml").write_text(TINY.replace(old, new))
+
+    answer(["fit", "--config", "tiny.yaml"], words)
+
+
+FIT = ["fit", "--config", "tiny.yaml"]
+# A command line, and words that the answer must have.
+ON_THE_COMMAND_LINE = {
+    "nothing given": (["fit"], ["model.network", "--config", "--ckpt_path"]),
+    "config missing": (["fit", "--config", "tinny.yaml"], ["tinny.yaml", "'tiny.yaml'"]),
+    "config is a folder": (["fit", "--config", "."], ["folder", "YAML"]),
+    "config without value": (["fit", "--config"], ["--config", "missing"]),
+    "config is binary": (["fit", "--config", "binary.yaml"], ["binary.yaml", "UTF-8"]),
+    "option misspelt": ([*FIT, "--trainer.max_epoch", "3"], ["max_epoch", "'trainer.max_epochs'"]),
+    "section misspelt": ([*FIT, "--modle.monitor", "x"], ["modle", "'model'"]),
+    "hyperparameter misspelt": (
+        [*FIT, "--hyperparameters.lrr", "1"],
+        ["lrr", "'lr'", "batch_size"],
+    ),
+    "hyperparameter without value": (
+        [*FIT, "--hyperparameters.lr"],
+        ["--hyperparameters.lr", "value"],
+    ),
+    "text for a number": (
+        [*FIT, "--trainer.max_epochs", "many"],
+        ["max_epochs", "'many'", "number"],
+    ),
+    "not one of the choices": (
+        [*FIT, "--model.interval", "steps"],
+        ["interval", "'steps'", "epoch or step"],
+    ),
+    "precision unknown": ([*FIT, "--trainer.precision", "17"], ["precision", "'17'", "bf16-mixed"]),
+    "no GPU": ([*FIT, "--trainer.accelerator", "gpu"], ["trainer", "gpu"]),
+    "callback misspelt": (
+        [*FIT, "--trainer.callbacks+=EarlyStoping"],
+        ["callbacks", "'EarlyStopping'"],
+    ),
+    "callback monitors nothing": (
+        [*FIT, "--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val_los"],
+        ["EarlyStopping", "'val_loss'"],
+    ),
+    "ambiguous scheduler": (
+        [*FIT, "--model.lr_scheduler=ReduceLROnPlateau"],
+        ["torch.optim.lr_scheduler"],
+    ),
+    "weights unknown": (
+        [*FIT, "--model.network=torchvision.models.resnet18", "--model.network.weights=BEST"],
+        ["weights", "'BEST'", "DEFAULT"],
+    ),
+    "data set missing": (
+        [*FIT, "--data=MNIST", "--data.root=nowhere", "--data.download=false"],
+        ["MNIST", "nowhere", "download"],
+    ),
+    "image folder missing": ([*FIT, *folder_data("foto")], ["foto", "'fotos'"]),
+    "image folder empty": ([*FIT, *folder_data("empty")], ["empty", "class"]),
+    "image folder is a file": ([*FIT, *folder_data("tiny.yaml")], ["tiny.yaml", "folder"]),
+    "one class only": ([*FIT, *folder_data("single")], ["single", "cats"]),
+    "class without images": ([*FIT, *folder_data("fotos")], ["dogs", "no images"]),
+    "unreadable training image": ([*FIT, *folder_data("broken")], ["dogs/4.png", "Cannot read"]),
+    "checkpoint missing": (["test", "--ckpt_path", "x.ckpt"], ["x.ckpt"]),
+    "checkpoint not given": (["test", "--config", "tiny.yaml"], ["--ckpt_path"]),
+    "checkpoint is an image": (
+        ["test", "--ckpt_path", "fotos/cats/0.png"],
+        ["0.png", "checkpoint"],
+    ),
+    "checkpoint is empty": (["test", "--ckpt_path", "empty.ckpt"], ["empty.ckpt", "checkpoint"]),
+    "checkpoint is code": (["test", "--ckpt_path", "code.ckpt"], ["code.ckpt", "code"]),
+    "checkpoint has only weights": (
+        ["test", "--ckpt_path", "state.pt"],
+        ["state.pt", "state_dict"],
+    ),
+    "predict without images": (["predict", "--ckpt_path", "TRAINED"], ["--images"]),
+    "images missing": (["predict", "--ckpt_path", "TRAINED", "--images", "no*.png"], ["no*.png"]),
+    "top_k zero": (
+        ["predict", "--ckpt_path", "TRAINED", "--images", "fotos", "--top_k", "0"],
+        ["--top_k", "at least 1"],
+    ),
+    "other classes than the checkpoint": (
+        ["test", "--ckpt_path", "TRAINED", *folder_data("pairs")],
+        ["'cats'", "'0'", "checkpoint"],
+    ),
+    "other network than the checkpoint": (
+        ["test", "--ckpt_path", "TRAINED", "--model.network.width", "5"],
+        ["checkpoint", "network", "size mismatch"],
+    ),
+}
+
+
+@pytest.fixture
+def surroundings(own_folder):
+    Path("tiny.yaml").write_text(TINY)
+    Path("binary.yaml").write_bytes(struct.pack("8f", *range(8)) + b"\xff\xfe")
+    Path("empty").mkdir()
+    Path("empty.ckpt").touch()
+    for folder in (
+        "single/cats",
+        "fotos/cats",
+        "pairs/cats",
+        "pairs/dogs",
+        "broken/cats",
+        "broken/dogs",
+    ):
+        images(folder)
+    Path("fotos/dogs").mkdir()
+    Path("broken/dogs/4.png").write_text("not an image")
+    torch.save({"state_dict": os.system}, "code.ckpt")
+    torch.save({"weight": torch.zeros(2)}, "state.pt")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"), ON_THE_COMMAND_LINE.values(), ids=ON_THE_COMMAND_LINE
+)
+def test_a_mistake_on_the_command_line_is_answered(arguments, words, surroundings, trained, answer):
+    best = str(trained / "checkpoints" / "best.ckpt")
+
+    answer([best if argument == "TRAINED" else argument for argument in arguments], words)
+
+
+@pytest.fixture
+def answer(capsys):
+    """Runs a command that must be refused, and checks how."""
+
+    def run(arguments, words):
+        code = main(arguments)
+
+        printed = capsys.readouterr()
+        lines = printed.err.strip().splitlines()
+        assert code == 2
+        assert lines[0].startswith("error: ")
+        assert len(lines) <= 3
+        assert [word for word in words if word not in printed.err] == []
+        assert "Traceback" not in printed.err
+        assert "epoch 1/" not in printed.out  # found out before any training
+
+    return run
+
+
+def test_an_unknown_command_is_answered_with_a_close_one(capsys):
+    assert main(["fitt"]) == 2
+    assert capsys.readouterr().err == "error: no command 'fitt', did you mean 'fit'?\n"
+
+
+def test_a_failure_that_is_not_the_users_exits_with_one_and_keeps_the_traceback(
+    write_config, write_module, capsys
+):
+    write_module(
+        "import torch\n"
+        "class Fails(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.weight = torch.nn.Parameter(torch.zeros(1))\n"
+        "    def forward(self, images):\n"
+        "        raise RuntimeError('the network broke')\n"
+    )
+
+    code = main(["fit", "--config", write_config(), "--model.network=own.Fails"])
+
+    assert code == 1
+    assert "RuntimeError: the network broke" in capsys.readouterr().err
+    assert "own.py" in Path("runs/tiny/version_0/traceback.txt").read_text()
