@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import TINY
 from PIL import Image
 
 from classifier.__main__ import main
-from conftest import TINY
 
 NETWORK = "classifier.networks.MNISTNet"
 

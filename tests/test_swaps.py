@@ -152,7 +152,7 @@ def test_a_network_can_be_swapped_on_the_command_line(write_config, fit):
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        ({"class_path": "own.Fixed", "init_args": {"outputs": 7}}, r"Fixed returns shape .*, 7\)"),
+        ({"class_path": "own.Fixed", "init_args": {"outputs": 7}}, r"Fixed returns .*, 7\)"),
         ({"class_path": "own.NoLogits"}, r"NoLogits returns dict"),
     ],
     ids=["seven outputs", "no tensor"],

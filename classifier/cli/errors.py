@@ -122,8 +122,8 @@ def _translated(line: str, given: str) -> str:
     if path := re.match(r"Expected a dot import path string: (.+)$", line):
         hint = did_you_mean(path[1], _class_names()) or ", expected package.module.Class."
         return f"'{path[1]}' is not a class path{hint}"
-    if other := re.match(r"Import path .*does not correspond to a subclass of (\w+)", line):
-        return f"{given} is not a {other[1]}."
+    if other := re.match(r"Import path (\S*) ?does not correspond to a subclass of (\w+)", line):
+        return f"{repr(other[1]) if other[1] else given} is not a {other[2]}."
     if attribute := re.match(r"module '([\w.]+)' has no attribute '(\w+)'", line):
         found = vars(sys.modules.get(attribute[1], sys)).items()
         hint = did_you_mean(attribute[2], (name for name, value in found if callable(value)))
