@@ -18,7 +18,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         ValueError: If the file is not a checkpoint, or holds anything but weights and plain values.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"No checkpoint '{path}'{similar(path)}.")
+        raise FileNotFoundError(f"No checkpoint '{path}'{similar(path)}")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
@@ -55,8 +55,8 @@ def without_pretrained(network: Any) -> None:
 
 
 def similar(path: Path) -> str:
-    """The words ", did you mean '…'?" where the folder has a file of a similar name."""
+    """Ends a sentence: ", did you mean '…'?" where the folder has a file of a similar name."""
     if not path.parent.is_dir():
-        return f": there is no folder '{path.parent}'"
+        return f": there is no folder '{path.parent}'."
     names = difflib.get_close_matches(path.name, [p.name for p in path.parent.iterdir()], n=1)
-    return f", did you mean '{path.parent / names[0]}'?" if names else ""
+    return f", did you mean '{path.parent / names[0]}'?" if names else "."

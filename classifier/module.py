@@ -5,6 +5,7 @@ Shapes: N images, C channels, H rows, W columns, K classes.
 
 import copy
 import math
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
@@ -72,6 +73,7 @@ class ClassificationModule(pl.LightningModule):
         self.interval = interval
         self.no_decay_norm_bias = no_decay_norm_bias
         self.class_names = list(class_names)
+        self.replayed_steps: int | None = None
         self.provenance: dict[str, Any] = {}
         """What a checkpoint says of itself: ``config`` text, ``data`` and ``run`` record."""
         # In pixel units, so that one subtraction and one division turn uint8 into network input.
@@ -166,7 +168,21 @@ class ClassificationModule(pl.LightningModule):
             checkpoint["hyper_parameters"] = hyperparameters
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        follow_new_settings(checkpoint, self.hparams)
+        self.replayed_steps = follow_new_settings(checkpoint, self.hparams)
+
+    def on_train_start(self) -> None:
+        """Plays a changed schedule up to the epoch or step at which training goes on."""
+        if self.replayed_steps is None or self.lr_scheduler is None:
+            return
+        (optimizer,) = self.trainer.optimizers
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"]
+        scheduler = self.lr_scheduler(optimizer)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*`lr_scheduler.step\\(\\)` before `optimizer.step")
+            for _ in range(self.replayed_steps):
+                scheduler.step()
+        self.trainer.lr_scheduler_configs[0].scheduler = scheduler
 
     def _parameter_groups(self) -> list[Any]:
         parameters = [p for p in self.parameters() if p.requires_grad]

@@ -10,50 +10,61 @@ from typing import Any
 Settings = Mapping[str, Any]
 
 
-def follow_new_settings(checkpoint: dict[str, Any], settings: Settings) -> None:
+def follow_new_settings(checkpoint: dict[str, Any], settings: Settings) -> int | None:
     """Edits the saved optimizer and scheduler states so that changed settings take effect.
 
-    Another optimizer or scheduler class starts with a fresh state. A changed learning rate keeps
-    the position in the schedule: the rate is scaled by new over old base rate. Without base rate
-    (no scheduler, or ReduceLROnPlateau) it is set.
+    Another optimizer or scheduler class starts with a fresh state. A schedule with other settings
+    or another learning rate is played again from its base rate up to where the checkpoint was;
+    ReduceLROnPlateau and a constant rate have no base rate and take the new values as they are.
 
     Args:
         checkpoint: A loaded Lightning checkpoint; changed in place.
         settings: The ``model`` settings that hold now, as plain mappings.
+
+    Returns:
+        How many steps of a new schedule to play; None to go on with the saved one.
     """
     saved = checkpoint.get("hyper_parameters", {})
     if "optimizer_states" not in checkpoint or "network" not in saved:
-        return  # weights only, or not made from the command line
+        return None  # weights only, or not made from the command line
     regrouped = saved.get("no_decay_norm_bias") != settings.get("no_decay_norm_bias")
     if regrouped or _class_path(saved, "optimizer") != _class_path(settings, "optimizer"):
         checkpoint["optimizer_states"] = []
         checkpoint["lr_schedulers"] = []
-        return
-    if _class_path(saved, "lr_scheduler") != _class_path(settings, "lr_scheduler"):
-        checkpoint["lr_schedulers"] = []
-    for state in checkpoint["lr_schedulers"]:
-        for name in _changed(saved, settings, "lr_scheduler"):
-            state.pop(name, None)  # what is not restored keeps its new value
+        return None
     changed = _changed(saved, settings, "optimizer")
     for state in checkpoint["optimizer_states"]:
         decayed, *exempt = state["param_groups"]
-        _update_group(decayed, changed, checkpoint["lr_schedulers"])
-        changed.pop("weight_decay", None)
+        _update(decayed, changed)
         for group in exempt:
-            _update_group(group, changed, checkpoint["lr_schedulers"])
+            _update(group, {key: changed[key] for key in changed if key != "weight_decay"})
+    return _follow_schedule(checkpoint, saved, settings, "lr" in changed)
 
 
-def _update_group(
-    group: dict[str, Any], changed: dict[str, Any], schedulers: list[dict[str, Any]]
-) -> None:
-    for name in changed.keys() & group.keys():
-        if name == "lr" and group.get("initial_lr"):
-            group["lr"] *= changed["lr"] / group["initial_lr"]
-            group["initial_lr"] = changed["lr"]
-            for state in schedulers:
-                state["base_lrs"] = [changed["lr"] for _ in state.get("base_lrs", [])]
-        else:
-            group[name] = changed[name]
+def _follow_schedule(
+    checkpoint: dict[str, Any], saved: Settings, settings: Settings, other_rate: bool
+) -> int | None:
+    changed = _changed(saved, settings, "lr_scheduler")
+    if _class_path(saved, "lr_scheduler") != _class_path(settings, "lr_scheduler"):
+        checkpoint["lr_schedulers"] = []
+        return 0
+    if not (changed or other_rate):
+        return None
+    position = None
+    for state in checkpoint["lr_schedulers"]:
+        if "base_lrs" in state:
+            position = int(state["last_epoch"])
+        for name in changed:
+            state.pop(name, None)  # what is not restored keeps its new value
+    if position is not None:
+        checkpoint["lr_schedulers"] = []
+    return position
+
+
+def _update(group: dict[str, Any], changed: Settings) -> None:
+    group.update({key: value for key, value in changed.items() if key in group})
+    if "lr" in changed and "initial_lr" in group:
+        group["initial_lr"] = changed["lr"]
 
 
 def _class_path(settings: Settings, name: str) -> str | None:

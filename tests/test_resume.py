@@ -307,12 +307,12 @@ def test_another_optimizer_gets_none_of_the_settings_of_the_former(stopped):
     assert step == 4
 
 
-def test_a_new_setting_of_the_scheduler_takes_effect(fit, write_config):
+def test_a_new_setting_of_the_scheduler_holds_as_if_from_the_start(fit, write_config):
     folder = fit("--config", write_config({"model.lr_scheduler": STEP}))
 
     resume(folder, "--model.lr_scheduler.init_args.gamma", "0.5")
 
-    assert group_of(folder)["lr"] == pytest.approx(0.01 * 0.1 * 0.1 * 0.5)
+    assert group_of(folder)["lr"] == pytest.approx(0.01 * 0.5**3)
 
 
 def test_another_scheduler_starts_afresh_from_the_base_rate(fit, write_config):
@@ -422,15 +422,30 @@ def test_a_rate_without_a_schedule_is_set():
     assert checkpoint["optimizer_states"][0]["param_groups"][0]["lr"] == 0.3
 
 
-def test_a_rate_in_a_schedule_is_scaled_with_its_base():
-    before = checkpoint_of(scheduler=STEP, lr=0.025, initial_lr=0.1)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimizer": {**ADAM, "init_args": {**ADAM["init_args"], "lr": 0.2}}},
+        {"lr_scheduler": {**STEP, "init_args": {**STEP["init_args"], "gamma": 0.9}}},
+    ],
+    ids=["rate", "schedule"],
+)
+def test_a_schedule_with_new_settings_is_played_again_up_to_its_place(changes):
+    checkpoint = checkpoint_of(scheduler=STEP, lr=0.025, initial_lr=0.1)
 
-    checkpoint = followed(before, optimizer=with_settings(ADAM, lr=0.2))
+    steps = follow_new_settings(checkpoint, {**checkpoint["hyper_parameters"], **changes})
 
-    (group,) = checkpoint["optimizer_states"][0]["param_groups"]
-    assert group["lr"] == pytest.approx(0.05)
-    assert group["initial_lr"] == 0.2
-    assert checkpoint["lr_schedulers"][0]["base_lrs"] == [0.2]
+    assert steps == checkpoint_of(scheduler=STEP)["lr_schedulers"][0]["last_epoch"]
+    assert checkpoint["lr_schedulers"] == []
+
+
+def test_a_schedule_with_the_same_settings_goes_on():
+    checkpoint = checkpoint_of(scheduler=STEP, lr=0.025, initial_lr=0.1)
+
+    steps = follow_new_settings(checkpoint, checkpoint["hyper_parameters"])
+
+    assert steps is None
+    assert checkpoint == checkpoint_of(scheduler=STEP, lr=0.025, initial_lr=0.1)
 
 
 def test_a_setting_that_did_not_change_keeps_the_saved_value():
@@ -461,14 +476,6 @@ def test_the_state_of_another_scheduler_is_dropped():
 
     assert checkpoint["lr_schedulers"] == []
     assert checkpoint["optimizer_states"][0]["state"] == {"0": {"step": 5}}
-
-
-def test_a_changed_setting_of_the_scheduler_is_not_restored():
-    before = checkpoint_of(scheduler=STEP)
-
-    checkpoint = followed(before, lr_scheduler=with_settings(STEP, gamma=0.9))
-
-    assert checkpoint["lr_schedulers"] == [{"base_lrs": [0.1], "last_epoch": 2}]
 
 
 @pytest.mark.parametrize("missing", ["optimizer_states", "hyper_parameters"])

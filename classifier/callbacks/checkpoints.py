@@ -1,31 +1,59 @@
 """Which checkpoints a run keeps: ``best.ckpt`` and ``last.ckpt``."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 
-def best_and_last(folder: Path, monitor: str) -> list[ModelCheckpoint]:
-    """Keeps the epoch with the best ``monitor`` and the newest one, in ``folder/checkpoints``.
+class RunCheckpoint(ModelCheckpoint):
+    """Lightning's ModelCheckpoint for a file of the run folder, which may have been moved.
 
-    The best comes first: what the last one saves then knows of it, and Lightning's
-    ``ckpt_path="best"`` asks the first.
+    Args:
+        folder: The run folder.
+        name: The file is ``checkpoints/<name>.ckpt``.
+        monitor: The metric whose best epoch is kept; the newest epoch if not given.
     """
-    directory = folder / "checkpoints"
-    best = ModelCheckpoint(directory, "best", monitor=monitor, mode=direction(monitor))
-    # Two callbacks rather than save_last: that one stops at the best epoch.
-    last = ModelCheckpoint(directory, "last", enable_version_counter=False)
-    return [best, last]
+
+    def __init__(self, folder: Path, name: str, monitor: str | None = None) -> None:
+        mode = direction(monitor) if monitor else "min"
+        super().__init__(
+            folder / "checkpoints", name, monitor=monitor, mode=mode, enable_version_counter=False
+        )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes up the best epoch so far, if its file is here; elsewhere it starts anew."""
+        here = str(self.dirpath)
+        if not Path(self._here(state_dict["best_model_path"])).exists():
+            return
+        models = {self._here(path): score for path, score in state_dict["best_k_models"].items()}
+        paths = ("best_model_path", "kth_best_model_path", "last_model_path")
+        moved = {name: self._here(state_dict[name]) for name in paths}
+        super().load_state_dict({**state_dict, **moved, "best_k_models": models, "dirpath": here})
+
+    def _here(self, path: str) -> str:
+        return str(Path(str(self.dirpath)) / Path(path).name) if path else path
 
 
-def best_checkpoint(trainer: pl.Trainer) -> ModelCheckpoint | None:
-    """The callback that keeps ``checkpoints/best.ckpt``."""
-    callbacks = trainer.checkpoint_callbacks
-    return next((c for c in callbacks if isinstance(c, ModelCheckpoint) and c.monitor), None)
+def best_and_last(folder: Path, monitor: str | None) -> list[RunCheckpoint]:
+    """Keeps the epoch with the best ``monitor``, if one is given, and the newest one.
+
+    The best comes first, so that what the last one saves knows of it. Two callbacks rather than
+    ``save_last``, which stops at the best epoch.
+    """
+    best = [RunCheckpoint(folder, "best", monitor)] if monitor else []
+    return [*best, RunCheckpoint(folder, "last")]
+
+
+def best_checkpoint(trainer: pl.Trainer) -> RunCheckpoint | None:
+    """The callback that keeps ``checkpoints/best.ckpt``, once it has kept one."""
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, RunCheckpoint) and callback.best_model_score is not None:
+            return callback
+    return None
 
 
 def direction(monitor: str) -> Literal["min", "max"]:
-    """Losses and errors are minimised, everything else is maximised."""
-    return "min" if "loss" in monitor or "error" in monitor else "max"
+    """Losses are minimised, everything else is maximised."""
+    return "min" if "loss" in monitor else "max"

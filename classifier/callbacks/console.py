@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, RichProgressBar
+from pytorch_lightning.loggers import TensorBoardLogger
 
 from classifier.callbacks.checkpoints import best_checkpoint
 
@@ -43,28 +44,27 @@ class Console(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         last = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else "?"
         seconds = time.monotonic() - self.epoch_started
-        watched = ["train_loss", "val_loss", "val_accuracy"]
-        best = best_checkpoint(trainer)
-        if best is not None and best.monitor and best.monitor not in watched:
-            watched.append(best.monitor)
+        watched = dict.fromkeys(["train_loss", "val_loss", "val_accuracy", str(pl_module.monitor)])
         metrics = trainer.callback_metrics
         values = "  ".join(f"{name} {metrics[name]:.4f}" for name in watched if name in metrics)
         self._print(trainer, f"epoch {trainer.current_epoch + 1}/{last}  {values}  {seconds:.1f} s")
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        best = best_checkpoint(trainer)
-        if self.folder is None or best is None or best.best_model_score is None:
+        if self.folder is None:
             return
-        seconds = time.monotonic() - self.started
-        test = shlex.join(["classifier", "test", "--ckpt_path", str(shown(best.best_model_path))])
-        board = shlex.join(["tensorboard", "--logdir", str(shown(self.folder.parent))])
-        self._print(
-            trainer,
-            f"best {best.monitor} {float(best.best_model_score):.4f} after {seconds:.1f} s, "
-            f"run kept in {shown(self.folder)}\n"
-            f"  {test}\n"
-            f"  {board}",
-        )
+        seconds = f"{time.monotonic() - self.started:.1f} s"
+        kept = f"run kept in {shown(self.folder)}"
+        best = best_checkpoint(trainer)
+        if best is None:
+            self._print(trainer, f"{kept} after {seconds}, without a validated epoch")
+        else:
+            score = f"{float(best.best_model_score or 0):.4f}"
+            self._print(trainer, f"best {best.monitor} {score} after {seconds}, {kept}")
+            path = str(shown(best.best_model_path))
+            self._print(trainer, "  " + shlex.join(["classifier", "test", "--ckpt_path", path]))
+        if any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers):
+            parent = str(shown(self.folder.parent))
+            self._print(trainer, "  " + shlex.join(["tensorboard", "--logdir", parent]))
 
     def _print(self, trainer: pl.Trainer, text: str) -> None:
         if not trainer.is_global_zero:

@@ -37,46 +37,51 @@ class RunRecord(Callback):
         self.record |= {
             "data": {**data.describe(), "fingerprint": data.fingerprint()},
             "parameters": sum(p.numel() for p in pl_module.parameters()),
-            "started": _now(),
         }
         pl_module.provenance = {  # type: ignore[assignment]  # of ClassificationModule
             "config": self.config,
             "data": data.describe(),
             "run": self.record,
         }
-        if trainer.is_global_zero:
-            earlier = self._earlier()
-            if earlier:
-                self.record["resumed"] = [*earlier.pop("resumed", []), earlier]
-            runs.save_config(self.folder, self.config)
-            runs.write_record(self.folder, self.record)
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Weights and optimizer are in place: a mistake no longer touches the folder.
+        if not trainer.is_global_zero:
+            return
+        if (self.folder / "run.json").exists():
+            earlier = runs.read_record(self.folder)
+            self.record["metrics"] = earlier.get("metrics", {})
+            self.record["resumed"] = [*earlier.pop("resumed", []), earlier]
+        self.record["started"] = _now()
+        runs.save_config(self.folder, self.config)
+        runs.write_record(self.folder, self.record)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.is_global_zero:
-            self.started = time.monotonic()
-            # The epochs that a resumed training repeats are written again.
-            rows = runs.read_metrics(self.folder)
-            self.rows = [row for row in rows if int(row["epoch"]) < trainer.current_epoch]
+        self.started = time.monotonic()
+        # The epochs that a resumed training repeats are written again.
+        rows = runs.read_metrics(self.folder)
+        self.rows = [row for row in rows if int(row["epoch"]) < trainer.current_epoch]
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.epoch_started = time.monotonic()
+        # Now, for at its end the schedule has already moved on.
+        self.rate = trainer.optimizers[0].param_groups[0]["lr"]
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        rate = trainer.optimizers[0].param_groups[0]["lr"]
         row = {
             "epoch": trainer.current_epoch,
             "step": trainer.global_step,
             "seconds": round(time.monotonic() - self.epoch_started, 3),
-            "lr": rate,
+            "lr": self.rate,
         }
         self.rows.append({**row, **dict(sorted(metrics.items()))})
         runs.write_metrics(self.folder, self.rows)
         self.record["metrics"] = metrics
         for logger in trainer.loggers:
-            logger.log_metrics({"lr": rate}, trainer.global_step - 1)
+            logger.log_metrics({"lr": self.rate}, trainer.global_step - 1)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
@@ -87,7 +92,7 @@ class RunRecord(Callback):
     ) -> None:
         if not trainer.is_global_zero:
             return
-        if "started" not in self.record:  # before setup: there is nothing to keep
+        if "started" not in self.record:  # before on_fit_start: nothing was written
             with contextlib.suppress(OSError):
                 self.folder.rmdir()
         elif isinstance(exception, Exception):
@@ -107,19 +112,15 @@ class RunRecord(Callback):
             "steps": trainer.global_step,
         }
         best = best_checkpoint(trainer)
-        if best is not None and best.best_model_score is not None:
+        if best is not None:
             path = Path(best.best_model_path)
             self.record["best"] = {
                 "monitor": best.monitor,
-                "value": float(best.best_model_score),
+                "value": float(best.best_model_score or 0),
                 "checkpoint": os.path.relpath(path, self.folder),
                 "sha256": runs.sha256(path),
             }
         runs.write_record(self.folder, self.record)
-
-    def _earlier(self) -> dict[str, Any] | None:
-        """The record of the start that this one resumes."""
-        return runs.read_record(self.folder) if (self.folder / "run.json").exists() else None
 
 
 def _now() -> str:

@@ -164,7 +164,7 @@ def _read_config(value: str) -> ConfigSource:
     if path.is_dir():
         raise ConfigError(f"--config '{path}' is a folder, expected a YAML file.")
     if not path.is_file():
-        raise ConfigError(f"No config file '{path}'{checkpoints.similar(path)}.")
+        raise ConfigError(f"No config file '{path}'{checkpoints.similar(path)}")
     try:
         return ConfigSource(value, path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:

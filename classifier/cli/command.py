@@ -146,8 +146,6 @@ class ClassifierCLI(LightningCLI):
         data_only = Namespace(data=config.data.clone())  # type: ignore[no-untyped-call]
         data = parser.instantiate(data_only, instantiate_groups=False)
         self.datamodule: ImageDataModule = data.data
-        if "data" in self.arguments.checkpoint:
-            self.datamodule.restore(self.arguments.checkpoint["data"])
         refuse_other_numbers(self.arguments, self.datamodule)
         fill(config.model.network, self.datamodule)
         if self.arguments.checkpoint_path:
@@ -171,6 +169,10 @@ class ClassifierCLI(LightningCLI):
             config.callbacks.append(RichBar())
         self._check_monitors(config.callbacks)
         if self.arguments.verb == "predict":
+            # One process, for the rows of several would have to be put in order.
+            devices = config.devices
+            config.devices = devices[:1] if isinstance(devices, list) else 1
+            config.strategy, config.num_nodes = "auto", 1
             self.writer = self._prediction_writer()
             config.callbacks.append(self.writer)
         if self.arguments.verb != "fit":
@@ -204,7 +206,9 @@ class ClassifierCLI(LightningCLI):
             step = self.arguments.global_step if resumed else None
             config.logger = RunLogger(folder, step)
         if config.enable_checkpointing is not False:
-            config.callbacks += best_and_last(folder, self.settings.model.monitor)
+            monitor = self.settings.model.monitor
+            validated = config.limit_val_batches != 0 or not monitor.startswith("val_")
+            config.callbacks += best_and_last(folder, monitor if validated else None)
         modules = {path.partition(".")[0] for path in class_paths(self.settings.as_dict())}
         facts = {
             "id": self.arguments.run.get("id") if resumed else uuid.uuid4().hex,
@@ -268,7 +272,11 @@ class Instantiator(_InstantiatorFn):
         links = applied_instantiation_links
         if self.key == "model":
             links = links_that_apply(links, cli.settings.model.network)
-        return super().__call__(class_type, *args, applied_instantiation_links=links, **kwargs)
+        built = super().__call__(class_type, *args, applied_instantiation_links=links, **kwargs)
+        if self.key == "data" and "data" in cli.arguments.checkpoint:
+            # Before the links ask it: what the checkpoint knows need not be on this machine.
+            built.restore(cli.arguments.checkpoint["data"])
+        return built
 
 
 def class_paths(config: Any) -> list[str]:

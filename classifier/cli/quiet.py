@@ -2,11 +2,18 @@
 
 import logging
 import os
+import re
 import warnings
+
+NOTES = re.compile(
+    r"(GPU|TPU|HPU) available|Seed set to|.*Tip: |`Trainer\.fit` stopped|Restor|Loaded model|"
+    r"LOCAL_RANK|Initializing distributed|-{20}|distributed_backend|All distributed processes|"
+    r"`Trainer\(|Using .*bit|You are using a CUDA device"
+)
 
 
 def quiet() -> None:
-    """Filters by message, so that any other warning still appears."""
+    """Filters by message, so that anything else still appears."""
     # LightningCLI 2.6 calls methods that jsonargparse 5 will remove; both versions are pinned.
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     for message in (
@@ -14,12 +21,16 @@ def quiet() -> None:
         ".*does not have many workers",  # in-memory data needs none
         ".*is smaller than the logging interval",  # metrics are logged by epoch
         ".*Checkpoint directory .* exists and is not empty",  # a resumed run
-        ".*The dirpath has changed",  # a checkpoint that was moved, or only tested
-        ".*the dataloader, .* is not resumable",  # said of each resumed run
+        ".*dataloader, .* is not resumable",  # said of each resumed run
         ".*callbacks used to create the checkpoint need to be provided",  # evaluation has none
     ):
         warnings.filterwarnings("ignore", message)
-    import pytorch_lightning  # noqa: F401  # sets the level of its loggers
+    import pytorch_lightning  # noqa: F401  # makes the handlers
 
     for name in ("pytorch_lightning", "lightning_fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+        for handler in logging.getLogger(name).handlers:
+            handler.addFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not NOTES.match(record.getMessage().strip())

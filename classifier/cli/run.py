@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from classifier.cli.quiet import quiet
 
@@ -15,6 +16,8 @@ def run(given: Sequence[str]) -> int:
         0; 1 for a run that failed; 2 for what the user can mend; 130 or 143 after a signal.
     """
     quiet()
+    # A class path may lead to a module beside the config; installed packages come first.
+    sys.path.append(str(Path.cwd()))
     from pytorch_lightning.utilities.exceptions import SIGTERMException
 
     from classifier.cli.arguments import Arguments
