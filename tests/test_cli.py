@@ -1,0 +1,163 @@
+"""The command line: start-up, hyperparameters, precedence, and what upstream must not change."""
+
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+import yaml
+from conftest import TINY
+from jsonargparse import _typehints
+from pytorch_lightning import cli as lightning_cli
+
+from classifier import __version__
+from classifier.__main__ import VERBS, main
+
+
+def printed(capsys, *arguments: str) -> str:
+    """The config that ``fit … --print_config`` prints."""
+    assert main(["fit", *arguments, "--print_config"]) == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["fitt"], []], ids=str)
+def test_help_version_and_typos_do_not_import_torch(arguments):
+    code = (
+        "import sys; from classifier.__main__ import main; "
+        f"main({arguments!r}); sys.exit('torch' in sys.modules)"
+    )
+
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"classifier {__version__}\n"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_help_of_a_verb_fits_a_few_screens(verb, capsys):
+    assert main([verb, "--help"]) == 0
+
+    help_text = capsys.readouterr().out
+    assert help_text.startswith(f"usage: classifier {verb} ")
+    assert "classifier.networks.SmallResNet" in help_text
+    assert "torch.nn.Conv2d" not in help_text
+    assert len(help_text.splitlines()) < 300
+
+
+def test_a_hyperparameter_changes_every_use_and_keeps_its_alias(write_config, capsys):
+    config = write_config()
+
+    text = printed(capsys, "--config", config, "--hyperparameters.lr", "0.5")
+
+    assert "lr: &lr 0.5" in text
+    assert "lr: *lr" in text
+    assert yaml.safe_load(text)["model"]["optimizer"]["init_args"]["lr"] == 0.5
+
+
+def test_the_printed_config_prints_itself(write_config, capsys):
+    first = printed(capsys, "--config", write_config())
+    Path("printed.yaml").write_text(first)
+
+    assert printed(capsys, "--config", "printed.yaml") == first
+
+
+def test_a_later_config_wins_and_its_hyperparameters_reach_earlier_files(write_config, capsys):
+    config = write_config()
+    Path("more.yaml").write_text("hyperparameters: {lr: 0.7}\ntrainer: {max_epochs: 9}\n")
+
+    merged = yaml.safe_load(printed(capsys, "--config", config, "--config", "more.yaml"))
+
+    assert merged["model"]["optimizer"]["init_args"]["lr"] == 0.7
+    assert merged["trainer"]["max_epochs"] == 9
+    assert merged["hyperparameters"] == {"epochs": 2, "lr": 0.7, "batch_size": 64, "width": 4}
+
+
+def test_an_option_in_front_of_the_config_wins_too(write_config, capsys):
+    text = printed(capsys, "--trainer.max_epochs", "7", "--config", write_config())
+
+    assert yaml.safe_load(text)["trainer"]["max_epochs"] == 7
+
+
+def test_a_whole_block_can_be_a_hyperparameter(capsys):
+    Path("block.yaml").write_text(
+        "hyperparameters:\n"
+        "  optimizer: &optimizer {class_path: torch.optim.Adam, init_args: {lr: 0.1}}\n"
+        "model:\n"
+        "  network: classifier.networks.MNISTNet\n"
+        "  optimizer: *optimizer\n"
+        "data: classifier.data.Digits\n"
+    )
+    sgd = "{class_path: torch.optim.SGD, init_args: {lr: 0.2, momentum: 0.9}}"
+
+    text = printed(capsys, "--config", "block.yaml", "--hyperparameters.optimizer", sgd)
+
+    optimizer = yaml.safe_load(text)["model"]["optimizer"]
+    assert optimizer["class_path"] == "torch.optim.SGD"
+    assert optimizer["init_args"]["momentum"] == 0.9
+    assert "optimizer: *optimizer" in text
+
+
+def test_a_hyperparameter_that_nothing_uses_is_pointed_out(fit, capsys):
+    Path("tiny.yaml").write_text(TINY.replace("  lr: &lr", "  spare: 3\n  lr: &lr"))
+
+    fit("--config", "tiny.yaml")
+
+    assert "'spare'" in capsys.readouterr().err
+
+
+def test_a_default_that_no_config_can_hold_is_left_out(write_config, capsys):
+    # The norm_layer of a vision transformer is a functools.partial.
+    changes = {"model.network": {"class_path": "torchvision.models.vit_b_32"}}
+
+    text = printed(capsys, "--config", write_config(changes))
+
+    assert "norm_layer" not in text
+    Path("printed.yaml").write_text(text)
+    assert printed(capsys, "--config", "printed.yaml") == text
+
+
+def test_lightning_still_has_the_private_parts_that_are_built_on():
+    names = {
+        "before_instantiate_classes",
+        "_add_instantiators",
+        "_parse_ckpt_path",
+        "_get",
+        "_parser",
+    }
+    assert names <= set(dir(lightning_cli.LightningCLI))
+    parameters = inspect.signature(lightning_cli._InstantiatorFn.__call__).parameters
+    assert "applied_instantiation_links" in parameters
+    source = inspect.getsource(lightning_cli.LightningCLI._run_subcommand)
+    assert "getattr(self, subcommand" in source  # ClassifierCLI.predict is called through this
+    assert "config_dump" in inspect.getsource(lightning_cli.LightningCLI._dump_config)
+    from pytorch_lightning.core.mixins import hparams_mixin
+
+    assert hparams_mixin._given_hyperparameters.get() is None
+
+
+def test_jsonargparse_still_has_the_private_parts_that_are_built_on():
+    discard = inspect.unwrap(_typehints.discard_init_args_on_class_path_change)
+    assert list(inspect.signature(discard).parameters)[1:] in (
+        ["prev_val", "value"],
+        ["former", "value"],
+    )
+    caller = inspect.getsource(_typehints.adapt_class_type)
+    assert "discard_init_args_on_class_path_change(parser, prev_val, value)" in caller
+    assert "linked_targets" in caller
+
+
+def test_a_module_of_the_command_line_saves_plain_hyperparameters(trained):
+    checkpoint = torch.load(trained / "checkpoints" / "best.ckpt", weights_only=True)
+
+    network = checkpoint["hyper_parameters"]["network"]
+    assert network["class_path"] == "classifier.networks.MNISTNet"
+    assert network["init_args"]["num_classes"] == 10
+    assert isinstance(checkpoint["pytorch-lightning_version"], str)
+    assert pl.__version__ == checkpoint["pytorch-lightning_version"]
