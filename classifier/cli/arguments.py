@@ -49,6 +49,11 @@ class Arguments:
         configs, rest = take_option(rest, "--config", "-c")
         paths, rest = take_option(rest, "--ckpt_path")
         sources = [_read_config(value) for value in configs]
+        for source in sources:
+            check(source)
+            _check_sections(source, self.verb)
+        if not paths:
+            paths = [path for s in sources if (path := (load(s.text) or {}).get("ckpt_path"))]
         self.checkpoint_path: Path | None = None
         self.checkpoint: dict[str, Any] = {}
         self.global_step = 0
@@ -61,9 +66,6 @@ class Arguments:
             if self.verb != "fit":  # how to run depends on the machine
                 text = keep_keys(text, ("hyperparameters", "model", "data"))
             sources.insert(0, ConfigSource(f"checkpoint '{self.checkpoint_path}'", text))
-        for source in sources:
-            check(source)
-            _check_sections(source, self.verb)
         self.sources = sources
         self.texts = apply(sources, overrides)
         # Evaluation leaves out the trainer, which may be what uses them.

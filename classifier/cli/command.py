@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 from jsonargparse import Namespace
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning.callbacks import Callback, ProgressBar
-from pytorch_lightning.cli import LightningCLI, _InstantiatorFn
+from pytorch_lightning.cli import LightningCLI
 
 import classifier.augment
 import classifier.networks  # noqa: F401  # short class names work for what is imported
@@ -25,14 +25,13 @@ from classifier.callbacks.run_record import RunRecord
 from classifier.checkpoints import without_pretrained
 from classifier.cli.arguments import Arguments
 from classifier.cli.errors import did_you_mean
-from classifier.cli.links import LINKS, fill, links_that_apply, refuse_other_numbers
+from classifier.cli.links import LINKS, Instantiator, fill, refuse_other_numbers
 from classifier.cli.parser import Parser
+from classifier.cli.run_folder import class_paths, run_folder
 from classifier.data import ImageDataModule
 from classifier.data.files import find_images
 from classifier.hyperparameters import anchors, with_aliases
 from classifier.module import ClassificationModule
-
-FOLDER_VARIABLE = "CLASSIFIER_RUN_FOLDER"  # hands the run folder to the ranks that Lightning starts
 
 USAGE = {
     "fit": (
@@ -198,9 +197,9 @@ class ClassifierCLI(LightningCLI):
         for name in self.arguments.unused:
             note = f"warning: no alias uses the hyperparameter '{name}', so it has no effect."
             rank_zero_only(print)(note, file=sys.stderr)
-        resumed = self._resumed_folder()
         root = Path(config.default_root_dir or "runs").resolve()
-        folder = resumed or self._claim_folder(root)
+        name = self.arguments.name or type(self.datamodule).__name__.lower()
+        folder, resumed = run_folder(self.arguments, root, name)
         if config.logger in (None, True):
             # What a resumed training repeats is dropped from the earlier curve.
             step = self.arguments.global_step if resumed else None
@@ -218,23 +217,6 @@ class ClassifierCLI(LightningCLI):
             "environment": runs.environment(modules),
         }
         config.callbacks += [RunRecord(folder, self.config_text, facts), Console(folder)]
-
-    def _resumed_folder(self) -> Path | None:
-        """The run folder of the checkpoint, if it still lies there."""
-        path = self.arguments.checkpoint_path
-        folder = runs.run_folder_of(path) if path else None
-        same = folder and runs.read_record(folder).get("id") == self.arguments.run.get("id")
-        return folder if same else None
-
-    def _claim_folder(self, root: Path) -> Path:
-        if rank_zero_only.rank != 0:  # type: ignore[attr-defined]  # set by Lightning, undeclared
-            # Rank zero's folder, as Lightning hands it on; ranks that were started by others, such
-            # as torchrun, never write, so that for them any name will do.
-            return Path(os.environ.get(FOLDER_VARIABLE, root / "rank" / "other"))
-        name = self.arguments.name or type(self.datamodule).__name__.lower()
-        folder = runs.claim_folder(root, name)
-        os.environ[FOLDER_VARIABLE] = str(folder)
-        return folder
 
     # ---- predict ----
 
@@ -254,36 +236,3 @@ class ClassifierCLI(LightningCLI):
         files = self.datamodule.files_dataloader(find_images(self.settings.images))
         self.trainer.predict(model, files, ckpt_path=ckpt_path, return_predictions=False)
         self.exit_code = int(self.writer.report())
-
-
-class Instantiator(_InstantiatorFn):
-    """Gives the module its hyperparameters for ``load_from_checkpoint``.
-
-    Lightning's own also records links whose target the network does not accept; a checkpoint with
-    those cannot be loaded. It is private in Lightning; tests/test_cli.py watches it.
-    """
-
-    def __call__(
-        self, class_type: Any, *args: Any, applied_instantiation_links: Any, **kwargs: Any
-    ) -> Any:
-        cli: Any = self.cli
-        if self.key == "data" and getattr(cli, "datamodule", None) is not None:
-            return cli.datamodule  # built once, before the network was filled
-        links = applied_instantiation_links
-        if self.key == "model":
-            links = links_that_apply(links, cli.settings.model.network)
-        built = super().__call__(class_type, *args, applied_instantiation_links=links, **kwargs)
-        if self.key == "data" and "data" in cli.arguments.checkpoint:
-            # Before the links ask it: what the checkpoint knows need not be on this machine.
-            built.restore(cli.arguments.checkpoint["data"])
-        return built
-
-
-def class_paths(config: Any) -> list[str]:
-    """All class paths of a config."""
-    if isinstance(config, dict):
-        own = [config["class_path"]] if isinstance(config.get("class_path"), str) else []
-        return own + class_paths(list(config.values()))
-    if isinstance(config, list):
-        return [path for value in config for path in class_paths(value)]
-    return []

@@ -5,6 +5,7 @@ import pkgutil
 from typing import Any, Protocol
 
 from jsonargparse import Namespace
+from pytorch_lightning.cli import _InstantiatorFn
 
 from classifier.cli.arguments import Arguments
 
@@ -86,3 +87,26 @@ def links_that_apply(links: dict[str, Any], network: Namespace) -> dict[str, Any
         for target, value in links.items()
         if not target.startswith(NETWORK) or target.rpartition(".")[2] in accepted
     }
+
+
+class Instantiator(_InstantiatorFn):
+    """Gives the module its hyperparameters for ``load_from_checkpoint``.
+
+    Lightning's own also records links whose target the network does not accept; a checkpoint with
+    those cannot be loaded. It is private in Lightning; tests/test_cli.py watches it.
+    """
+
+    def __call__(
+        self, class_type: Any, *args: Any, applied_instantiation_links: Any, **kwargs: Any
+    ) -> Any:
+        cli: Any = self.cli
+        if self.key == "data" and getattr(cli, "datamodule", None) is not None:
+            return cli.datamodule  # built once, before the network was filled
+        links = applied_instantiation_links
+        if self.key == "model":
+            links = links_that_apply(links, cli.settings.model.network)
+        built = super().__call__(class_type, *args, applied_instantiation_links=links, **kwargs)
+        if self.key == "data" and "data" in cli.arguments.checkpoint:
+            # Before the links ask it: what the checkpoint knows need not be on this machine.
+            built.restore(cli.arguments.checkpoint["data"])
+        return built

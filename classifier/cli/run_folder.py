@@ -1,0 +1,43 @@
+"""Which folder a run gets: a new one, or that of the checkpoint it resumes."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from lightning_fabric.utilities.rank_zero import rank_zero_only
+
+from classifier import runs
+from classifier.cli.arguments import Arguments
+
+VARIABLE = "CLASSIFIER_RUN_FOLDER"  # hands the folder to the ranks that Lightning starts
+
+
+def run_folder(arguments: Arguments, root: Path, name: str) -> tuple[Path, bool]:
+    """Returns the folder, and whether it is that of a run that is resumed.
+
+    Args:
+        arguments: The command line.
+        root: Folder of all runs.
+        name: What a new run is called.
+    """
+    checkpoint = arguments.checkpoint_path
+    resumed = runs.run_folder_of(checkpoint) if checkpoint else None
+    if resumed and runs.read_record(resumed).get("id") == arguments.run.get("id"):
+        return resumed, True
+    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]  # set by Lightning, undeclared
+        folder = runs.claim_folder(root, name)
+        os.environ[VARIABLE] = str(folder)
+        return folder, False
+    # Ranks that were started by others, such as torchrun, do not find the variable. They never
+    # write, and Lightning hands them rank zero's checkpoint paths, so that any name will do.
+    return Path(os.environ.get(VARIABLE, root / "rank" / "other")), False
+
+
+def class_paths(config: Any) -> list[str]:
+    """All class paths of a config."""
+    if isinstance(config, dict):
+        own = [config["class_path"]] if isinstance(config.get("class_path"), str) else []
+        return own + class_paths(list(config.values()))
+    if isinstance(config, list):
+        return [path for value in config for path in class_paths(value)]
+    return []
