@@ -80,6 +80,10 @@ class ClassifierCLI(LightningCLI):
 
     # ---- the parser ----
 
+    def init_parser(self, **kwargs: Any) -> Any:
+        # Without header: versions stand in run.json, and a printed config prints itself.
+        return super().init_parser(**{**kwargs, "dump_header": None})
+
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # static in Lightning
         """Only the one asked for, which halves the time to build the parser."""
         # weights_only stays at torch's default: a checkpoint never runs code.
