@@ -38,9 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if verb not in VERBS:
         return _unknown(verb)
-    from classifier.cli import run
+    try:
+        from classifier.cli import run
 
-    return run(list(arguments))
+        return run(list(arguments))
+    except KeyboardInterrupt:  # while torch is imported
+        return 130
 
 
 def _unknown(verb: str) -> int:

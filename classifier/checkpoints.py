@@ -17,6 +17,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         FileNotFoundError: If there is no such file; names a similar one.
         ValueError: If the file is not a checkpoint, or holds anything but weights and plain values.
     """
+    if path.is_dir():
+        raise FileNotFoundError(f"'{path}' is a folder without checkpoints/best.ckpt or last.ckpt.")
     if not path.is_file():
         raise FileNotFoundError(f"No checkpoint '{path}'{similar(path)}")
     try:
@@ -34,8 +36,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 def resolve(path: str, prefer: str) -> Path:
     """The checkpoint meant: a file, or ``checkpoints/<prefer>.ckpt`` of a run folder."""
-    inside = Path(path) / "checkpoints" / f"{prefer}.ckpt"
-    return inside if inside.is_file() else Path(path)
+    folder = Path(path) / "checkpoints"
+    found = [folder / f"{name}.ckpt" for name in (prefer, "last")]
+    return next((file for file in found if file.is_file()), Path(path))
 
 
 def without_pretrained(network: Any) -> None:

@@ -77,8 +77,9 @@ class ClassificationModule(pl.LightningModule):
         self.provenance: dict[str, Any] = {}
         """What a checkpoint says of itself: ``config`` text, ``data`` and ``run`` record."""
         # In pixel units, so that one subtraction and one division turn uint8 into network input.
-        self.register_buffer("mean", 255 * torch.tensor(mean).view(-1, 1, 1))
-        self.register_buffer("std", 255 * torch.tensor(std).view(-1, 1, 1))
+        # Not among the weights: the hyperparameters have them, and the command line can win there.
+        self.register_buffer("mean", 255 * torch.tensor(mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", 255 * torch.tensor(std).view(-1, 1, 1), persistent=False)
         self.mean: Tensor
         self.std: Tensor
         evaluation = evaluation_metrics(len(self.class_names))
@@ -144,7 +145,9 @@ class ClassificationModule(pl.LightningModule):
         settings: dict[str, Any] = {"scheduler": scheduler, "interval": self.interval}
         if isinstance(scheduler, ReduceLROnPlateau):
             # Lightning's own subclass of it names its metric itself.
-            settings["monitor"] = getattr(scheduler, "monitor", self.monitor)
+            monitor = settings["monitor"] = getattr(scheduler, "monitor", self.monitor)
+            if self.interval == "epoch" and monitor.startswith("val_"):
+                settings["frequency"] = self.trainer.check_val_every_n_epoch or 1
         return {"optimizer": optimizer, "lr_scheduler": settings}
 
     def _built(self, name: str, build: Callable[[Any], Any], argument: Any) -> Any:
@@ -172,11 +175,13 @@ class ClassificationModule(pl.LightningModule):
 
     def on_train_start(self) -> None:
         """Plays a changed schedule up to the epoch or step at which training goes on."""
-        if self.replayed_steps is None or self.lr_scheduler is None:
+        if self.replayed_steps is None:
             return
         (optimizer,) = self.trainer.optimizers
         for group in optimizer.param_groups:
-            group["lr"] = group["initial_lr"]
+            group["lr"] = group.setdefault("initial_lr", group["lr"])
+        if self.lr_scheduler is None:
+            return
         scheduler = self.lr_scheduler(optimizer)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*`lr_scheduler.step\\(\\)` before `optimizer.step")

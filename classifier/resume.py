@@ -13,9 +13,10 @@ Settings = Mapping[str, Any]
 def follow_new_settings(checkpoint: dict[str, Any], settings: Settings) -> int | None:
     """Edits the saved optimizer and scheduler states so that changed settings take effect.
 
-    Another optimizer or scheduler class starts with a fresh state. A schedule with other settings
-    or another learning rate is played again from its base rate up to where the checkpoint was;
-    ReduceLROnPlateau and a constant rate have no base rate and take the new values as they are.
+    Another optimizer class starts with a fresh state, another scheduler class at its beginning. A
+    schedule with other settings or another learning rate is played again from its base rate up to
+    where the checkpoint was; ReduceLROnPlateau and a constant rate have no base rate and take the
+    new values as they are.
 
     Args:
         checkpoint: A loaded Lightning checkpoint; changed in place.
@@ -30,9 +31,9 @@ def follow_new_settings(checkpoint: dict[str, Any], settings: Settings) -> int |
     regrouped = saved.get("no_decay_norm_bias") != settings.get("no_decay_norm_bias")
     if regrouped or _class_path(saved, "optimizer") != _class_path(settings, "optimizer"):
         checkpoint["optimizer_states"] = []
-        checkpoint["lr_schedulers"] = []
-        return None
-    changed = _changed(saved, settings, "optimizer")
+        changed = {"lr": None}  # of the new optimizer
+    else:
+        changed = _changed(saved, settings, "optimizer")
     for state in checkpoint["optimizer_states"]:
         decayed, *exempt = state["param_groups"]
         _update(decayed, changed)
@@ -44,11 +45,12 @@ def follow_new_settings(checkpoint: dict[str, Any], settings: Settings) -> int |
 def _follow_schedule(
     checkpoint: dict[str, Any], saved: Settings, settings: Settings, other_rate: bool
 ) -> int | None:
-    changed = _changed(saved, settings, "lr_scheduler")
     if _class_path(saved, "lr_scheduler") != _class_path(settings, "lr_scheduler"):
         checkpoint["lr_schedulers"] = []
         return 0
-    if not (changed or other_rate):
+    changed = _changed(saved, settings, "lr_scheduler")
+    other_interval = saved.get("interval") != settings.get("interval")
+    if not (changed or other_rate or other_interval):
         return None
     position = None
     for state in checkpoint["lr_schedulers"]:
@@ -56,8 +58,12 @@ def _follow_schedule(
             position = int(state["last_epoch"])
         for name in changed:
             state.pop(name, None)  # what is not restored keeps its new value
-    if position is not None:
-        checkpoint["lr_schedulers"] = []
+    if position is None:
+        return None
+    checkpoint["lr_schedulers"] = []
+    if other_interval:  # checkpoints are saved while their epoch is still the current one
+        by_epoch = settings.get("interval") == "epoch"
+        position = checkpoint["epoch"] + 1 if by_epoch else checkpoint["global_step"]
     return position
 
 

@@ -7,6 +7,7 @@
 import csv
 import hashlib
 import json
+import math
 import os
 import platform
 import subprocess
@@ -54,12 +55,26 @@ def write_text(path: Path, text: str) -> None:
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Writes ``run.json``."""
-    write_text(folder / "run.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(_finite(record), indent=2, ensure_ascii=False, allow_nan=False)
+    write_text(folder / "run.json", text + "\n")
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: null stands for them."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_record(folder: Path) -> dict[str, Any]:
     """Reads ``run.json``."""
-    record: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    path = folder / "run.json"
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"'{path}' is damaged: {error}. Mend it, or move the run away.") from error
     return record
 
 

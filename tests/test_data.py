@@ -23,7 +23,7 @@ from classifier.data import (
     ImageFolder,
 )
 from classifier.data.sets import EpochSampler, MemorySet
-from classifier.data.split import stratified_split
+from classifier.data.split import random_order, stratified_split
 
 # Lightning asks PyTorch in an outdated way; it does no harm.
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
@@ -383,26 +383,26 @@ def test_each_part_has_its_share_of_each_class_within_one_image():
         counts = random.integers(4, 60, size=5)
         labels = torch.tensor(random.permutation(np.repeat(np.arange(5), counts)))
 
-        parts = stratified_split(labels, [0.2, 0.1], seed, "abcde")
+        parts = stratified_split(labels, [0.2, 0.1], random_order(len(labels), seed), "abcde")
 
         assert torch.cat(parts).sort().values.tolist() == list(range(len(labels)))
         for part, fraction in zip(parts[1:], (0.2, 0.1), strict=True):
             shares = torch.bincount(labels[part], minlength=5).numpy()
             assert (np.abs(shares - fraction * counts) < 1).all()
             assert (shares >= 1).all()
-        again = stratified_split(labels, [0.2, 0.1], seed, "abcde")
+        again = stratified_split(labels, [0.2, 0.1], random_order(len(labels), seed), "abcde")
         assert all(map(torch.equal, parts, again))
 
 
 def test_three_images_of_a_class_are_enough_for_three_parts():
-    parts = stratified_split(torch.tensor([0, 0, 0]), [0.1, 0.1], 0, ["cat"])
+    parts = stratified_split(torch.tensor([0, 0, 0]), [0.1, 0.1], torch.arange(3), ["cat"])
 
     assert [len(part) for part in parts] == [1, 1, 1]
 
 
 def test_a_class_too_small_to_split_is_named():
     with pytest.raises(ValueError, match="Class 'dog' has 1 images, too few to split into 2 parts"):
-        stratified_split(torch.tensor([0, 0, 1]), [0.5], 0, ["cat", "dog"])
+        stratified_split(torch.tensor([0, 0, 1]), [0.5], torch.arange(3), ["cat", "dog"])
 
 
 @pytest.mark.parametrize(

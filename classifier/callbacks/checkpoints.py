@@ -19,8 +19,18 @@ class RunCheckpoint(ModelCheckpoint):
     def __init__(self, folder: Path, name: str, monitor: str | None = None) -> None:
         mode = direction(monitor) if monitor else "min"
         super().__init__(
-            folder / "checkpoints", name, monitor=monitor, mode=mode, enable_version_counter=False
+            folder / "checkpoints",
+            name,
+            monitor=monitor,
+            mode=mode,
+            # Inside an epoch no loader could go on from it.
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
         )
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.monitor is None or self.monitor in trainer.callback_metrics:
+            super().on_train_epoch_end(trainer, pl_module)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes up the best epoch so far, if its file is here; elsewhere it starts anew."""
@@ -50,7 +60,7 @@ def best_checkpoint(trainer: pl.Trainer) -> RunCheckpoint | None:
     """The callback that keeps ``checkpoints/best.ckpt``, once it has kept one."""
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, RunCheckpoint) and callback.best_model_score is not None:
-            return callback
+            return callback if callback.best_model_score.isfinite() else None
     return None
 
 

@@ -2,17 +2,17 @@
 
 import shlex
 import sys
-import time
 from pathlib import Path
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback, RichProgressBar
+from pytorch_lightning.callbacks import RichProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from classifier.callbacks.checkpoints import best_checkpoint
+from classifier.callbacks.epochs import EpochWatch
 
 
-class Console(Callback):
+class Console(EpochWatch):
     """Prints the start, each epoch and the end of a training.
 
     Args:
@@ -20,11 +20,12 @@ class Console(Callback):
     """
 
     def __init__(self, folder: Path | None) -> None:
+        super().__init__()
         self.folder = folder
-        self.started = self.epoch_started = time.monotonic()
+        self.epochs = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.started = time.monotonic()
+        super().on_train_start(trainer, pl_module)
         data = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning, undeclared
         sizes = " / ".join(f"{len(s):,}" for s in (data.train_set, data.val_set, data.test_set))
         count = sum(p.numel() for p in pl_module.parameters())
@@ -38,25 +39,31 @@ class Console(Callback):
         if trainer.current_epoch:
             self._print(trainer, f"resumed after {trainer.current_epoch} epochs")
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.epoch_started = time.monotonic()
-
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.epochs += 1
         last = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else "?"
-        seconds = time.monotonic() - self.epoch_started
         watched = dict.fromkeys(["train_loss", "val_loss", "val_accuracy", str(pl_module.monitor)])
-        metrics = trainer.callback_metrics
+        metrics = self.epoch_metrics(trainer)
         values = "  ".join(f"{name} {metrics[name]:.4f}" for name in watched if name in metrics)
-        self._print(trainer, f"epoch {trainer.current_epoch + 1}/{last}  {values}  {seconds:.1f} s")
+        self._print(
+            trainer,
+            f"epoch {trainer.current_epoch + 1}/{last}  {values}  {self.epoch_seconds():.1f} s",
+        )
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.folder is None:
             return
-        seconds = f"{time.monotonic() - self.started:.1f} s"
+        if self.epochs == 0:
+            self._print(
+                trainer,
+                f"nothing to train: {trainer.current_epoch} epochs are done; a larger "
+                "number of epochs goes on.",
+            )
+        seconds = f"{self.seconds():.1f} s"
         kept = f"run kept in {shown(self.folder)}"
         best = best_checkpoint(trainer)
         if best is None:
-            self._print(trainer, f"{kept} after {seconds}, without a validated epoch")
+            self._print(trainer, f"{kept} after {seconds}")
         else:
             score = f"{float(best.best_model_score or 0):.4f}"
             self._print(trainer, f"best {best.monitor} {score} after {seconds}, {kept}")

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import time
 import traceback
 from collections.abc import Mapping
 from datetime import datetime, timezone
@@ -10,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback
 
 from classifier import runs
 from classifier.callbacks.checkpoints import best_checkpoint
+from classifier.callbacks.epochs import EpochWatch
 
 
-class RunRecord(Callback):
+class RunRecord(EpochWatch):
     """Writes ``config.yaml``, ``run.json`` and ``metrics.csv``, and tells the checkpoint of them.
 
     Args:
@@ -26,11 +25,12 @@ class RunRecord(Callback):
     """
 
     def __init__(self, folder: Path, config: str, facts: Mapping[str, Any]) -> None:
+        super().__init__()
         self.folder = folder
         self.config = config
         self.record: dict[str, Any] = {"state": "running", **facts}
         self.rows: list[dict[str, Any]] = []
-        self.started = self.epoch_started = time.monotonic()
+        self.rate = 0.0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning, undeclared
@@ -57,27 +57,27 @@ class RunRecord(Callback):
         runs.write_record(self.folder, self.record)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.started = time.monotonic()
+        super().on_train_start(trainer, pl_module)
         # The epochs that a resumed training repeats are written again.
         rows = runs.read_metrics(self.folder)
         self.rows = [row for row in rows if int(row["epoch"]) < trainer.current_epoch]
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.epoch_started = time.monotonic()
+        super().on_train_epoch_start(trainer, pl_module)
         # Now, for at its end the schedule has already moved on.
         self.rate = trainer.optimizers[0].param_groups[0]["lr"]
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        metrics = self.epoch_metrics(trainer)
         row = {
             "epoch": trainer.current_epoch,
             "step": trainer.global_step,
-            "seconds": round(time.monotonic() - self.epoch_started, 3),
+            "seconds": round(self.epoch_seconds(), 3),
             "lr": self.rate,
         }
-        self.rows.append({**row, **dict(sorted(metrics.items()))})
+        self.rows.append({**row, **metrics})
         runs.write_metrics(self.folder, self.rows)
         self.record["metrics"] = metrics
         for logger in trainer.loggers:
@@ -107,7 +107,7 @@ class RunRecord(Callback):
         self.record |= {
             "state": state,
             "ended": _now(),
-            "seconds": round(time.monotonic() - self.started, 3),
+            "seconds": round(self.seconds(), 3),
             "epochs": trainer.current_epoch,
             "steps": trainer.global_step,
         }

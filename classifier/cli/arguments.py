@@ -18,6 +18,7 @@ from classifier.hyperparameters import (
     check,
     load,
     locate,
+    set_values,
     split_arguments,
     unused,
     values,
@@ -62,7 +63,7 @@ class Arguments:
             rest += ["--ckpt_path", str(self.checkpoint_path)]
         files = len(sources)
         if "config" in self.checkpoint:
-            text = self.checkpoint["config"]
+            text = self._with_root_found(self.checkpoint["config"])
             if self.verb != "fit":  # how to run depends on the machine
                 text = keep_keys(text, ("hyperparameters", "model", "data"))
             sources.insert(0, ConfigSource(f"checkpoint '{self.checkpoint_path}'", text))
@@ -89,13 +90,8 @@ class Arguments:
         options, _ = take_option(self.options, f"--{name}", f"--{name}".replace(".init_args", ""))
         if options:
             return load(options[-1])
-        for text in reversed(self.texts):
-            found: Any = load(text)
-            for key in path:
-                found = found.get(key) if isinstance(found, dict) else None
-            if found is not None:
-                return found
-        return None
+        found = (value_at(text, path) for text in reversed(self.texts))
+        return next((value for value in found if value is not None), None)
 
     def where(self, key: str) -> str:
         """``file:line: `` of a dotted key, in the last config that has it.
@@ -110,12 +106,30 @@ class Arguments:
                 return f"{source.name}:{line}: "
         return ""
 
+    def _with_root_found(self, text: str) -> str:
+        """Finds data with a relative root from another folder than that of the training."""
+        path = ("data", "init_args", "root")
+        root = value_at(text, path)
+        folder = self.run.get("working_folder")
+        if root is None or folder is None or Path(root).exists():
+            return text
+        there = Path(folder, root)
+        return set_values(text, {path: str(there)}) if there.exists() else text
+
     def _read_checkpoint(self, path: str) -> None:
         prefer = "last" if self.verb == "fit" else "best"
         self.checkpoint_path = checkpoints.resolve(path, prefer)
         saved = checkpoints.read_checkpoint(self.checkpoint_path)
         self.checkpoint = saved.get(checkpoints.KEY, {})
         self.global_step = saved.get("global_step", 0)
+
+
+def value_at(text: str, path: Sequence[str]) -> Any:
+    """What a config text says of a key; None if nothing."""
+    found: Any = load(text)
+    for key in path:
+        found = found.get(key) if isinstance(found, dict) else None
+    return found
 
 
 def take_option(arguments: Sequence[str], *names: str) -> tuple[list[str], list[str]]:

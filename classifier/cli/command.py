@@ -1,5 +1,6 @@
 """The LightningCLI of this package: YAML and command line to trainer, module and data."""
 
+import contextlib
 import os
 import secrets
 import shlex
@@ -22,6 +23,7 @@ from classifier.callbacks.console import Console, RichBar, interactive
 from classifier.callbacks.logger import RunLogger
 from classifier.callbacks.predictions import PredictionWriter
 from classifier.callbacks.run_record import RunRecord
+from classifier.callbacks.same_data import SameData
 from classifier.checkpoints import without_pretrained
 from classifier.cli.arguments import Arguments
 from classifier.cli.errors import did_you_mean
@@ -65,6 +67,7 @@ class ClassifierCLI(LightningCLI):
         self.arguments = arguments
         self.config_text = ""
         self.exit_code = 0
+        self.folder: Path | None = None
         super().__init__(
             ClassificationModule,
             ImageDataModule,
@@ -165,33 +168,41 @@ class ClassifierCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         config = self._get(self.config_init, "trainer")
         config.callbacks = list(config.callbacks or [])
-        if config.enable_progress_bar is None and not interactive():
-            config.enable_progress_bar = False
-        bars = [c for c in config.callbacks if isinstance(c, ProgressBar)]
-        if config.enable_progress_bar is not False and not bars:
-            config.callbacks.append(RichBar())
         self._check_monitors(config.callbacks)
+        self._add_progress_bar(config)
+        if fingerprint := self.arguments.run.get("data", {}).get("fingerprint"):
+            config.callbacks.append(SameData(fingerprint))
         if self.arguments.verb == "predict":
-            # One process, for the rows of several would have to be put in order.
-            devices = config.devices
-            config.devices = devices[:1] if isinstance(devices, list) else 1
-            config.strategy, config.num_nodes = "auto", 1
-            self.writer = self._prediction_writer()
-            config.callbacks.append(self.writer)
+            self._add_writer(config)
         if self.arguments.verb != "fit":
             config.logger = False
-        elif config.fast_dev_run:
+        elif config.fast_dev_run or config.barebones:
             config.callbacks.append(Console(None))
         else:
             self._keep_run(config)
-        return super().instantiate_trainer(**kwargs)
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except Exception:
+            if self.folder:
+                with contextlib.suppress(OSError):  # a resumed one is not empty
+                    self.folder.rmdir()
+            raise
+
+    def _add_progress_bar(self, config: Namespace) -> None:
+        if config.enable_progress_bar is None and not interactive():
+            config.enable_progress_bar = False
+        wanted = config.enable_progress_bar is not False and not config.barebones
+        if wanted and not any(isinstance(c, ProgressBar) for c in config.callbacks):
+            config.callbacks.append(RichBar())
 
     def _check_monitors(self, callbacks: list[Callback]) -> None:
         """Finds out now, not after the first epoch, that nothing logs a monitored metric."""
         names = self.model.metric_names()
-        monitors = {"model.monitor": self.model.monitor}
-        monitors |= {type(c).__name__: getattr(c, "monitor", None) for c in callbacks}
-        for key, monitor in monitors.items():
+        if any(not type(c).__module__.startswith(("pytorch_l", "classifier")) for c in callbacks):
+            return  # a callback of the user may log anything
+        monitors = [("model.monitor", self.model.monitor)]
+        monitors += [(type(c).__name__, getattr(c, "monitor", None)) for c in callbacks]
+        for key, monitor in monitors:
             if monitor is not None and monitor not in names:
                 hint = did_you_mean(monitor, names) or f"; there are {', '.join(names)}."
                 raise ValueError(f"{key}: no metric '{monitor}'{hint}")
@@ -203,7 +214,8 @@ class ClassifierCLI(LightningCLI):
             rank_zero_only(print)(note, file=sys.stderr)
         root = Path(config.default_root_dir or "runs").resolve()
         name = self.arguments.name or type(self.datamodule).__name__.lower()
-        folder, resumed = run_folder(self.arguments, root, name)
+        self.folder, resumed = run_folder(self.arguments, root, name)
+        folder = self.folder
         if config.logger in (None, True):
             # What a resumed training repeats is dropped from the earlier curve.
             step = self.arguments.global_step if resumed else None
@@ -216,6 +228,7 @@ class ClassifierCLI(LightningCLI):
         facts = {
             "id": self.arguments.run.get("id") if resumed else uuid.uuid4().hex,
             "name": folder.parent.name,
+            "working_folder": str(Path.cwd()),
             "command": shlex.join(["classifier", *self.arguments.given]),
             "seed": self.settings.seed_everything,
             "environment": runs.environment(modules),
@@ -224,7 +237,11 @@ class ClassifierCLI(LightningCLI):
 
     # ---- predict ----
 
-    def _prediction_writer(self) -> PredictionWriter:
+    def _add_writer(self, config: Namespace) -> None:
+        # One process, for the rows of several would have to be put in order.
+        devices = config.devices
+        config.devices = devices[:1] if isinstance(devices, list) else 1
+        config.strategy, config.num_nodes = "auto", 1
         settings = self.settings
         output = Path(settings.output)
         if output.exists():
@@ -233,7 +250,8 @@ class ClassifierCLI(LightningCLI):
             raise FileNotFoundError(f"--output '{output}': there is no folder '{output.parent}'.")
         if settings.top_k < 1:
             raise ValueError(f"--top_k counts classes, so it is at least 1, not {settings.top_k}.")
-        return PredictionWriter(output, self.datamodule.class_names, settings.top_k)
+        self.writer = PredictionWriter(output, self.datamodule.class_names, settings.top_k)
+        config.callbacks.append(self.writer)
 
     def predict(self, model: pl.LightningModule, ckpt_path: str, **_: Any) -> None:
         """Called in place of ``Trainer.predict``: the images are files, not a data set."""

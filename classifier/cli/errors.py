@@ -47,7 +47,9 @@ def explain(message: str, names: Iterable[str] = (), where: Where = lambda key: 
         where: Finds a key in the config files.
     """
     if missing := re.search(r"following arguments are required: (.*)", message):
-        keys = [name.partition(".")[2] or name for name in missing[1].split(", ")]
+        keys = [re.sub(r"^(fit|validate|test|predict)\.", "", n) for n in missing[1].split(", ")]
+        if key := _key(message):
+            return f"{where(key)}{key}: needs {' and '.join(keys)}, which is not given."
         return (
             f"{' and '.join(keys)}: not given. Name a config file, --config FILE, or a checkpoint "
             "that carries its config, --ckpt_path FILE."

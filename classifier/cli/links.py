@@ -2,6 +2,7 @@
 
 import inspect
 import pkgutil
+from enum import Enum
 from typing import Any, Protocol
 
 from jsonargparse import Namespace
@@ -44,6 +45,8 @@ def fill(network: Namespace, data: Data) -> None:
         settings = _without_defaults(network)
         name = settings.pop("name", network.class_path.rpartition(".")[2])
         weights = settings.pop("weights", None)
+        if isinstance(weights, Enum):  # torchvision's own spelling, as jsonargparse reads it
+            weights = weights.name
         settings.pop("num_classes", None)  # linked
         network["class_path"] = "classifier.networks.torchvision_model"
         network["init_args"] = Namespace(  # type: ignore[no-untyped-call]

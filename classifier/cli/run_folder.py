@@ -1,4 +1,4 @@
-"""Which folder a run gets: a new one, or that of the checkpoint it resumes."""
+"""Which folder a run gets: a new one, or that of the run whose last checkpoint it resumes."""
 
 import os
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 
 from classifier import runs
+from classifier.checkpoints import read_checkpoint
 from classifier.cli.arguments import Arguments
 
 VARIABLE = "CLASSIFIER_RUN_FOLDER"  # hands the folder to the ranks that Lightning starts
@@ -22,7 +23,7 @@ def run_folder(arguments: Arguments, root: Path, name: str) -> tuple[Path, bool]
     """
     checkpoint = arguments.checkpoint_path
     resumed = runs.run_folder_of(checkpoint) if checkpoint else None
-    if resumed and runs.read_record(resumed).get("id") == arguments.run.get("id"):
+    if resumed and _is_newest(resumed, arguments):
         return resumed, True
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]  # set by Lightning, undeclared
         folder = runs.claim_folder(root, name)
@@ -31,6 +32,15 @@ def run_folder(arguments: Arguments, root: Path, name: str) -> tuple[Path, bool]
     # Ranks that were started by others, such as torchrun, do not find the variable. They never
     # write, and Lightning hands them rank zero's checkpoint paths, so that any name will do.
     return Path(os.environ.get(VARIABLE, root / "rank" / "other")), False
+
+
+def _is_newest(folder: Path, arguments: Arguments) -> bool:
+    """Whether nothing of the run would be lost if it went on from the checkpoint."""
+    if runs.read_record(folder).get("id") != arguments.run.get("id"):
+        return False
+    last = folder / "checkpoints" / "last.ckpt"
+    steps = read_checkpoint(last)["global_step"] if last.exists() else 0
+    return bool(arguments.global_step >= steps)
 
 
 def class_paths(config: Any) -> list[str]:

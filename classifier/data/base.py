@@ -105,9 +105,7 @@ class ImageDataModule(pl.LightningDataModule):
 
     def describe(self) -> dict[str, Any]:
         """Returns class_names, in_channels, mean and std in plain types, for the checkpoint."""
-        if self._restored is not None:
-            return dict(self._restored)
-        own = self.own_description()
+        own = self.own_description() if self._restored is None else self._restored
         given = {name: per_channel(name, v, own["in_channels"]) for name, v in self._given.items()}
         return {**own, **given}
 
@@ -185,6 +183,11 @@ class ImageDataModule(pl.LightningDataModule):
             images, labels = self.mix(images.float(), shares)
         return images, labels
 
+    def training_seed(self) -> int:
+        """The seed of the training; that of rank zero, so that ranks share out one order."""
+        seed = torch.initial_seed()
+        return self.trainer.strategy.broadcast(seed) if self.trainer else seed
+
     def _loader(self, images: ImageSet, batch_size: int, shuffle: bool) -> DataLoader[Batch]:
         if self.num_workers == 0 and isinstance(images, MemorySet):
             # Workers would only copy what one slice delivers, so Lightning's hint does not apply.
@@ -195,7 +198,7 @@ class ImageDataModule(pl.LightningDataModule):
             shuffle,
             num_replicas=trainer.world_size if trainer else 1,
             rank=trainer.global_rank if trainer else 0,
-            seed=torch.initial_seed(),
+            seed=self.training_seed(),
         )
         # Lightning sets the epoch of a resumed training too late for workers that read ahead.
         sampler.set_epoch(trainer.current_epoch if trainer else 0)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from classifier.data.memory import InMemoryDataModule
-from classifier.data.split import stratified_split
+from classifier.data.split import random_order, stratified_split
 
 
 class Digits(InMemoryDataModule):
@@ -29,6 +29,7 @@ class Digits(InMemoryDataModule):
             images = torch.from_numpy(file["images"])[:, None]  # 0..16
             labels = torch.from_numpy(file["labels"]).long()
         # A seed of its own: the test set must not change with split_seed.
-        train_part, test_part = stratified_split(labels, [0.2], seed=0, class_names=self.classes)
+        order = random_order(len(labels), seed=0)
+        train_part, test_part = stratified_split(labels, [0.2], order, self.classes)
         part = train_part if train else test_part
         return (images[part].float() * (255 / 16)).round().byte(), labels[part]

@@ -27,11 +27,10 @@ def find_images(patterns: Sequence[str]) -> list[Path]:
 
 
 def _find(pattern: str) -> Iterator[Path]:
-    path = Path(pattern)
-    if path.is_dir():
-        yield from sorted(image for image in path.rglob("*") if is_image_name(image))
-    elif path.exists():  # before globs: a name may hold brackets
-        yield path
-    else:
-        # Path.glob takes no absolute patterns.
-        yield from sorted(Path(name) for name in glob.glob(pattern, recursive=True))  # noqa: PTH207
+    # A name may itself hold brackets; and Path.glob takes no absolute patterns.
+    matches = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207
+    for path in map(Path, matches):
+        if path.is_dir():
+            yield from sorted(image for image in path.rglob("*") if is_image_name(image))
+        else:
+            yield path

@@ -19,7 +19,7 @@ from torchvision.transforms import v2
 from classifier.data.base import Description, ImageDataModule, at_least_one, proper_fraction
 from classifier.data.images import ImageReader, is_image_name, stack
 from classifier.data.sets import Batch, Buffer, ImageSet, MemorySet, mixed_seed, whole_batch
-from classifier.data.split import stratified_split
+from classifier.data.split import order_by_name, stratified_split
 
 SPLIT_NAMES = {"train": ["train"], "val": ["val", "valid", "validation"], "test": ["test"]}
 # Mean and standard deviation of ImageNet's training images, on which most weights were pretrained.
@@ -134,7 +134,8 @@ class ImageFolder(ImageDataModule):
         missing = [split for split in shares if split not in found]
         paths, labels = found["train"]
         fractions = [shares[split] for split in missing]
-        parts = stratified_split(labels, fractions, self.split_seed, names)
+        order = order_by_name([path.relative_to(self.root) for path in paths], self.split_seed)
+        parts = stratified_split(labels, fractions, order, names)
         for split, part in zip(["train", *missing], parts, strict=True):
             found[split] = [paths[index] for index in part.tolist()], labels[part]
         train, val, test = (self._set(split, *found[split]) for split in SPLIT_NAMES)
@@ -158,7 +159,7 @@ class ImageFolder(ImageDataModule):
     def _set(self, split: str, paths: list[Path], labels: Tensor) -> ImageSet:
         augmented = split == "train" and not self.in_memory
         read = self._train_reader() if augmented else self.reader()
-        images = FolderSet(paths, labels, read, seed=torch.initial_seed())
+        images = FolderSet(paths, labels, read, seed=self.training_seed())
         if not self.in_memory:
             return images
         batches = DataLoader(images, 64, collate_fn=whole_batch, num_workers=self._num_readers())

@@ -9,7 +9,7 @@ from torchvision.transforms.v2 import Resize
 from classifier.data.base import Description, ImageDataModule
 from classifier.data.images import ImageReader
 from classifier.data.sets import MemorySet
-from classifier.data.split import stratified_split
+from classifier.data.split import random_order, stratified_split
 
 
 class InMemoryDataModule(ImageDataModule):
@@ -44,7 +44,8 @@ class InMemoryDataModule(ImageDataModule):
     def load_sets(self) -> tuple[MemorySet, MemorySet, MemorySet]:
         """Loads the sets and cuts the validation images from the training images."""
         images, labels = self.load(train=True)
-        train, val = stratified_split(labels, [self.val_fraction], self.split_seed, self.classes)
+        order = random_order(len(labels), self.split_seed)
+        train, val = stratified_split(labels, [self.val_fraction], order, self.classes)
         return (
             MemorySet(images[train], labels[train]),
             MemorySet(images[val], labels[val]),

@@ -1,0 +1,29 @@
+"""Notices that the data is not what the checkpoint was trained on."""
+
+import sys
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+
+
+class SameData(Callback):
+    """Warns when images were added, removed or split otherwise since the training.
+
+    Where validation and test images are split off, some of them may have been trained on.
+
+    Args:
+        fingerprint: That of the data of the training.
+    """
+
+    def __init__(self, fingerprint: str) -> None:
+        self.fingerprint = fingerprint
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        data = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning, undeclared
+        if trainer.is_global_zero and data is not None and data.fingerprint() != self.fingerprint:
+            print(  # noqa: T201
+                "warning: the images or their split are not those of the training "
+                f"(fingerprint {data.fingerprint()}, not {self.fingerprint}); where no test folder "
+                "sets them apart, training images may be among them.",
+                file=sys.stderr,
+            )
