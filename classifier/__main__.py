@@ -47,11 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _unknown(verb: str) -> int:
-    import difflib
+    from classifier.suggest import did_you_mean
 
-    near = difflib.get_close_matches(verb, VERBS, n=1)
-    hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(VERBS)}."
-    print(f"error: no command '{verb}', {hint}", file=sys.stderr)  # noqa: T201
+    hint = did_you_mean(verb, VERBS, f"; there are {', '.join(VERBS)}.")
+    print(f"error: no command '{verb}'{hint}", file=sys.stderr)  # noqa: T201
     return 2
 
 

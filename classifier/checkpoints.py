@@ -1,11 +1,12 @@
 """Reading a checkpoint: only weights and plain values, never code."""
 
-import difflib
 import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from classifier.suggest import did_you_mean
 
 KEY = "classifier"  # the entry with the config text, the data description and the run record
 
@@ -61,5 +62,4 @@ def similar(path: Path) -> str:
     """Ends a sentence: ", did you mean '…'?" where the folder has a file of a similar name."""
     if not path.parent.is_dir():
         return f": there is no folder '{path.parent}'."
-    names = difflib.get_close_matches(path.name, [p.name for p in path.parent.iterdir()], n=1)
-    return f", did you mean '{path.parent / names[0]}'?" if names else "."
+    return did_you_mean(str(path), map(str, path.parent.iterdir()))

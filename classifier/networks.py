@@ -4,7 +4,6 @@ They map images ``(N, C, H, W)`` to one score (logit) per class, ``(N, K)``. Any
 that does so can stand in a configuration beside them, by its class path.
 """
 
-import difflib
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from classifier.suggest import did_you_mean
 
 __all__ = ["MNISTNet", "SmallResNet", "torchvision_model"]
 
@@ -206,9 +207,8 @@ def _builder(name: str) -> Callable[..., nn.Module]:
     # Only this level: the folders below it build detectors and other networks.
     known = models.list_models(module=models)
     if name.lower() not in known:
-        close = difflib.get_close_matches(name.lower(), known)
-        hint = f"Did you mean {' or '.join(close)}?" if close else f"It has {', '.join(known)}."
-        raise ValueError(f"torchvision has no classifier '{name}'. {hint}")
+        hint = did_you_mean(name.lower(), known, f"; it has {', '.join(known)}.")
+        raise ValueError(f"torchvision has no classifier '{name}'{hint}")
     builder: Callable[..., nn.Module] = models.get_model_builder(name.lower())
     return builder
 

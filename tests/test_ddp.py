@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from PIL import Image
 import classifier
 from classifier import runs
 from classifier.__main__ import main
+from classifier.data import Digits
 
 TWO_RANKS = [
     *("--trainer.accelerator", "cpu", "--trainer.strategy", "ddp", "--trainer.devices", "2")
@@ -159,3 +161,34 @@ def test_predictions_under_two_ranks_are_complete_and_in_order_or_refused(traine
     else:
         rows = Path("predictions.csv").read_text().splitlines()
         assert [row.split(",")[0] for row in rows[1:]] == names
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", ["true", "false", "7"])
+def test_two_ranks_share_out_the_training_images_whatever_the_seed(seed, write_config):
+    Path("own.py").write_text(OWN_CODE)
+    changes = {
+        "trainer.callbacks": [{"class_path": "own.Notes"}],
+        "trainer.max_epochs": 1,
+        "trainer.limit_train_batches": 1.0,
+        "data.init_args.batch_size": 647,  # half of the 1,295 images
+    }
+
+    run = classify("fit", "--config", write_config(changes), "--seed_everything", seed, *TWO_RANKS)
+
+    assert run.returncode == 0, run.stderr
+    data = Digits()
+    data.setup("fit")
+    left = Counter(map(bytes_of, data.train_set.images))
+    for rank in range(2):
+        images = torch.load(f"rank_{rank}.pt", weights_only=True)["images"]
+        assert len(images) == 647
+        left.subtract(map(bytes_of, images))
+    assert min(left.values()) == 0
+    assert left.total() == 1
+    recorded = runs.read_record(Path("runs/tiny/version_0"))["seed"]
+    assert recorded is False if seed == "false" else type(recorded) is int
+
+
+def bytes_of(image):
+    return image.numpy().tobytes()

@@ -139,6 +139,59 @@ def test_data_with_other_classes_than_the_checkpoint_is_refused(best, capsys):
     assert re.search(r"classes are not those of the checkpoint.*'cat'", error, re.DOTALL)
 
 
+@pytest.fixture
+def animals(write_config, fit):
+    """The folder of a run on photos in ``animals/``, which its config names so."""
+    for name in ("cat", "dog"):
+        Path("animals", name).mkdir(parents=True)
+        for number in range(10):
+            Image.new("L", (8, 8), 20 * number).save(Path("animals", name, f"{number}.png"))
+    arguments = {"root": "animals", "image_size": 8, "num_workers": 0, "batch_size": 4}
+    data = {"class_path": "ImageFolder", "init_args": arguments}
+    return fit("--config", write_config({"data": data, "trainer.max_epochs": 1}))
+
+
+@pytest.mark.parametrize("verb", ["validate", "test"])
+def test_photos_that_came_after_the_training_are_warned_of(verb, animals, capsys):
+    assert main([verb, "--ckpt_path", str(animals)]) == 0
+    unchanged = capsys.readouterr().err
+    shutil.copy("animals/cat/0.png", "animals/cat/new.png")
+
+    assert main([verb, "--ckpt_path", str(animals)]) == 0
+
+    assert unchanged == ""
+    error = capsys.readouterr().err
+    assert error.startswith("warning: ")
+    assert "not those of the training" in error
+    assert len(error.splitlines()) <= 3
+
+
+def test_a_relative_root_of_the_data_is_found_from_another_folder(
+    animals, tmp_path, monkeypatch, capsys
+):
+    assert main(["test", "--ckpt_path", str(animals)]) == 0
+    expected = printed_values(capsys.readouterr().out)
+    elsewhere = tmp_path / "else where"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+
+    assert main(["test", "--ckpt_path", str(animals)]) == 0
+
+    printed = capsys.readouterr()
+    assert printed_values(printed.out) == expected
+    assert "test_loss" in expected
+    assert printed.err == ""
+
+
+def test_a_root_on_the_command_line_beats_that_of_the_training(animals, capsys):
+    shutil.copytree("animals", "zoo")
+    shutil.copy("zoo/dog/0.png", "zoo/dog/new.png")
+
+    assert main(["test", "--ckpt_path", str(animals), "--data.init_args.root", "zoo"]) == 0
+
+    assert "not those of the training" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -257,3 +310,43 @@ def test_a_checkpoint_made_in_python_is_tested_with_a_config(made_in_python, wri
     assert main(["test", "--ckpt_path", str(path), "--config", write_config()]) == 0
 
     assert "test_accuracy" in capsys.readouterr().out
+
+
+def notebook_trainer(epochs):
+    return pl.Trainer(
+        accelerator="cpu",
+        max_epochs=epochs,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+@quiet_lightning
+def test_a_module_and_digits_learn_in_a_notebook():
+    pl.seed_everything(0, verbose=False)
+    data = Digits(batch_size=64)
+    module = ClassificationModule(
+        MNISTNet(width=4, dropout=0.0), data.class_names, mean=data.mean, std=data.std
+    )
+    trainer = notebook_trainer(6)
+
+    trainer.fit(module, data)
+
+    (metrics,) = trainer.test(module, data, verbose=False)
+    assert metrics["test_accuracy"] > 0.8  # 0.1 by chance
+
+
+@quiet_lightning
+@in_a_notebook
+def test_a_checkpoint_of_the_command_line_trains_on_in_a_notebook(trained):
+    last = trained / "checkpoints" / "last.ckpt"
+    module = ClassificationModule.load_from_checkpoint(last)
+    trainer = notebook_trainer(4)
+
+    trainer.fit(module, Digits(batch_size=64), ckpt_path=last)
+
+    assert (trainer.current_epoch, trainer.global_step) == (4, 30 + 20)
+    (metrics,) = trainer.test(module, Digits(), verbose=False)
+    assert metrics["test_accuracy"] > 0.2

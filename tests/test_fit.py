@@ -437,3 +437,78 @@ def test_a_seed_that_was_left_to_lightning_is_recorded_so_that_the_run_can_be_re
     assert type(seed) is int
     assert record_of(second)["seed"] == seed
     assert equal(weights_of(first), weights_of(second))
+
+
+def test_validation_within_an_epoch_leaves_the_last_checkpoint_at_its_end(write_config, fit):
+    within = {"trainer.val_check_interval": 0.4, "trainer.limit_train_batches": 5}
+
+    folder = fit("--config", write_config(within))
+
+    assert [row["step"] for row in rows_of(folder)] == ["5", "10"]
+    assert all(row["val_loss"] for row in rows_of(folder))
+    last = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert (last["epoch"], last["global_step"]) == (1, 10)
+    assert record_of(folder)["state"] == "finished"
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [None, "torch.optim.lr_scheduler.ReduceLROnPlateau", "pytorch_lightning.cli.ReduceLROnPlateau"],
+)
+def test_an_epoch_without_validation_has_no_values_of_it(scheduler, write_config, fit, capsys):
+    changes = {"trainer.check_val_every_n_epoch": 2, "trainer.max_epochs": 3}
+    if scheduler:
+        settings = {"monitor": "val_loss"} if "lightning" in scheduler else {}
+        changes["model.lr_scheduler"] = {"class_path": scheduler, "init_args": settings}
+
+    folder = fit("--config", write_config(changes))
+
+    rows = rows_of(folder)
+    for name in ("val_loss", "val_accuracy", "val_f1"):
+        assert [bool(row[name]) for row in rows] == [False, True, False]
+    assert all(row["train_loss"] for row in rows)
+    last = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
+    assert (last["epoch"], last["global_step"], best["epoch"]) == (2, 12, 1)
+    assert record_of(folder)["best"]["value"] == pytest.approx(float(rows[1]["val_loss"]))
+    lines = re.findall(r"epoch ./3 .*", capsys.readouterr().out)
+    assert ["val_loss" in line for line in lines] == [False, True, False]
+
+
+def refuse(constant):
+    raise ValueError(f"{constant} is not JSON")
+
+
+def test_a_run_that_diverged_has_a_record_that_every_program_reads(write_config, fit, capsys):
+    optimizer = {"class_path": "torch.optim.SGD", "init_args": {"lr": 1e30}}
+
+    folder = fit("--config", write_config({"model.optimizer": optimizer}))
+
+    record = json.loads((folder / "run.json").read_text(), parse_constant=refuse)
+    assert record["state"] == "finished"
+    assert record["metrics"]["train_loss"] is None
+    assert record.get("best", {}).get("value", 0) is not None
+    printed = capsys.readouterr().out
+    assert not re.search(r"best val_loss (inf|nan)", printed)
+    assert "run kept in runs/tiny/version_0" in printed
+    assert (folder / "checkpoints" / "last.ckpt").is_file()
+
+
+@pytest.mark.skipif(
+    torch.cuda.is_available() or torch.backends.mps.is_available(), reason="there is a GPU"
+)
+def test_a_trainer_that_is_refused_leaves_no_run_folder(write_config):
+    config = write_config()
+
+    assert main(["fit", "--config", config, "--trainer.accelerator", "gpu"]) == 2
+
+    assert list(Path().glob("runs/*/*")) == []
+
+
+def test_barebones_trains_and_keeps_nothing(write_config, capsys):
+    config = write_config()
+
+    assert main(["fit", "--config", config, "--trainer.barebones", "true"]) == 0
+
+    assert {path.name for path in Path().iterdir()} == {"tiny.yaml"}
+    assert "epoch 2/2" in capsys.readouterr().out

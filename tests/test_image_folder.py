@@ -1,3 +1,4 @@
+import itertools
 import re
 
 import numpy as np
@@ -43,6 +44,39 @@ def test_validation_and_test_are_cut_from_the_classes(root):
     assert data.class_names == ["cat", "dog"]
     paths = [*data.train_set.paths, *data.val_set.paths, *data.test_set.paths]
     assert len(set(paths)) == 20
+
+
+def paths_of(data):
+    return [set(images.paths) for images in (data.train_set, data.val_set, data.test_set)]
+
+
+@pytest.mark.parametrize("name", ["0.png", "cat.png", "zebra.png", "IMG 7.JPG", "Hündin.png"])
+def test_one_more_photo_moves_at_most_one_other_from_set_to_set(name, root):
+    for folder, number in itertools.product(("cat", "dog"), range(10, 20)):
+        (root / folder / f"{number}.png").touch()
+    before = prepared(root)
+    (root / "cat" / f"new {name}").touch()
+
+    after = prepared(root)
+
+    for old, new in zip(paths_of(before), paths_of(after), strict=True):
+        left = old - new
+        assert len(left) <= 1
+        assert all(path.parent.name == "cat" for path in left)
+    assert set.union(*paths_of(before)) == set.union(*paths_of(after)) - {
+        root / "cat" / f"new {name}"
+    }
+
+
+def test_the_sets_do_not_depend_on_the_place(root, tmp_path):
+    before = prepared(root)
+    moved = root.rename(tmp_path / "moved")
+
+    after = prepared(moved)
+
+    assert [{moved / path.relative_to(root) for path in part} for part in paths_of(before)] == (
+        paths_of(after)
+    )
 
 
 @pytest.mark.parametrize("val", ["val", "valid", "validation"])
@@ -240,7 +274,7 @@ def test_a_class_that_train_lacks_is_refused_with_the_closest_name(tmp_path):
     for name in ("train/cat", "train/dog", "val/dogs"):
         write_images(tmp_path / name, 3)
 
-    with pytest.raises(ValueError, match="dogs' has no counterpart in train; did you mean 'dog'"):
+    with pytest.raises(ValueError, match="dogs' has no counterpart in train, did you mean 'dog'"):
         prepared(tmp_path)
 
 

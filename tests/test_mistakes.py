@@ -57,7 +57,7 @@ IN_THE_FILE = {
     ),
     "class name misspelt": (NETWORK, "MNISTNett", ["tiny.yaml:11", "'MNISTNet'"]),
     "class path misspelt": (NETWORK, f"{NETWORK}t", ["tiny.yaml:11", "MNISTNett", "'MNISTNet'"]),
-    "no such package": (NETWORK, "netwrks.Net", ["no package 'netwrks'", "install"]),
+    "no such package": (NETWORK, "netwrks.Net", ["no 'netwrks'", "pip install"]),
     "not a network": (NETWORK, "torch.optim.Adam", ["model.network", "torch.optim.Adam", "Module"]),
     "not a class": (NETWORK, "math.pi", ["model.network", "math.pi"]),
     "text for a number": (
@@ -149,6 +149,13 @@ ON_THE_COMMAND_LINE = {
         [*FIT, "--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val_los"],
         ["EarlyStopping", "'val_loss'"],
     ),
+    "first of two callbacks monitors nothing": (
+        [
+            *(*FIT, "--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val_los"),
+            *("--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val_loss"),
+        ],
+        ["EarlyStopping", "'val_los'", "'val_loss'"],
+    ),
     "ambiguous scheduler": (
         [*FIT, "--model.lr_scheduler=ReduceLROnPlateau"],
         ["torch.optim.lr_scheduler"],
@@ -169,6 +176,18 @@ ON_THE_COMMAND_LINE = {
     "unreadable training image": ([*FIT, *folder_data("broken")], ["dogs/4.png", "Cannot read"]),
     "checkpoint missing": (["test", "--ckpt_path", "x.ckpt"], ["x.ckpt"]),
     "checkpoint not given": (["test", "--config", "tiny.yaml"], ["--ckpt_path"]),
+    "run folder without checkpoints": (
+        ["test", "--ckpt_path", "empty"],
+        ["'empty'", "folder", "checkpoints/best.ckpt"],
+    ),
+    "resume from a folder without checkpoints": (
+        ["fit", "--ckpt_path", "empty"],
+        ["'empty'", "folder", "last.ckpt"],
+    ),
+    "checkpoint in the config missing": (
+        ["test", "--config", "resumed.yaml"],
+        ["bst.ckpt", "'best.ckpt'"],
+    ),
     "checkpoint is an image": (
         ["test", "--ckpt_path", "fotos/cats/0.png"],
         ["0.png", "checkpoint"],
@@ -202,6 +221,8 @@ def surroundings(own_folder):
     Path("binary.yaml").write_bytes(struct.pack("8f", *range(8)) + b"\xff\xfe")
     Path("empty").mkdir()
     Path("empty.ckpt").touch()
+    Path("best.ckpt").touch()
+    Path("resumed.yaml").write_text("ckpt_path: bst.ckpt\n")
     for folder in (
         "single/cats",
         "fotos/cats",
@@ -243,6 +264,41 @@ def answer(capsys):
         assert "epoch 1/" not in printed.out  # found out before any training
 
     return run
+
+
+OWN_NETWORK = """
+from torch import nn
+
+
+class Own(nn.Module):
+    def __init__(self, hidden: int, num_classes: int) -> None:
+        super().__init__()
+
+
+def build(hidden: int, num_classes: int) -> nn.Module:
+    return Own(hidden, num_classes)
+"""
+
+
+@pytest.mark.parametrize("name", ["Own", "build"])
+@pytest.mark.parametrize("place", ["file", "command line"])
+def test_a_missing_argument_of_an_own_network_is_named(
+    name, place, write_config, write_module, capsys
+):
+    write_module(OWN_NETWORK)
+    arguments = ["--config", write_config()]
+    if place == "file":
+        arguments = ["--config", write_config({"model.network": {"class_path": f"own.{name}"}})]
+    else:
+        arguments += [f"--model.network=own.{name}"]
+
+    assert main(["fit", *arguments]) == 2
+
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) <= 3
+    assert "model.network" in error
+    assert "hidden" in error
+    assert "Name a config file" not in error
 
 
 def test_an_unknown_command_is_answered_with_a_close_one(capsys):

@@ -324,13 +324,13 @@ def test_failed_download_says_where_the_file_belongs(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
-        ("resnet19", "Did you mean .*resnet18"),
-        ("fcn_resnet50", "Did you mean .*resnet50"),  # a segmentation network
-        ("xyz", "It has alexnet, "),
+        ("resnet19", ", did you mean .*resnet18"),
+        ("fcn_resnet50", ", did you mean .*resnet50"),  # a segmentation network
+        ("xyz", "; it has alexnet, "),
     ],
 )
 def test_unknown_network_is_refused_with_near_names(name, hint):
-    with pytest.raises(ValueError, match=f"no classifier '{name}'. {hint}"):
+    with pytest.raises(ValueError, match=f"no classifier '{name}'{hint}"):
         torchvision_model(name, num_classes=7)
 
 

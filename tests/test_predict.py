@@ -66,6 +66,15 @@ def test_a_file_a_folder_and_a_glob_come_in_the_order_given(checkpoint, digits, 
     }
 
 
+def test_a_quoted_glob_may_match_folders(checkpoint, digits):
+    names = ["photos1/b.png", "photos1/a.png", "photos2/deep/c.png", "photos.png", "other/d.png"]
+    write_images(digits, *names)
+
+    assert predict(checkpoint, "photos*") == 0
+
+    assert files_of() == ["photos.png", "photos1/a.png", "photos1/b.png", "photos2/deep/c.png"]
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # hidden outside of tests
 def test_probabilities_are_those_of_a_softmax_by_hand(checkpoint, digits):
     names = [f"{number:02}.png" for number in range(12)]

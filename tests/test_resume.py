@@ -1,6 +1,7 @@
 """``fit --ckpt_path``: goes on where a run stopped, under the settings that hold now."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from classifier import runs
 from classifier.__main__ import main
+from classifier.data import Digits
+from classifier.module import ClassificationModule
 from classifier.resume import follow_new_settings
 
 COSINE = {
@@ -28,6 +31,10 @@ def load(folder, name="last"):
 def group_of(folder):
     (group,) = load(folder)["optimizer_states"][0]["param_groups"]
     return group
+
+
+def rates_of(folder):
+    return [float(row["lr"]) for row in runs.read_metrics(folder)]
 
 
 def equal(weights, others):
@@ -219,6 +226,53 @@ def test_a_checkpoint_that_was_moved_resumes_into_a_new_folder(trained):
     assert [path.name for path in Path("kept").iterdir()] == ["good.ckpt"]
 
 
+def test_an_older_checkpoint_starts_a_new_run_and_leaves_the_old_one_alone(fit, write_config):
+    old = fit("--config", write_config({"trainer.max_epochs": 1}))
+    resume(old, "--model.optimizer.init_args.lr", "1000", epochs=2)
+    assert (load(old, "best")["epoch"], load(old)["epoch"]) == (0, 1)
+    before = {path: runs.sha256(path) for path in old.rglob("*") if path.is_file()}
+
+    resume(old / "checkpoints" / "best.ckpt", "--model.optimizer.init_args.lr", "0.01", epochs=2)
+
+    assert {path: runs.sha256(path) for path in old.rglob("*") if path.is_file()} == before
+    new = old.with_name("version_1")
+    assert sorted(old.parent.iterdir()) == [old, new]
+    assert [row["epoch"] for row in runs.read_metrics(new)] == ["1"]
+    assert load(new)["global_step"] == 8
+    record = runs.read_record(new)
+    assert record["id"] != runs.read_record(old)["id"]
+    assert "resumed" not in record
+
+
+def test_a_checkpoint_can_be_named_in_the_config(stopped):
+    text = f"ckpt_path: {stopped}\ntrainer:\n  max_epochs: 3\n"
+    Path("more.yaml").write_text(text)
+
+    assert main(["fit", "--config", "more.yaml"]) == 0
+
+    assert load(stopped)["global_step"] == 12
+    assert [folder.name for folder in stopped.parent.iterdir()] == [stopped.name]
+
+
+def test_a_checkpoint_on_the_command_line_beats_that_in_the_config(stopped):
+    Path("more.yaml").write_text("ckpt_path: nowhere.ckpt\ntrainer:\n  max_epochs: 3\n")
+
+    resume(stopped, "--config", "more.yaml", epochs=None)
+
+    assert load(stopped)["global_step"] == 12
+
+
+def test_a_damaged_record_is_named(stopped, capsys):
+    (stopped / "run.json").write_text('{"id": "1a", "state"')
+
+    assert main(["fit", "--ckpt_path", str(stopped), "--trainer.max_epochs", "3"]) == 2
+
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) <= 3
+    assert "run.json' is damaged" in error
+    assert (stopped / "run.json").read_text() == '{"id": "1a", "state"'
+
+
 # ---- settings that hold now ----
 
 
@@ -323,6 +377,87 @@ def test_another_scheduler_starts_afresh_from_the_base_rate(fit, write_config):
 
     assert load(folder)["lr_schedulers"][0]["gamma"] == 0.5
     assert group_of(folder)["lr"] == pytest.approx(0.01 * 0.5)
+
+
+def test_a_scheduler_that_was_added_starts_at_its_beginning(stopped):
+    step = "torch.optim.lr_scheduler.StepLR"
+
+    resume(stopped, "--model.lr_scheduler", step, "--model.lr_scheduler.step_size", "1", epochs=4)
+
+    assert rates_of(stopped) == pytest.approx([0.01, 0.01, 0.01, 0.001])
+    assert group_of(stopped)["lr"] == pytest.approx(0.0001)
+    assert load(stopped)["lr_schedulers"][0]["base_lrs"] == [0.01]
+
+
+@pytest.mark.parametrize("scheduler", [STEP, COSINE], ids=["StepLR", "CosineAnnealingLR"])
+def test_without_its_scheduler_a_run_goes_on_at_the_base_rate(scheduler, fit, write_config):
+    folder = fit("--config", write_config({"model.lr_scheduler": scheduler}))
+
+    resume(folder, "--model.lr_scheduler", "null", epochs=4)
+
+    assert rates_of(folder)[2:] == [0.01, 0.01]
+    assert load(folder)["lr_schedulers"] == []
+    assert yaml.safe_load((folder / "config.yaml").read_text())["model"]["lr_scheduler"] is None
+
+
+def test_another_optimizer_keeps_the_place_in_the_schedule(fit, write_config):
+    folder = fit("--config", write_config({"model.lr_scheduler": STEP}))
+
+    resume(folder, "--model.optimizer", "torch.optim.SGD", "--model.optimizer.lr", "0.02", epochs=4)
+
+    assert rates_of(folder) == pytest.approx([0.01, 0.001, 0.0002, 0.00002])
+    assert "betas" not in group_of(folder)
+    assert load(folder)["lr_schedulers"][0]["last_epoch"] == 4
+
+
+HALVED = {"class_path": STEP["class_path"], "init_args": {"step_size": 1, "gamma": 0.5}}
+
+
+@pytest.mark.parametrize(
+    ("interval", "place", "end"), [("step", 2 * 4, 3 * 4), ("epoch", 2, 3)], ids=["step", "epoch"]
+)
+def test_another_interval_plays_the_schedule_by_it(interval, place, end, fit, write_config):
+    former = {"step": "epoch", "epoch": "step"}[interval]
+    changes = {"model.lr_scheduler": HALVED, "model.interval": former}
+    folder = fit("--config", write_config(changes))
+
+    resume(folder, "--model.interval", interval)
+
+    assert rates_of(folder)[2] == pytest.approx(0.01 * 0.5**place)
+    assert group_of(folder)["lr"] == pytest.approx(0.01 * 0.5**end)
+
+
+def test_validation_within_an_epoch_does_not_keep_a_run_from_resuming(fit, write_config):
+    within = {"trainer.val_check_interval": 0.4, "trainer.limit_train_batches": 5}
+    changes = {**within, "model.network.init_args.dropout": 0.0}
+    whole = fit("--config", write_config({**changes, "trainer.max_epochs": 3}))
+    parts = fit("--config", write_config(changes))
+
+    resume(parts)
+
+    assert equal(load(parts)["state_dict"], load(whole)["state_dict"])
+    assert [row["step"] for row in runs.read_metrics(parts)] == ["5", "10", "15"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # hidden outside of tests
+def test_a_new_mean_takes_effect_from_the_first_step_to_the_test(stopped, capsys):
+    resume(stopped, "--data.mean", "[0.5]")
+
+    saved = load(stopped)
+    config = yaml.safe_load((stopped / "config.yaml").read_text())
+    module = ClassificationModule.load_from_checkpoint(stopped / "checkpoints" / "last.ckpt").eval()
+    assert config["data"]["init_args"]["mean"] == [0.5]
+    assert saved["classifier"]["data"]["mean"] == [0.5]
+    assert module.mean.flatten().tolist() == [127.5]
+    data = Digits()
+    data.setup("test")
+    with torch.no_grad():
+        logits = module(data.test_set.images)
+    expected = torch.nn.functional.cross_entropy(logits, data.test_set.labels).item()
+    capsys.readouterr()
+    assert main(["test", "--ckpt_path", str(stopped / "checkpoints" / "last.ckpt")]) == 0
+    (loss,) = re.findall(r"test_loss +│ +([\d.]+)", capsys.readouterr().out)
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 import yaml
+from torchvision import models
 
 from classifier import runs
 from classifier.__main__ import main
@@ -334,3 +335,75 @@ def test_a_scheduler_can_step_with_every_batch(write_config, fit):
 
     (group,) = groups_of(folder)
     assert group["lr"] == pytest.approx(0.01 * 0.5**8)  # two epochs of four batches
+
+
+@pytest.fixture
+def pretrained(tmp_path, monkeypatch):
+    """The weights of resnet18, made up, in torchvision's cache."""
+    state = models.resnet18().state_dict()
+    name = models.ResNet18_Weights.DEFAULT.url.rpartition("/")[2]
+    cache = tmp_path / "cache" / "hub" / "checkpoints"
+    cache.mkdir(parents=True)
+    torch.save(state, cache / name)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+    return state
+
+
+RESNET = {
+    "class path": {"class_path": "torchvision.models.resnet18"},
+    "by name": {"class_path": "torchvision.models.get_model", "init_args": {"name": "resnet18"}},
+    "of the package": {
+        "class_path": "classifier.networks.torchvision_model",
+        "init_args": {"name": "resnet18"},
+    },
+}
+
+
+def pretrained_config(network, weights):
+    place = "dict_kwargs" if "get_model" in network["class_path"] else "init_args"
+    network = {**network, place: {**network.get(place, {}), "weights": weights}}
+    # A rate of zero leaves the weights as they were loaded.
+    optimizer = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.0}}
+    trainer = {"trainer.max_epochs": 1, "trainer.limit_train_batches": 1}
+    return {"model.network": network, "model.optimizer": optimizer, **trainer}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # hidden outside of tests
+@pytest.mark.parametrize(
+    ("kind", "weights"),
+    [(kind, "DEFAULT") for kind in RESNET] + [("class path", "IMAGENET1K_V1")],
+)
+def test_a_pretrained_network_trains_and_its_checkpoint_needs_no_download(
+    kind, weights, pretrained, write_config, fit, tmp_path, monkeypatch, capsys
+):
+    folder = fit("--config", write_config(pretrained_config(RESNET[kind], weights)))
+
+    checkpoint = folder / "checkpoints" / "best.ckpt"
+    state = load(checkpoint)["state_dict"]
+    name = "layer1.0.conv1.weight"
+    assert torch.equal(state[f"network.{name}"], pretrained[name])
+    assert state["network.fc.weight"].shape == (10, 512)
+    saved = yaml.safe_load((folder / "config.yaml").read_text())["model"]["network"]
+    settings = {**(saved.get("init_args") or {}), **(saved.get("dict_kwargs") or {})}
+    assert settings["weights"] in ("DEFAULT", "IMAGENET1K_V1")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "no cache"))
+    assert "test_accuracy" in test_alone(checkpoint, tmp_path, monkeypatch, capsys)
+    module = ClassificationModule.load_from_checkpoint(checkpoint)
+    assert torch.equal(module.state_dict()[f"network.{name}"], pretrained[name])
+    assert not (tmp_path / "no cache").exists()
+
+
+def test_a_pretrained_run_resumes_without_the_download(
+    pretrained, write_config, fit, tmp_path, monkeypatch
+):
+    changes = pretrained_config(RESNET["class path"], "DEFAULT")
+    folder = fit("--config", write_config(changes))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "no cache"))
+
+    assert main(["fit", "--ckpt_path", str(folder), "--trainer.max_epochs", "2"]) == 0
+
+    assert not (tmp_path / "no cache").exists()
+    assert load(folder / "checkpoints" / "last.ckpt")["epoch"] == 1
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["model"]["network"]["class_path"] == "torchvision.models.resnet18"
+    assert config["model"]["network"]["init_args"]["weights"] in ("DEFAULT", "IMAGENET1K_V1")

@@ -37,7 +37,7 @@ class Console(EpochWatch):
         )
         self._print(trainer, f"{shown(self.folder)}: {line}" if self.folder else line)
         if trainer.current_epoch:
-            self._print(trainer, f"resumed after {trainer.current_epoch} epochs")
+            self._print(trainer, f"resumed in epoch {trainer.current_epoch + 1}")
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.epochs += 1
@@ -73,6 +73,16 @@ class Console(EpochWatch):
             parent = str(shown(self.folder.parent))
             self._print(trainer, "  " + shlex.join(["tensorboard", "--logdir", parent]))
 
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        if isinstance(exception, Exception) or self.folder is None:
+            return
+        go_on = shlex.join(["classifier", "fit", "--ckpt_path", str(shown(self.folder))])
+        last = self.folder / "checkpoints" / "last.ckpt"
+        hint = f"; the epoch begins again with\n  {go_on}" if last.exists() else ""
+        self._print(trainer, f"stopped in epoch {trainer.current_epoch + 1}{hint}")
+
     def _print(self, trainer: pl.Trainer, text: str) -> None:
         if not trainer.is_global_zero:
             return
@@ -85,6 +95,10 @@ class Console(EpochWatch):
 
 class RichBar(RichProgressBar):
     """Lightning's bar, which leaves to ``Console`` what stays on the screen."""
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.progress is not None:
+            self.progress.stop()  # before the console's last lines, not below them
 
     def get_metrics(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule

@@ -10,7 +10,6 @@ from typing import Any
 import yaml
 
 from classifier import checkpoints
-from classifier.cli.errors import did_you_mean
 from classifier.hyperparameters import (
     ConfigError,
     ConfigSource,
@@ -23,6 +22,7 @@ from classifier.hyperparameters import (
     unused,
     values,
 )
+from classifier.suggest import did_you_mean
 
 SECTIONS = ("hyperparameters", "seed_everything", "trainer", "model", "data", "ckpt_path")
 PREDICT = ("images", "output", "top_k")
@@ -41,6 +41,7 @@ class Arguments:
         checkpoint: What the checkpoint says of itself: config, data description, run record.
         unused: Hyperparameters of the config files that no alias refers to.
         global_step: How many optimizer steps the checkpoint has seen.
+        epochs_done: How many epochs it has seen.
     """
 
     def __init__(self, given: Sequence[str]) -> None:
@@ -55,9 +56,14 @@ class Arguments:
             _check_sections(source, self.verb)
         if not paths:
             paths = [path for s in sources if (path := (load(s.text) or {}).get("ckpt_path"))]
+        asks = any(
+            name.partition("=")[0].endswith(("-h", "help", "--print_config")) for name in rest
+        )
+        if self.verb != "fit" and not paths and not asks:
+            raise ConfigError(f"{self.verb} needs --ckpt_path PATH, a checkpoint or run folder.")
         self.checkpoint_path: Path | None = None
         self.checkpoint: dict[str, Any] = {}
-        self.global_step = 0
+        self.global_step = self.epochs_done = 0
         if paths:
             self._read_checkpoint(paths[-1])
             rest += ["--ckpt_path", str(self.checkpoint_path)]
@@ -122,6 +128,7 @@ class Arguments:
         saved = checkpoints.read_checkpoint(self.checkpoint_path)
         self.checkpoint = saved.get(checkpoints.KEY, {})
         self.global_step = saved.get("global_step", 0)
+        self.epochs_done = saved.get("epoch", -1) + 1  # saved while its epoch is still the current
 
 
 def value_at(text: str, path: Sequence[str]) -> Any:
@@ -157,7 +164,7 @@ def _check_sections(source: ConfigSource, verb: str) -> None:
     for key, value in config.items():
         line = locate(source.text, [key])
         if key not in known:
-            hint = did_you_mean(str(key), known) or f"; there are {', '.join(known)}."
+            hint = did_you_mean(str(key), known, f"; there are {', '.join(known)}.")
             raise ConfigError(f"{source.name}:{line}: no section '{key}'{hint}")
         if key in ("hyperparameters", "trainer", "model") and not isinstance(value, dict | None):
             raise ConfigError(

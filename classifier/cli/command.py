@@ -26,7 +26,6 @@ from classifier.callbacks.run_record import RunRecord
 from classifier.callbacks.same_data import SameData
 from classifier.checkpoints import without_pretrained
 from classifier.cli.arguments import Arguments
-from classifier.cli.errors import did_you_mean
 from classifier.cli.links import LINKS, Instantiator, fill, refuse_other_numbers
 from classifier.cli.parser import Parser
 from classifier.cli.run_folder import class_paths, run_folder
@@ -34,6 +33,7 @@ from classifier.data import ImageDataModule
 from classifier.data.files import find_images
 from classifier.hyperparameters import anchors, with_aliases
 from classifier.module import ClassificationModule
+from classifier.suggest import did_you_mean
 
 USAGE = {
     "fit": (
@@ -140,10 +140,6 @@ class ClassifierCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config, parser = self.settings, self._parser(self.subcommand)
-        if self.arguments.verb != "fit" and config.ckpt_path is None:
-            raise ValueError(
-                f"{self.subcommand} needs --ckpt_path FILE, the checkpoint or run folder to use."
-            )
         if self.arguments.verb == "predict" and not config.images:
             raise ValueError("predict needs --images PATH ..., image files, folders or globs.")
         resumable = config.clone()
@@ -204,7 +200,7 @@ class ClassifierCLI(LightningCLI):
         monitors += [(type(c).__name__, getattr(c, "monitor", None)) for c in callbacks]
         for key, monitor in monitors:
             if monitor is not None and monitor not in names:
-                hint = did_you_mean(monitor, names) or f"; there are {', '.join(names)}."
+                hint = did_you_mean(monitor, names, f"; there are {', '.join(names)}.")
                 raise ValueError(f"{key}: no metric '{monitor}'{hint}")
 
     def _keep_run(self, config: Namespace) -> None:
@@ -216,6 +212,12 @@ class ClassifierCLI(LightningCLI):
         name = self.arguments.name or type(self.datamodule).__name__.lower()
         self.folder, resumed = run_folder(self.arguments, root, name)
         folder = self.folder
+        done = self.arguments.epochs_done
+        if resumed and config.max_epochs is not None and 0 <= config.max_epochs < done:
+            raise ValueError(
+                f"trainer.max_epochs is {config.max_epochs}, but {done} epochs are done; "
+                "more epochs go on, an earlier checkpoint starts a new run."
+            )
         if config.logger in (None, True):
             # What a resumed training repeats is dropped from the earlier curve.
             step = self.arguments.global_step if resumed else None

@@ -1,6 +1,5 @@
 """Turns errors of the libraries into one to three lines: key, value, expectation, remedy."""
 
-import difflib
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -9,6 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from classifier.hyperparameters import ConfigError
+from classifier.suggest import did_you_mean
 
 PACKAGE = str(Path(__file__).resolve().parents[1])
 Where = Callable[[str], str]  # maps a dotted key to "file:line: ", or to "" when no file has it
@@ -30,12 +30,6 @@ TYPES = {
     "list": "a list",
     "dict": "a mapping",
 }
-
-
-def did_you_mean(word: str, words: Iterable[str]) -> str:
-    """The end of a sentence that names up to two similar words; empty if none is similar."""
-    near = difflib.get_close_matches(word, sorted(set(words)), n=2)
-    return f", did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
 
 
 def explain(message: str, names: Iterable[str] = (), where: Where = lambda key: "") -> str:
@@ -122,16 +116,17 @@ def _expected(line: str) -> list[str]:
 
 def _translated(line: str, given: str) -> str:
     if path := re.match(r"Expected a dot import path string: (.+)$", line):
-        hint = did_you_mean(path[1], _class_names()) or ", expected package.module.Class."
+        hint = did_you_mean(path[1], _class_names(), ", expected package.module.Class.")
         return f"'{path[1]}' is not a class path{hint}"
     if other := re.match(r"Import path (\S*) ?does not correspond to a subclass of (\w+)", line):
         return f"{repr(other[1]) if other[1] else given} is not a {other[2]}."
     if attribute := re.match(r"module '([\w.]+)' has no attribute '(\w+)'", line):
         found = vars(sys.modules.get(attribute[1], sys)).items()
         hint = did_you_mean(attribute[2], (name for name, value in found if callable(value)))
-        return f"'{attribute[1]}' has no '{attribute[2]}'{hint or '.'}"
+        return f"'{attribute[1]}' has no '{attribute[2]}'{hint}"
     if module := re.match(r"No module named '([\w.]+)'", line):
-        return f"there is no package '{module[1]}'; install it, or correct the class path."
+        name = module[1].partition(".")[0].replace("_", "-")
+        return f"there is no '{module[1]}': pip install {name}, or correct the class path."
     return line
 
 

@@ -13,7 +13,8 @@ import yaml
 from jsonargparse import DefaultHelpFormatter, Namespace, _typehints
 from pytorch_lightning.cli import LightningArgumentParser
 
-from classifier.cli.errors import Where, did_you_mean, explain
+from classifier.cli.errors import Where, explain
+from classifier.suggest import did_you_mean
 
 NOT_WRITABLE = "Unable to serialize instance"  # what jsonargparse writes for such a default
 
@@ -47,7 +48,7 @@ class HelpFormatter(DefaultHelpFormatter):
         text, facts, *_ = [*re.split(r" \((?:required, )?type: ", text), ""]
         if action.dest.startswith("trainer."):
             text = text.partition(". ")[0].rstrip(".") + "."
-        if default := re.search(r"default: ([^,)]+)", facts):
+        if default := re.search(r"default: (.+?)(?:, known subclasses.*)?\)$", facts):
             text += f" (default: {default[1]})" if default[1] != "null" else ""
         if prefix := OWN_CLASSES.get(action.dest):
             names = re.findall(rf"{prefix}[\w.]+", facts)
@@ -102,6 +103,9 @@ class Parser(LightningArgumentParser):
     def format_help(self, *args: Any, **kwargs: Any) -> str:
         """Formats the help: the Trainer's forty settings last, what is linked not at all."""
         groups = self._action_groups
+        for group in groups:
+            if any(action.dest == "ckpt_path" for action in group._group_actions):
+                group.title = "Checkpoint"  # Lightning's is a sentence about its own method
         shown = [group for group in groups if group.title != "Linked arguments"]
         self._action_groups = sorted(shown, key=lambda group: "via flags" in (group.title or ""))
         try:
@@ -130,7 +134,7 @@ class Parser(LightningArgumentParser):
         names = [action.dest for action in self._actions if not action.dest.endswith("help")]
         if option := re.search(r"Option '([^']+)' is not accepted$", message):
             # A parser of init_args; the one that reports it does not know these names.
-            message += did_you_mean(option[1], names) or f"; it has {', '.join(names)}."
+            message += did_you_mean(option[1], names, f"; it has {', '.join(names)}.")
         if not self.exit_on_error or os.environ.get("JSONARGPARSE_DEBUG"):
             super().error(message, ex)
         sys.stderr.write(f"error: {explain(message, self.known_names(), self.where)}\n")

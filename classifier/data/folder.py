@@ -3,9 +3,8 @@
 Shapes: N images, C channels, H rows, W columns.
 """
 
-import difflib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from classifier.data.base import Description, ImageDataModule, at_least_one, pro
 from classifier.data.images import ImageReader, is_image_name, stack
 from classifier.data.sets import Batch, Buffer, ImageSet, MemorySet, mixed_seed, whole_batch
 from classifier.data.split import order_by_name, stratified_split
+from classifier.suggest import did_you_mean
 
 SPLIT_NAMES = {"train": ["train"], "val": ["val", "valid", "validation"], "test": ["test"]}
 # Mean and standard deviation of ImageNet's training images, on which most weights were pretrained.
@@ -180,7 +180,7 @@ def find_splits(root: Path) -> dict[str, Path]:
     """
     if not root.exists():
         siblings = [path.name for path in _subfolders(root.parent)] if root.parent.is_dir() else []
-        raise FileNotFoundError(f"No folder '{root}'{_did_you_mean(root.name, siblings)}")
+        raise FileNotFoundError(f"No folder '{root}'{did_you_mean(root.name, siblings)}")
     if not root.is_dir():
         raise ValueError(f"'{root}' is a file; expected the folder of the class folders.")
     folders = {folder.name.lower(): folder for folder in _subfolders(root)}
@@ -227,7 +227,7 @@ def find_images(folder: Path, class_names: list[str]) -> tuple[list[Path], Tenso
     labels: list[int] = []
     for subfolder in _subfolders(folder):
         if subfolder.name not in class_names:
-            hint = _did_you_mean(subfolder.name, class_names)
+            hint = did_you_mean(subfolder.name, class_names)
             raise ValueError(f"Class folder '{subfolder}' has no counterpart in train{hint}")
         images = sorted(_images_below(subfolder))
         if not images:
@@ -246,8 +246,3 @@ def _images_below(folder: Path) -> Iterator[Path]:
     for parent, subfolders, names in os.walk(folder):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         yield from filter(is_image_name, (Path(parent, name) for name in names))
-
-
-def _did_you_mean(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean '{close[0]}'?" if close else "."

@@ -5,7 +5,6 @@ PyYAML knows where every value starts and ends, so a change is a change of that 
 
 import re
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
 from itertools import takewhile
 from typing import Any
 
@@ -25,6 +24,7 @@ from classifier.hyperparameters.text import (
     same,
     value_at,
 )
+from classifier.suggest import did_you_mean
 
 ANCHOR = re.compile(r"(?:![^\s,\[\]{}]*\s+)?&([\w-]+)")
 
@@ -76,8 +76,7 @@ def set_value(text: str, path: KeyPath, value: Any, name: str) -> str:
     found = {tuple(map(str, place)): (place, node) for place, node in places(root)}
     wanted = tuple(map(str, path))
     if not path or wanted not in found:
-        near = get_close_matches(dotted(path), [dotted(place) for place in found if place], 1)
-        hint = f", did you mean '{near[0]}'?" if near else "."
+        hint = did_you_mean(dotted(path), (dotted(place) for place in found if place))
         raise ConfigError(f"{name}: there is no '{dotted(path)}'{hint}")
     place, node = found[wanted]
     old = value_at(load(text, name), place)

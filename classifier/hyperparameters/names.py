@@ -6,7 +6,6 @@ of the text, so it reaches scalars, lists and whole mappings, and the rest of th
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any
 
 from classifier.hyperparameters.edit import set_values
@@ -20,6 +19,7 @@ from classifier.hyperparameters.text import (
     locate,
     places,
 )
+from classifier.suggest import did_you_mean
 
 KEY = "hyperparameters"
 
@@ -140,8 +140,7 @@ def check_names(known: Mapping[str, Any], overrides: Mapping[KeyPath, Any]) -> N
     for path in overrides:
         if path not in allowed:
             names = [dotted(name) for name in allowed if len(name) == len(path)]
-            near = get_close_matches(dotted(path), names, 1)
-            hint = f", did you mean '{near[0]}'?" if near else "."
+            hint = did_you_mean(dotted(path), names)
             raise ConfigError(f"no hyperparameter '{dotted(path)}'{hint} {listed(known)}")
 
 

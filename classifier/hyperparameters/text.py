@@ -3,12 +3,12 @@
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from difflib import get_close_matches
 from typing import Any, NamedTuple, TypeAlias
 
 import yaml
 
 from classifier.hyperparameters.scalars import Loader
+from classifier.suggest import did_you_mean
 
 KeyPath: TypeAlias = tuple[str | int, ...]
 
@@ -105,11 +105,10 @@ def explanation(error: yaml.MarkedYAMLError, text: str) -> str:
     """Says in the user's words what PyYAML says in a parser's."""
     problem = " ".join(filter(None, [error.context, error.problem]))
     if alias := re.search("found undefined alias '?([^']+)", problem):
-        near = get_close_matches(alias[1], re.findall(r"&([\w-]+)", text), 1)
-        if near == [alias[1]]:
+        anchored = re.findall(r"&([\w-]+)", text)
+        if alias[1] in anchored:
             return f"alias '*{alias[1]}' stands before its anchor; move the anchor up."
-        hint = f", did you mean '*{near[0]}'?" if near else "."
-        return f"no anchor '&{alias[1]}' for this alias{hint}"
+        return f"no anchor '&{alias[1]}' for this alias{did_you_mean(alias[1], anchored)}"
     for pattern, words in EXPLANATIONS.items():
         if found := re.search(pattern, problem):
             return found.expand(words)
