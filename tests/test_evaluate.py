@@ -340,6 +340,7 @@ def test_a_module_and_digits_learn_in_a_notebook():
 
 @quiet_lightning
 @in_a_notebook
+@pytest.mark.filterwarnings("ignore:.*callbacks used to create the checkpoint")
 def test_a_checkpoint_of_the_command_line_trains_on_in_a_notebook(trained):
     last = trained / "checkpoints" / "last.ckpt"
     module = ClassificationModule.load_from_checkpoint(last)

@@ -475,6 +475,30 @@ def test_an_epoch_without_validation_has_no_values_of_it(scheduler, write_config
     assert ["val_loss" in line for line in lines] == [False, True, False]
 
 
+LOSS = """
+from torch import nn
+
+
+class Loss(nn.CrossEntropyLoss):
+    def forward(self, logits, labels):
+        loss = super().forward(logits, labels)
+        return loss if logits.requires_grad or len(labels) == 64 else loss * float("nan")
+"""
+
+
+def test_one_validation_batch_without_a_finite_loss_is_no_best_epoch(
+    write_config, write_module, fit, capsys
+):
+    write_module(LOSS)
+    changes = {"model.loss": {"class_path": "own.Loss"}, "data.init_args.eval_batch_size": 64}
+
+    folder = fit("--config", write_config(changes))  # the last of three batches has 15 images
+
+    assert [row["val_loss"] for row in rows_of(folder)] == ["nan", "nan"]
+    assert "best" not in record_of(folder)
+    assert "best val_loss" not in capsys.readouterr().out
+
+
 def refuse(constant):
     raise ValueError(f"{constant} is not JSON")
 
@@ -505,6 +529,7 @@ def test_a_trainer_that_is_refused_leaves_no_run_folder(write_config):
     assert list(Path().glob("runs/*/*")) == []
 
 
+@pytest.mark.filterwarnings("ignore:You are trying to `self.log")  # barebones has no metrics
 def test_barebones_trains_and_keeps_nothing(write_config, capsys):
     config = write_config()
 

@@ -337,16 +337,21 @@ def test_a_scheduler_can_step_with_every_batch(write_config, fit):
     assert group["lr"] == pytest.approx(0.01 * 0.5**8)  # two epochs of four batches
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """A cache of torchvision's with made-up weights of resnet18."""
+    root = tmp_path_factory.mktemp("cache")
+    file = models.ResNet18_Weights.DEFAULT.url.rpartition("/")[2]
+    (root / "hub" / "checkpoints").mkdir(parents=True)
+    torch.save(models.resnet18().state_dict(), root / "hub" / "checkpoints" / file)
+    return root
+
+
 @pytest.fixture
-def pretrained(tmp_path, monkeypatch):
-    """The weights of resnet18, made up, in torchvision's cache."""
-    state = models.resnet18().state_dict()
-    name = models.ResNet18_Weights.DEFAULT.url.rpartition("/")[2]
-    cache = tmp_path / "cache" / "hub" / "checkpoints"
-    cache.mkdir(parents=True)
-    torch.save(state, cache / name)
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
-    return state
+def pretrained(cache, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(cache))
+    (file,) = (cache / "hub" / "checkpoints").iterdir()
+    return load(file)
 
 
 RESNET = {
@@ -397,7 +402,7 @@ def test_a_pretrained_run_resumes_without_the_download(
     pretrained, write_config, fit, tmp_path, monkeypatch
 ):
     changes = pretrained_config(RESNET["class path"], "DEFAULT")
-    folder = fit("--config", write_config(changes))
+    folder = fit("--config", write_config({**changes, "trainer.limit_val_batches": 0}))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "no cache"))
 
     assert main(["fit", "--ckpt_path", str(folder), "--trainer.max_epochs", "2"]) == 0

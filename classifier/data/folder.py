@@ -180,7 +180,8 @@ def find_splits(root: Path) -> dict[str, Path]:
     """
     if not root.exists():
         siblings = [path.name for path in _subfolders(root.parent)] if root.parent.is_dir() else []
-        raise FileNotFoundError(f"No folder '{root}'{did_you_mean(root.name, siblings)}")
+        hint = did_you_mean(root.name, siblings, "; set root to the folder of the class folders.")
+        raise FileNotFoundError(f"No folder '{root}'{hint}")
     if not root.is_dir():
         raise ValueError(f"'{root}' is a file; expected the folder of the class folders.")
     folders = {folder.name.lower(): folder for folder in _subfolders(root)}
