@@ -93,7 +93,9 @@ class ClassificationModule(pl.LightningModule):
             }
         )
         # Lightning's own mean rounds the number of images where ranks have unequally many.
-        self.losses = nn.ModuleDict({stage: MeanMetric() for stage in self.metrics})
+        self.losses = nn.ModuleDict(
+            {stage: MeanMetric(nan_strategy="disable") for stage in self.metrics}
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps pixels ``(N, C, H, W)``, uint8 or floating point in 0..255, to logits ``(N, K)``."""
@@ -110,7 +112,8 @@ class ClassificationModule(pl.LightningModule):
         metrics: Any = self.metrics[stage]  # ModuleDict hides the type
         metrics.update(logits, classes)
         losses: Any = self.losses[stage]
-        losses.update(loss.detach(), weight=len(images))
+        # One value an image, for torchmetrics 1.9 ignores weights where it keeps NaN.
+        losses.update(loss.detach().expand(len(images)))
         self.log(f"{stage}loss", losses, prog_bar=True, on_step=False, on_epoch=True)
         self.log_dict(metrics, on_step=False, on_epoch=True)
         return loss
