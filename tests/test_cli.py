@@ -15,6 +15,7 @@ from pytorch_lightning import cli as lightning_cli
 
 from classifier import __version__
 from classifier.__main__ import VERBS, main
+from classifier.cli.parser import imported
 
 
 def printed(capsys, *arguments: str) -> str:
@@ -161,3 +162,7 @@ def test_a_module_of_the_command_line_saves_plain_hyperparameters(trained):
     assert network["init_args"]["num_classes"] == 10
     assert isinstance(checkpoint["pytorch-lightning_version"], str)
     assert pl.__version__ == checkpoint["pytorch-lightning_version"]
+
+
+def test_a_function_is_found_behind_a_module_of_its_name():
+    assert callable(imported("torchvision.models.googlenet"))

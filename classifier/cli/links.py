@@ -1,7 +1,6 @@
 """Gives the network the number of classes and channels of the data, whatever it is built by."""
 
 import inspect
-import pkgutil
 from enum import Enum
 from typing import Any, Protocol
 
@@ -9,6 +8,7 @@ from jsonargparse import Namespace
 from pytorch_lightning.cli import _InstantiatorFn
 
 from classifier.cli.arguments import Arguments
+from classifier.cli.parser import imported
 
 NETWORK = "model.network.init_args"
 LINKS = [
@@ -57,7 +57,7 @@ def fill(network: Namespace, data: Data) -> None:
 
 def _without_defaults(network: Namespace) -> dict[str, Any]:
     """The init_args that differ from the defaults, some of which (partials) no config can hold."""
-    parameters = inspect.signature(pkgutil.resolve_name(network.class_path)).parameters
+    parameters = inspect.signature(imported(network.class_path)).parameters
     return {
         name: value
         for name, value in dict(network.get("init_args") or {}).items()

@@ -1,8 +1,8 @@
 """The argument parser: readable help, short errors, configs that can be read back."""
 
+import importlib
 import inspect
 import os
-import pkgutil
 import re
 import sys
 import warnings
@@ -66,13 +66,19 @@ def _drop_former_defaults(discard: Callable[..., None]) -> Callable[..., None]:
 
     def discard_init_args(parser_or_action: Any, former: Any, value: Any) -> None:
         if former and former.get("init_args") and former["class_path"] != value["class_path"]:
-            parameters = inspect.signature(pkgutil.resolve_name(former["class_path"])).parameters
+            parameters = inspect.signature(imported(former["class_path"])).parameters
             for name, setting in list(former["init_args"].items()):
                 if name in parameters and setting == _plain(parameters[name].default):
                     former["init_args"].pop(name)
         discard(parser_or_action, former, value)
 
     return discard_init_args
+
+
+def imported(class_path: str) -> Any:
+    """The class or function; ``pkgutil.resolve_name`` would take a module of the same name."""
+    module, _, name = class_path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
 
 
 def _plain(default: Any) -> Any:
