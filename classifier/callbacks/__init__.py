@@ -1,1 +1,1 @@
-"""What watches a training: the run record, the console, the writer of predictions."""
+"""What watches a training and keeps its run folder."""

@@ -2,13 +2,14 @@
 
 import inspect
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any
 
 from jsonargparse import Namespace
 from pytorch_lightning.cli import _InstantiatorFn
 
 from classifier.cli.arguments import Arguments
 from classifier.cli.parser import imported
+from classifier.data import ImageDataModule
 
 NETWORK = "model.network.init_args"
 LINKS = [
@@ -21,16 +22,7 @@ LINKS = [
 ]
 
 
-class Data(Protocol):
-    """What a network has to know of the data."""
-
-    @property
-    def num_classes(self) -> int: ...
-    @property
-    def in_channels(self) -> int: ...
-
-
-def fill(network: Namespace, data: Data) -> None:
+def fill(network: Namespace, data: ImageDataModule) -> None:
     """Completes the network's settings, in place, where jsonargparse's links do not reach.
 
     A link needs a parameter of its name. timm's factories hide theirs in ``**kwargs``.
@@ -65,7 +57,7 @@ def _without_defaults(network: Namespace) -> dict[str, Any]:
     }
 
 
-def refuse_other_numbers(arguments: Arguments, data: Data) -> None:
+def refuse_other_numbers(arguments: Arguments, data: ImageDataModule) -> None:
     """Raises ValueError if the user gives a number that the data contradicts."""
     expected = {
         "num_classes": data.num_classes,
