@@ -6,10 +6,11 @@ import re
 import warnings
 
 NOTES = re.compile(
-    r"(GPU|TPU|HPU) available|Seed set to|.*Tip: |`Trainer\.fit` stopped|Restor|Loaded model|"
+    r"(\[rank: \d+\] )?"
+    r"((GPU|TPU|HPU) available|Seed set to|.*Tip: |`Trainer\.fit` stopped|Restor|Loaded model|"
     r"LOCAL_RANK|Initializing distributed|-{20}|distributed_backend|All distributed processes|"
-    r"Detected KeyboardInterrupt|.*Received SIGTERM|`Trainer\(|Using .*bit|"
-    r"You are using a CUDA device"
+    r"Detected KeyboardInterrupt|Received SIGTERM|`Trainer\(|Using .*bit|"
+    r"You are using a CUDA device)"
 )
 
 
