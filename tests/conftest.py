@@ -97,6 +97,7 @@ def fit() -> Callable[..., Path]:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a short run on Digits. Only to be read; copy it to change it."""
     folder = tmp_path_factory.mktemp("trained")
+    torch.set_num_threads(1)  # a fixture of the session runs before own_folder
     with pytest.MonkeyPatch.context() as patch, mock.patch.dict(os.environ):
         patch.chdir(folder)
         Path("tiny.yaml").write_text(TINY, encoding="utf-8")
