@@ -4,6 +4,7 @@
 ``checkpoints/best.ckpt``, ``checkpoints/last.ckpt`` and TensorBoard events.
 """
 
+import contextlib
 import csv
 import hashlib
 import json
@@ -38,6 +39,12 @@ def claim_folder(root: Path, name: str) -> Path:
             number += 1
         else:
             return folder
+
+
+def give_back(folder: Path) -> None:
+    """Removes a claimed folder in which nothing was written yet; any other stays as it is."""
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def run_folder_of(checkpoint: Path) -> Path | None:

@@ -1,5 +1,6 @@
 """Which checkpoints a run keeps: ``best.ckpt`` and ``last.ckpt``."""
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +28,11 @@ class RunCheckpoint(ModelCheckpoint):
             save_on_train_epoch_end=True,
             enable_version_counter=False,
         )
+
+    @property
+    def score(self) -> float:
+        """The best ``monitor`` so far; NaN while there is none."""
+        return math.nan if self.best_model_score is None else float(self.best_model_score)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.monitor is None or self.monitor in trainer.callback_metrics:
@@ -59,8 +65,8 @@ def best_and_last(folder: Path, monitor: str | None) -> list[RunCheckpoint]:
 def best_checkpoint(trainer: pl.Trainer) -> RunCheckpoint | None:
     """The callback that keeps ``checkpoints/best.ckpt``, once it has kept one."""
     for callback in trainer.checkpoint_callbacks:
-        if isinstance(callback, RunCheckpoint) and callback.best_model_score is not None:
-            return callback if callback.best_model_score.isfinite() else None
+        if isinstance(callback, RunCheckpoint) and math.isfinite(callback.score):
+            return callback
     return None
 
 

@@ -65,8 +65,7 @@ class Console(EpochWatch):
         if best is None:
             self._print(trainer, f"{kept} after {seconds}")
         else:
-            score = f"{float(best.best_model_score or 0):.4f}"
-            self._print(trainer, f"best {best.monitor} {score} after {seconds}, {kept}")
+            self._print(trainer, f"best {best.monitor} {best.score:.4f} after {seconds}, {kept}")
             path = str(shown(best.best_model_path))
             self._print(trainer, "  " + shlex.join(["classifier", "test", "--ckpt_path", path]))
         if any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers):

@@ -1,6 +1,5 @@
 """Keeps the run folder: config, record, metrics of each epoch."""
 
-import contextlib
 import os
 import traceback
 from collections.abc import Mapping
@@ -93,8 +92,7 @@ class RunRecord(EpochWatch):
         if not trainer.is_global_zero:
             return
         if "started" not in self.record:  # before on_fit_start: nothing was written
-            with contextlib.suppress(OSError):
-                self.folder.rmdir()
+            runs.give_back(self.folder)
         elif isinstance(exception, Exception):
             self.record["error"] = f"{type(exception).__name__}: {exception}"
             lines = traceback.format_exception(exception)
@@ -116,7 +114,7 @@ class RunRecord(EpochWatch):
             path = Path(best.best_model_path)
             self.record["best"] = {
                 "monitor": best.monitor,
-                "value": float(best.best_model_score or 0),
+                "value": best.score,
                 "checkpoint": os.path.relpath(path, self.folder),
                 "sha256": runs.sha256(path),
             }

@@ -20,10 +20,13 @@ class SameData(Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning, undeclared
-        if trainer.is_global_zero and data is not None and data.fingerprint() != self.fingerprint:
+        if not trainer.is_global_zero or data is None:
+            return
+        found = data.fingerprint()
+        if found != self.fingerprint:
             print(  # noqa: T201
                 "warning: the images or their split are not those of the training "
-                f"(fingerprint {data.fingerprint()}, not {self.fingerprint}); where no test folder "
+                f"(fingerprint {found}, not {self.fingerprint}); where no test folder "
                 "sets them apart, training images may be among them.",
                 file=sys.stderr,
             )

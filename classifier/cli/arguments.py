@@ -96,7 +96,7 @@ class Arguments:
         options, _ = take_option(self.options, f"--{name}", f"--{name}".replace(".init_args", ""))
         if options:
             return load(options[-1])
-        found = (value_at(text, path) for text in reversed(self.texts))
+        found = (setting_in(text, path) for text in reversed(self.texts))
         return next((value for value in found if value is not None), None)
 
     def where(self, key: str) -> str:
@@ -115,7 +115,7 @@ class Arguments:
     def _with_root_found(self, text: str) -> str:
         """Finds data with a relative root from another folder than that of the training."""
         path = ("data", "init_args", "root")
-        root = value_at(text, path)
+        root = setting_in(text, path)
         folder = self.run.get("working_folder")
         if root is None or folder is None or Path(root).exists():
             return text
@@ -131,7 +131,7 @@ class Arguments:
         self.epochs_done = saved.get("epoch", -1) + 1  # saved while its epoch is still the current
 
 
-def value_at(text: str, path: Sequence[str]) -> Any:
+def setting_in(text: str, path: Sequence[str]) -> Any:
     """What a config text says of a key; None if nothing."""
     found: Any = load(text)
     for key in path:

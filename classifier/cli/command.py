@@ -1,6 +1,5 @@
 """The LightningCLI of this package: YAML and command line to trainer, module and data."""
 
-import contextlib
 import os
 import secrets
 import shlex
@@ -180,8 +179,7 @@ class ClassifierCLI(LightningCLI):
             return super().instantiate_trainer(**kwargs)
         except Exception:
             if self.folder:
-                with contextlib.suppress(OSError):  # a resumed one is not empty
-                    self.folder.rmdir()
+                runs.give_back(self.folder)
             raise
 
     def _add_progress_bar(self, config: Namespace) -> None:
@@ -210,8 +208,8 @@ class ClassifierCLI(LightningCLI):
             rank_zero_only(print)(note, file=sys.stderr)
         root = Path(config.default_root_dir or "runs").resolve()
         name = self.arguments.name or type(self.datamodule).__name__.lower()
-        self.folder, resumed = run_folder(self.arguments, root, name)
-        folder = self.folder
+        folder, resumed = run_folder(self.arguments, root, name)
+        self.folder = folder
         done = self.arguments.epochs_done
         if resumed and config.max_epochs is not None and 0 <= config.max_epochs < done:
             raise ValueError(
