@@ -10,6 +10,7 @@ VERBS = {
     "validate": "evaluate a checkpoint on the validation set",
     "test": "evaluate a checkpoint on the test set",
     "predict": "write the classes of image files to a CSV file",
+    "search": "train a config with many values of its hyperparameters",
 }
 HELP = f"""\
 usage: classifier <command> [options]
@@ -39,6 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if verb not in VERBS:
         return _unknown(verb)
     try:
+        if verb == "search":
+            from classifier.search import run as search
+
+            return search(arguments[1:])
         from classifier.cli import run
 
         return run(list(arguments))

@@ -1,7 +1,8 @@
 """The run folder: its name, its record, and what is known of the machine and the code.
 
 ``runs/<config name>/version_N/`` holds ``config.yaml``, ``run.json``, ``metrics.csv``,
-``checkpoints/best.ckpt``, ``checkpoints/last.ckpt`` and TensorBoard events.
+``checkpoints/best.ckpt``, ``checkpoints/last.ckpt``, TensorBoard events, and ``.lock``, which
+whoever trains in the folder holds.
 """
 
 import contextlib
@@ -11,13 +12,20 @@ import json
 import math
 import os
 import platform
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from filelock import FileLock, Timeout
+
+Direction = Literal["minimize", "maximize"]
+
+LOCK = ".lock"
+LOCK_SECONDS = 10  # an earlier process, or its data loader workers, may still be ending
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "jsonargparse", "numpy")
 
 
@@ -44,7 +52,31 @@ def claim_folder(root: Path, name: str) -> Path:
 def give_back(folder: Path) -> None:
     """Removes a claimed folder in which nothing was written yet; any other stays as it is."""
     with contextlib.suppress(OSError):
-        folder.rmdir()
+        if all(path.name == LOCK for path in folder.iterdir()):
+            shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps other processes from training in the folder meanwhile.
+
+    Raises:
+        ValueError: If one does; names it as far as it is known.
+    """
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(LOCK_SECONDS)
+    except Timeout:
+        record = read_record(folder) if (folder / "run.json").exists() else {}
+        host = record.get("environment", {}).get("host")
+        known = f" (PID {record['pid']} on {host})" if "pid" in record else ""
+        raise ValueError(
+            f"'{folder}' is being trained by another process{known}; wait for it or stop it."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def run_folder_of(checkpoint: Path) -> Path | None:
@@ -117,6 +149,13 @@ def read_metrics(folder: Path) -> list[dict[str, str]]:
         return []
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def best_value(folder: Path, monitor: str, direction: Direction) -> float | None:
+    """The best finite ``monitor`` of all epochs in ``metrics.csv``; None if no epoch has one."""
+    values = [float(text) for row in read_metrics(folder) if (text := row.get(monitor))]
+    best = min if direction == "minimize" else max
+    return best(filter(math.isfinite, values), default=None)
 
 
 def sha256(path: Path) -> str:

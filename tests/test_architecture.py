@@ -11,6 +11,7 @@ LAYERS = [
     {"runs", "networks", "augment", "hyperparameters", "checkpoints", "resume"},
     {"module", "data", "callbacks"},
     {"cli"},
+    {"search"},
     {"__main__"},
 ]
 LAYER = {part: number for number, parts in enumerate(LAYERS) for part in parts}

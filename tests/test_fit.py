@@ -71,6 +71,7 @@ def test_the_run_folder_holds_what_the_design_says_and_nothing_else(trained):
     names = {re.sub(r"(tfevents).*", r"\1", name) for name in contents(trained)}
 
     assert names == {
+        ".lock",
         "config.yaml",
         "run.json",
         "metrics.csv",
@@ -525,6 +526,25 @@ def test_a_trainer_that_is_refused_leaves_no_run_folder(write_config):
     config = write_config()
 
     assert main(["fit", "--config", config, "--trainer.accelerator", "gpu"]) == 2
+
+    assert list(Path().glob("runs/*/*")) == []
+
+
+UNREACHABLE = """
+from classifier.data import Digits
+
+
+class Unreachable(Digits):
+    def prepare_data(self) -> None:
+        raise ConnectionError("no route to the data")
+"""
+
+
+def test_data_that_cannot_be_prepared_leaves_no_run_folder(write_config, write_module):
+    write_module(UNREACHABLE)
+    config = write_config({"data.class_path": "own.Unreachable"})
+
+    assert main(["fit", "--config", config]) == 1
 
     assert list(Path().glob("runs/*/*")) == []
 

@@ -51,7 +51,7 @@ class RunRecord(EpochWatch):
             earlier = runs.read_record(self.folder)
             self.record["metrics"] = earlier.get("metrics", {})
             self.record["resumed"] = [*earlier.pop("resumed", []), earlier]
-        self.record["started"] = _now()
+        self.record |= {"pid": os.getpid(), "started": _now()}
         runs.save_config(self.folder, self.config)
         runs.write_record(self.folder, self.record)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from classifier import checkpoints
+from classifier import checkpoints, runs
 from classifier.hyperparameters import (
     ConfigError,
     ConfigSource,
@@ -18,6 +18,7 @@ from classifier.hyperparameters import (
     load,
     locate,
     set_values,
+    setting_in,
     split_arguments,
     unused,
     values,
@@ -36,7 +37,9 @@ class Arguments:
         verb: The command.
         texts: The config texts in order, hyperparameters applied.
         argv: The arguments for the parser: verb, configs, then everything else.
-        name: What the run is called: the first config file, or the checkpoint's run.
+        name: What the run is called: the first config file, or the run that it was saved in, or
+            the checkpoint's run.
+        threads: On how many threads the run was trained that the first config file was saved in.
         checkpoint_path: The file that ``--ckpt_path`` means, if given.
         checkpoint: What the checkpoint says of itself: config, data description, run record.
         unused: Hyperparameters of the config files that no alias refers to.
@@ -82,7 +85,10 @@ class Arguments:
         configs = [f"--config={text}" for text in (*self.texts, names)]
         self.argv = [self.verb, *configs, *rest]
         self.options = rest
-        self.name = _run_name([source.name for source in sources]) or self.run.get("name")
+        file = next((source.name for source in sources if Path(source.name).is_file()), None)
+        saved = _run_beside(Path(file)) if file else {}
+        self.name = saved.get("name") or (Path(file).stem if file else self.run.get("name"))
+        self.threads: int | None = saved.get("environment", {}).get("threads")
 
     @property
     def run(self) -> dict[str, Any]:
@@ -129,14 +135,6 @@ class Arguments:
         self.checkpoint = saved.get(checkpoints.KEY, {})
         self.global_step = saved.get("global_step", 0)
         self.epochs_done = saved.get("epoch", -1) + 1  # saved while its epoch is still the current
-
-
-def setting_in(text: str, path: Sequence[str]) -> Any:
-    """What a config text says of a key; None if nothing."""
-    found: Any = load(text)
-    for key in path:
-        found = found.get(key) if isinstance(found, dict) else None
-    return found
 
 
 def take_option(arguments: Sequence[str], *names: str) -> tuple[list[str], list[str]]:
@@ -194,11 +192,13 @@ def _read_config(value: str) -> ConfigSource:
         raise ConfigError(f"'{path}' is not a text file in UTF-8, expected YAML.") from error
 
 
-def _run_name(configs: Sequence[str]) -> str | None:
-    """The name of the first config file; of a saved config, that of its run."""
-    for config in configs:
-        path = Path(config)
-        if "\n" not in config and path.is_file():
-            saved = (path.parent / "run.json").is_file()
-            return path.resolve().parent.parent.name if saved else path.stem
-    return None
+def _run_beside(config: Path) -> dict[str, Any]:
+    """The record of the run that a config file was saved in; empty if it was not."""
+    folder = config.resolve().parent
+    if not (folder / "run.json").is_file():
+        return {}
+    named = {"name": folder.parent.name}
+    try:
+        return named | runs.read_record(folder)
+    except ValueError:  # damaged, which matters to nobody who only trains anew
+        return named

@@ -1,5 +1,6 @@
 """The LightningCLI of this package: YAML and command line to trainer, module and data."""
 
+import contextlib
 import os
 import secrets
 import shlex
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from jsonargparse import Namespace
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning.callbacks import Callback, ProgressBar
@@ -23,6 +25,7 @@ from classifier.callbacks.logger import RunLogger
 from classifier.callbacks.predictions import PredictionWriter
 from classifier.callbacks.run_record import RunRecord
 from classifier.callbacks.same_data import SameData
+from classifier.callbacks.trial import Trial, TrialReport
 from classifier.checkpoints import without_pretrained
 from classifier.cli.arguments import Arguments
 from classifier.cli.links import LINKS, Instantiator, fill, refuse_other_numbers
@@ -174,7 +177,7 @@ class ClassifierCLI(LightningCLI):
         elif config.fast_dev_run or config.barebones:
             config.callbacks.append(Console(None))
         else:
-            self._keep_run(config)
+            self.keep_run(config)
         try:
             return super().instantiate_trainer(**kwargs)
         except Exception:
@@ -194,21 +197,25 @@ class ClassifierCLI(LightningCLI):
         names = self.model.metric_names()
         if any(not type(c).__module__.startswith(("pytorch_l", "classifier")) for c in callbacks):
             return  # a callback of the user may log anything
-        monitors = [("model.monitor", self.model.monitor)]
-        monitors += [(type(c).__name__, getattr(c, "monitor", None)) for c in callbacks]
-        for key, monitor in monitors:
+        for key, monitor in self.monitors(callbacks):
             if monitor is not None and monitor not in names:
                 hint = did_you_mean(monitor, names, f"; there are {', '.join(names)}.")
                 raise ValueError(f"{key}: no metric '{monitor}'{hint}")
 
-    def _keep_run(self, config: Namespace) -> None:
+    def monitors(self, callbacks: list[Callback]) -> list[tuple[str, str | None]]:
+        """The metrics that must be logged, each with the setting that names it."""
+        own = [
+            (type(callback).__name__, getattr(callback, "monitor", None)) for callback in callbacks
+        ]
+        return [("model.monitor", self.model.monitor), *own]
+
+    def keep_run(self, config: Namespace) -> None:
         """Claims the run folder and adds the logger and the callbacks that fill it."""
-        for name in self.arguments.unused:
-            note = f"warning: no alias uses the hyperparameter '{name}', so it has no effect."
-            rank_zero_only(print)(note, file=sys.stderr)
+        self._print_notes()
         root = Path(config.default_root_dir or "runs").resolve()
         name = self.arguments.name or type(self.datamodule).__name__.lower()
-        folder, resumed = run_folder(self.arguments, root, name)
+        trial = Trial.from_environment()
+        folder, resumed = run_folder(self.arguments, root, name, trial)
         self.folder = folder
         done = self.arguments.epochs_done
         if resumed and config.max_epochs is not None and 0 <= config.max_epochs < done:
@@ -226,14 +233,41 @@ class ClassifierCLI(LightningCLI):
             config.callbacks += best_and_last(folder, monitor if validated else None)
         modules = {path.partition(".")[0] for path in class_paths(self.settings.as_dict())}
         facts = {
-            "id": self.arguments.run.get("id") if resumed else uuid.uuid4().hex,
-            "name": folder.parent.name,
+            "id": runs.read_record(folder).get("id") if resumed else uuid.uuid4().hex,
+            "name": trial.name if trial else folder.parent.name,
             "working_folder": str(Path.cwd()),
             "command": shlex.join(["classifier", *self.arguments.given]),
             "seed": self.settings.seed_everything,
             "environment": runs.environment(modules),
         }
         config.callbacks += [RunRecord(folder, self.config_text, facts), Console(folder)]
+        if trial:
+            config.callbacks.append(TrialReport(trial))
+
+    def _print_notes(self) -> None:
+        """Says what has no effect, and what keeps the run from repeating another to the bit."""
+        notes = [
+            f"warning: no alias uses the hyperparameter '{name}', so it has no effect."
+            for name in self.arguments.unused
+        ]
+        here, there = torch.get_num_threads(), self.arguments.threads
+        if there not in (None, here):
+            threads = "1 thread" if there == 1 else f"{there} threads"
+            verb = "is" if here == 1 else "are"
+            notes.append(
+                f"note: this config was trained on {threads}, here {verb} {here}; "
+                f"OMP_NUM_THREADS={there} gives the same bits."
+            )
+        for note in notes:
+            rank_zero_only(print)(note, file=sys.stderr)
+
+    def fit(self, model: pl.LightningModule, **settings: Any) -> None:
+        """Called in place of ``Trainer.fit``: nobody else trains in the run folder meanwhile."""
+        with contextlib.ExitStack() as stack:
+            if self.folder and self.trainer.is_global_zero:
+                # Before Lightning opens the logger, which writes to the folder at once.
+                stack.enter_context(runs.locked(self.folder))
+            self.trainer.fit(model, **settings)
 
     # ---- predict ----
 

@@ -24,6 +24,7 @@ def quiet() -> None:
         ".*is smaller than the logging interval",  # metrics are logged by epoch
         ".*Checkpoint directory .* exists and is not empty",  # a resumed run
         ".*dataloader, .* is not resumable",  # said of each resumed run
+        ".*`srun` command is available",  # a machine of a SLURM cluster, one process wanted
         ".*callbacks used to create the checkpoint need to be provided",  # evaluation has none
     ):
         warnings.filterwarnings("ignore", message)

@@ -3,8 +3,9 @@
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from classifier.cli.quiet import quiet
 
@@ -15,17 +16,28 @@ def run(given: Sequence[str]) -> int:
     Returns:
         0; 1 for a run that failed; 2 for what the user can mend; 130 or 143 after a signal.
     """
+    prepare()
+    from classifier.cli.arguments import Arguments
+    from classifier.cli.command import ClassifierCLI
+
+    return explained(lambda: ClassifierCLI(Arguments(given)).exit_code)
+
+
+def prepare() -> None:
+    """What a process needs before it imports torch."""
     quiet()
     # A class path may lead to a module beside the config; installed packages come first.
     sys.path.append(str(Path.cwd()))
+
+
+def explained(command: Callable[[], Any]) -> int:
+    """Runs a command and returns its exit code; prints what went wrong in a few lines."""
     from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-    from classifier.cli.arguments import Arguments
-    from classifier.cli.command import ClassifierCLI
     from classifier.cli.errors import is_users, message_of
 
     try:
-        command = ClassifierCLI(Arguments(given))
+        return int(command())
     except SIGTERMException:
         return 128 + signal.SIGTERM
     except SystemExit as stop:
@@ -42,4 +54,3 @@ def run(given: Sequence[str]) -> int:
             return 2
         print("CLASSIFIER_DEBUG=1 shows where it was raised.", file=sys.stderr)  # noqa: T201
         return 1
-    return command.exit_code

@@ -1,4 +1,4 @@
-"""Which folder a run gets: a new one, or that of the run whose last checkpoint it resumes."""
+"""Which folder a run gets: a new one, that of the run that it resumes, or that of its trial."""
 
 import os
 from pathlib import Path
@@ -7,20 +7,27 @@ from typing import Any
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 
 from classifier import runs
+from classifier.callbacks.trial import Trial
 from classifier.checkpoints import read_checkpoint
 from classifier.cli.arguments import Arguments
 
 VARIABLE = "CLASSIFIER_RUN_FOLDER"  # hands the folder to the ranks that Lightning starts
 
 
-def run_folder(arguments: Arguments, root: Path, name: str) -> tuple[Path, bool]:
+def run_folder(
+    arguments: Arguments, root: Path, name: str, trial: Trial | None
+) -> tuple[Path, bool]:
     """Returns the folder, and whether it is that of a run that is resumed.
 
     Args:
         arguments: The command line.
         root: Folder of all runs.
         name: What a new run is called.
+        trial: The trial that is trained, if it is one; its folder was made by the search.
     """
+    if trial:
+        # Also without a checkpoint: killed before the first one, it starts again.
+        return trial.folder, (trial.folder / "run.json").exists()
     checkpoint = arguments.checkpoint_path
     resumed = runs.run_folder_of(checkpoint) if checkpoint else None
     if resumed and _is_newest(resumed, arguments):

@@ -7,7 +7,15 @@
 from classifier.hyperparameters.aliases import Anchor, anchors, with_aliases
 from classifier.hyperparameters.edit import set_values
 from classifier.hyperparameters.names import apply, split_arguments, unused, values
-from classifier.hyperparameters.text import ConfigError, ConfigSource, KeyPath, check, load, locate
+from classifier.hyperparameters.text import (
+    ConfigError,
+    ConfigSource,
+    KeyPath,
+    check,
+    load,
+    locate,
+    setting_in,
+)
 
 __all__ = [
     "Anchor",
@@ -20,6 +28,7 @@ __all__ = [
     "load",
     "locate",
     "set_values",
+    "setting_in",
     "split_arguments",
     "unused",
     "values",

@@ -210,6 +210,14 @@ def locate(text: str, path: Sequence[str | int]) -> int | None:
     return number
 
 
+def setting_in(text: str, path: Sequence[str]) -> Any:
+    """What a config text says of a key; None if nothing."""
+    found: Any = load(text)
+    for key in path:
+        found = found.get(key) if isinstance(found, dict) else None
+    return found
+
+
 def same(first: Any, second: Any) -> bool:
     """Says whether two values are equal; unlike ``==``, True is not 1 and NaN is NaN."""
     if isinstance(first, dict) and isinstance(second, dict):

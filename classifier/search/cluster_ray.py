@@ -1,0 +1,127 @@
+"""Workers as the tasks of a Ray cluster.
+
+A task whose node is lost is started again on another one, for which Ray may start a machine.
+https://docs.ray.io/en/latest/ray-core/fault_tolerance/tasks.html
+"""
+
+import logging
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+POLL = 0.5  # seconds between looks at a worker
+PATIENCE = 60.0  # seconds that workers get to put back their trials
+
+
+class Tasks:
+    """Workers that were handed to Ray.
+
+    Args:
+        tasks: Ray's reference to each.
+        logs: Folder of their output.
+    """
+
+    def __init__(self, tasks: Sequence[Any], logs: Path) -> None:
+        self.tasks = list(tasks)
+        self.logs = logs
+
+    def alive(self) -> int:
+        """How many run, or wait for a place.
+
+        Raises:
+            ValueError: If the nodes cannot run them.
+        """
+        import ray
+
+        ended, alive = ray.wait(self.tasks, num_returns=len(self.tasks), timeout=0)
+        try:
+            if not alive:  # as long as one works, the search goes on
+                ray.get(ended)
+        except ray.exceptions.RayError as error:
+            cause = str(error).strip().splitlines()[-1]
+            raise ValueError(
+                f"Ray cannot run the workers: {cause}\n"
+                "Each node needs this Python environment and the search folder."
+            ) from error
+        return len(alive)
+
+    def stop(self) -> None:
+        """Cancels the tasks and waits for their end: the end of this process would kill them."""
+        import ray
+
+        for task in self.tasks:
+            ray.cancel(task)
+        ray.wait(self.tasks, num_returns=len(self.tasks), timeout=PATIENCE)
+
+    def describe(self) -> str:
+        """Says what was started, on one line."""
+        return f"{len(self.tasks)} workers as tasks of Ray, output in '{self.logs}'"
+
+
+def start(folder: Path, workers: int, options: Mapping[str, Any], until: float | None) -> Tasks:
+    """Hands workers to Ray: the cluster at an address, else one of this machine alone.
+
+    Args:
+        folder: The search folder, which all nodes see.
+        workers: How many.
+        options: Options of Ray's tasks, such as ``num_gpus``, and the cluster's ``address``.
+        until: Unix time after which they begin no trial.
+
+    Raises:
+        ValueError: If there is no Ray, or no cluster at the address.
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        import ray
+    except ModuleNotFoundError as error:
+        raise ValueError("The engine ray needs Ray: pip install 'classifier[ray]'.") from error
+    address = options.get("address")
+    try:
+        ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
+    except (ConnectionError, RuntimeError) as error:
+        raise ValueError(
+            f"engine_options.address: no Ray cluster answers at '{address}': {error}"
+        ) from error
+    finally:
+        signal.signal(signal.SIGTERM, handler)  # Ray sets one of its own
+    arguments = [str(folder), "--attached"]
+    arguments += [] if until is None else ["--until", str(until)]
+    kept = {name: value for name, value in options.items() if name != "address"}
+    # Endless retries: a node may be lost often. A worker that ends by itself is not run again.
+    task = ray.remote(run_worker).options(**{"max_retries": -1, **kept})
+    logs = folder / "workers"
+    return Tasks(
+        [task.remote(arguments, Path.cwd(), logs / f"ray-{slot}.log") for slot in range(workers)],
+        logs,
+    )
+
+
+def run_worker(arguments: Sequence[str], folder: Path, output: Path) -> int:
+    """Runs a worker in a process of its own, on a node; returns its exit code.
+
+    Args:
+        arguments: Those of ``classifier search worker``.
+        folder: Where to run it.
+        output: File that gets what it prints.
+    """
+    command = [sys.executable, "-m", "classifier", "search", "worker", *arguments]
+    with output.open("ab") as file:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            stdin=subprocess.PIPE,  # its end tells the worker that this process is gone
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
+    try:
+        while process.poll() is None:
+            time.sleep(POLL)  # Ray cannot interrupt process.wait()
+    finally:
+        process.terminate()
+        process.wait()
+    return process.returncode

@@ -1,0 +1,125 @@
+"""``classifier search``: the command line."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from classifier.hyperparameters import ConfigError
+from classifier.search import report
+from classifier.search.launch import search
+from classifier.search.refit import refit
+from classifier.search.settings import parse
+from classifier.search.worker import work
+from classifier.suggest import did_you_mean
+
+
+class ActionParser(argparse.ArgumentParser):
+    """Says a mistake in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{self.prog}: {message}; see {self.prog} --help.")
+
+
+def run(given: Sequence[str]) -> int:
+    """Runs ``search``, or one of its actions on a search folder.
+
+    Returns:
+        0; 1 for a search that failed; 2 for what the user can mend; 130 or 143 after a signal.
+    """
+    try:
+        return _act(given)
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        if os.environ.get("CLASSIFIER_DEBUG"):
+            raise
+        users = isinstance(error, ValueError)
+        message = str(error) if users else f"{type(error).__name__}: {error}"
+        print(f"error: {message}", file=sys.stderr)  # noqa: T201
+        if users:
+            return 2
+        print("CLASSIFIER_DEBUG=1 shows where it was raised.", file=sys.stderr)  # noqa: T201
+        return 1
+
+
+def _act(given: Sequence[str]) -> int:
+    name, *rest = given or ["--help"]
+    if name.startswith("-"):
+        return search(parse(given))
+    if name not in ACTIONS:
+        otherwise = f"; there are {', '.join(ACTIONS)}, and --config FILE."
+        raise ConfigError(f"search has no '{name}'{did_you_mean(name, ACTIONS, otherwise)}")
+    meaning, add_options, action = ACTIONS[name]
+    parser = ActionParser(prog=f"classifier search {name}", description=meaning, allow_abbrev=False)
+    parser.add_argument("folder", type=Path, metavar="DIR", help="The search folder.")
+    add_options(parser)
+    return action(parser.parse_args(rest))
+
+
+def _no_options(parser: argparse.ArgumentParser) -> None:
+    """DIR is all."""
+
+
+def _refit_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--top_k", type=_positive, default=3, help="How many of the best. (3)")
+    parser.add_argument("--seeds", type=_positive, default=3, help="New seeds for each. (3)")
+    parser.add_argument("--workers", type=_positive, help="As many as the search, if not given.")
+
+
+def _importance_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--plot", type=Path, help="Also draw them into this file."
+    )
+
+
+def _worker_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--until", type=float, default=float("inf"), help="Unix time to end at.")
+    parser.add_argument(
+        "--attached", action="store_true", help="End when standard input is closed."
+    )
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 1")
+    return int(text)
+
+
+Options = Callable[[argparse.ArgumentParser], None]
+Action = Callable[[argparse.Namespace], int]
+ACTIONS: dict[str, tuple[str, Options, Action]] = {
+    "status": (
+        "Shows how far a search is; on a terminal, until it ends.",
+        _no_options,
+        lambda options: report.status(options.folder),
+    ),
+    "table": (
+        "Lists the trials, best first.",
+        _no_options,
+        lambda options: report.table(options.folder),
+    ),
+    "best": (
+        "Shows the best configuration, which best.yaml holds.",
+        _no_options,
+        lambda options: report.best(options.folder),
+    ),
+    "refit": (
+        "Trains the best configurations anew with new seeds: the winner of many trials is in part "
+        "a lucky one.",
+        _refit_options,
+        lambda options: refit(options.folder, options.top_k, options.seeds, options.workers),
+    ),
+    "importance": (
+        "Shows how much of the differences each searched name explains.",
+        _importance_options,
+        lambda options: report.importance(options.folder, options.plot),
+    ),
+    "worker": (
+        "Runs trials until there are none left. On as many machines as there are, at any time.",
+        _worker_options,
+        lambda options: work(options.folder, options.until, options.attached),
+    ),
+}

@@ -1,0 +1,122 @@
+"""``classifier search --config FILE``: begins a search, or goes on with it, and watches it."""
+
+import time
+
+import optuna
+from optuna.distributions import CategoricalDistribution
+from optuna.storages import InMemoryStorage
+
+from classifier import runs
+from classifier.hyperparameters import ConfigError
+from classifier.search import report, results
+from classifier.search.engines import start
+from classifier.search.rehearsal import rehearse
+from classifier.search.settings import BASE, FILE, Settings, differences, load, save
+from classifier.search.space import Space
+from classifier.search.stop import Stop
+from classifier.search.study import Study, open_storage
+from classifier.search.tensorboard import write_experiment
+
+
+def search(settings: Settings) -> int:
+    """Begins a search or goes on with it; returns the exit code."""
+    if settings.dry_run:
+        return write_configs(settings)
+    base = settings.base.read_text(encoding="utf-8")
+    if (settings.folder / FILE).exists():
+        check_same(settings, base)
+    else:
+        check_new(settings, base)
+    return run(settings)
+
+
+def run(settings: Settings) -> int:
+    """Runs trials until there are as many as wanted; returns the exit code.
+
+    Returns:
+        0; 1 if workers gave up or no trial was completed; 130 or 143 after a signal.
+    """
+    folder = settings.folder
+    (folder / "workers").mkdir(parents=True, exist_ok=True)
+    save(settings, folder)
+    study = Study.of(folder)
+    write_experiment(folder, study.space, settings.monitor)
+    stop = Stop()
+    late = None if settings.max_seconds is None else time.time() + settings.max_seconds
+    gave_up = False
+    if study.unfinished():
+        left = study.total and study.total - sum(t.state.is_finished() for t in study.trials())
+        workers = min(settings.workers, left or settings.workers)
+        engine = start(settings.engine, folder, workers, settings.engine_options, late)
+        report.announce(study, engine.describe())
+        report.follow(study, engine, stop)
+        gave_up = study.unfinished() and not stop.signal and (late is None or time.time() < late)
+    with study.lock:
+        results.write(study)
+    completed = report.conclude(study, gave_up)
+    return stop.exit_code or int(gave_up or not completed)
+
+
+def check_same(settings: Settings, base: str) -> None:
+    """Refuses to mix two searches in one folder.
+
+    Raises:
+        ConfigError: The folder holds a search with other settings or another base config.
+    """
+    folder = settings.folder
+    changed = differences(load(folder), settings)
+    if (folder / BASE).read_text(encoding="utf-8") != base:
+        changed.append("the text of the base config")
+    if changed:
+        raise ConfigError(
+            f"'{folder}' holds a search with another {' and '.join(changed)}. "
+            "Put that back, or begin a new search, --folder DIR."
+        )
+
+
+def check_new(settings: Settings, base: str) -> None:
+    """Finds out before any training, and before there is a folder, what would go wrong.
+
+    Raises:
+        ConfigError: The folder or the study is taken, or a trial could not be trained.
+    """
+    folder = settings.folder
+    if folder.exists() and any(path.name not in (BASE, "dry_run") for path in folder.iterdir()):
+        raise ConfigError(f"'{folder}' exists and holds no search; name another, --folder DIR.")
+    if settings.storage:
+        storage = open_storage(settings.storage, folder)
+        if settings.name in optuna.get_all_study_names(storage):
+            raise ConfigError(
+                f"storage: it has a study '{settings.name}' already; name this one, --name NAME."
+            )
+    space = Space(settings.space)
+    blocks = {
+        f"{name} {choice}": space.text(base, {name: choice})
+        for name, distribution in space.parameters.items()
+        if isinstance(distribution, CategoricalDistribution)
+        for choice in distribution.choices
+        if isinstance(choice, str)
+    }
+    rehearse(settings.base, blocks, settings.monitor)
+
+
+def write_configs(settings: Settings) -> int:
+    """Writes the configs of the first trials, as far as they do not depend on results.
+
+    Raises:
+        ConfigError: There are others already.
+    """
+    folder = settings.folder / "dry_run"
+    folder.mkdir(parents=True, exist_ok=True)
+    study = Study(settings.folder, settings, InMemoryStorage())
+    for _ in range(settings.dry_run):
+        trial = study.take()
+        if trial is None:
+            break
+        path = folder / f"{trial.number:04d}.yaml"
+        text = study.text(trial)
+        if path.exists() and path.read_text(encoding="utf-8") != text:
+            raise ConfigError(f"'{path}' is of another search; remove '{folder}' first.")
+        runs.write_text(path, text)
+        report.say(f"{report.shown(path)}  {report.searched(study.shown(trial))}")
+    return 0

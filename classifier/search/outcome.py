@@ -1,0 +1,84 @@
+"""What the run folder of a trial says: the values of its epochs, and how it ended."""
+
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from optuna.trial import TrialState
+
+from classifier import runs
+
+
+class Outcome(NamedTuple):
+    """What became of a trial.
+
+    Attributes:
+        state: COMPLETE, PRUNED or FAIL.
+        value: The best value of its epochs; None if it failed.
+        reason: Why it failed.
+        epochs: How many it trained.
+        seconds: How long it trained, over all its starts.
+    """
+
+    state: TrialState
+    value: float | None = None
+    reason: str = ""
+    epochs: int = 0
+    seconds: float = 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        """As the storage keeps it."""
+        return {**self._asdict(), "state": self.state.name.lower()}
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the fit came to its end."""
+    return (folder / "run.json").is_file() and runs.read_record(folder)["state"] == "finished"
+
+
+def measured(folder: Path, monitor: str) -> dict[int, float]:
+    """The monitored metric by epochs done; without the epochs that did not measure it."""
+    rows = runs.read_metrics(folder)
+    return {int(row["epoch"]) + 1: float(row[monitor]) for row in rows if row.get(monitor)}
+
+
+def seconds(folder: Path) -> float:
+    """How long the ended starts of a trial trained."""
+    record = runs.read_record(folder) if (folder / "run.json").is_file() else {}
+    starts = [record, *record.get("resumed", [])]
+    return round(sum((float(start.get("seconds", 0)) for start in starts), 0.0), 3)
+
+
+def outcome(
+    folder: Path, code: int, pruned: bool, monitor: str, direction: runs.Direction
+) -> Outcome:
+    """Says what became of a trial whose process has ended by itself.
+
+    Args:
+        folder: The trial's folder.
+        code: The exit code of its fit.
+        pruned: Whether the pruner ended it.
+        monitor: The metric searched for.
+        direction: minimize or maximize.
+    """
+    values = measured(folder, monitor)
+    diverged = [epoch for epoch, value in values.items() if not math.isfinite(value)]
+    value = runs.best_value(folder, monitor, direction)
+    if code:
+        reason = why_failed(folder, code)
+    elif diverged:
+        reason = f"{monitor} is {values[diverged[0]]} after epoch {diverged[0]}"
+    elif value is None:
+        reason = f"no epoch measured {monitor}"
+    else:
+        state = TrialState.PRUNED if pruned else TrialState.COMPLETE
+        return Outcome(state, value, "", len(values), seconds(folder))
+    return Outcome(TrialState.FAIL, None, reason, len(values), seconds(folder))
+
+
+def why_failed(folder: Path, code: int) -> str:
+    """The last error that the fit printed, on one line."""
+    output = folder / "output.log"
+    lines = output.read_text(errors="replace").splitlines() if output.is_file() else []
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return errors[-1] if errors else f"exit code {code}; see {output}"

@@ -1,0 +1,64 @@
+"""Finds out, before any training, whether the trials can be trained at all."""
+
+import io
+import multiprocessing
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+from classifier.hyperparameters import ConfigError
+
+
+def rehearse(base: Path, variants: Mapping[str, str], monitor: str) -> None:
+    """Builds everything that a fit builds, for the base config and for each choice that is a text.
+
+    It also downloads the data, which the workers would otherwise all do at once.
+
+    Args:
+        base: The base config.
+        variants: Further config texts, by what is different in them.
+        monitor: The metric that each trial has to report.
+
+    Raises:
+        ConfigError: What the first fit would have said.
+    """
+    # In a process of its own: torch takes half a gigabyte, which whoever watches does not need.
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        problem = pool.submit(_problem, base, variants, monitor).result()
+    if problem:
+        raise ConfigError(problem)
+
+
+def _problem(base: Path, variants: Mapping[str, str], monitor: str) -> str:
+    from classifier.cli.run import explained, prepare
+
+    prepare()
+    from pytorch_lightning.callbacks import Callback
+
+    from classifier.cli.arguments import Arguments
+    from classifier.cli.command import ClassifierCLI
+
+    class Rehearsal(ClassifierCLI):
+        """Everything but the run folder and the training."""
+
+        exit_code = 0
+
+        def monitors(self, callbacks: list[Callback]) -> list[tuple[str, str | None]]:
+            return [*super().monitors(callbacks), ("monitor", monitor)]
+
+        def keep_run(self, config: object) -> None:
+            self.datamodule.prepare_data()
+
+        def fit(self, *_: object, **__: object) -> None:
+            pass
+
+    for change, config in {"": str(base), **variants}.items():
+        arguments = ["fit", "--config", config]
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()) as told:
+            code = explained(lambda: Rehearsal(Arguments(arguments)).exit_code)  # noqa: B023
+        if code:
+            message = told.getvalue().strip().removeprefix("error: ")
+            return f"with {change}: {message}" if change else message
+    return ""

@@ -1,0 +1,263 @@
+"""The space of a search: which hyperparameters are searched, and over which values.
+
+Each name of the base config's ``hyperparameters:`` block has a range, ``{low: 1e-4, high: 0.1,
+log: true}``, or a list of choices: numbers, texts or whole blocks. ``seed_everything`` is never
+sampled: it lists the seeds with which every configuration is trained.
+"""
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from optuna.distributions import BaseDistribution
+
+from classifier.cli.errors import Where
+from classifier.hyperparameters import ConfigError, KeyPath, load, set_values, values
+from classifier.hyperparameters.names import KEY, check_names
+from classifier.hyperparameters.scalars import literal
+from classifier.hyperparameters.text import compose, places
+from classifier.search.entries import MAX_MEMBERS, Choices, Range, read
+from classifier.suggest import did_you_mean
+
+SEED = "seed_everything"
+MAX_SEED = 2**32 - 1  # NumPy takes no larger one
+
+
+class Space:
+    """What is searched.
+
+    A configuration, ``params``, is a value for each name but the seed, as Optuna keeps it: of a
+    choice that is a list or a block it keeps a short label, such as ``AdamW``.
+
+    Args:
+        entries: The ranges and choices by name; a dotted name is a part of a block.
+        where: Finds a dotted key, such as ``space.lr``, in the search file, for messages.
+
+    Attributes:
+        names: All searched names, in order.
+        parameters: What Optuna samples: everything but the seed.
+        seeds: The seeds of every configuration; empty if seeds are not searched.
+
+    Raises:
+        ConfigError: An entry is neither a range nor a list, or does not make sense.
+    """
+
+    def __init__(self, entries: Mapping[str, Any], where: Where = lambda key: "") -> None:
+        self.where = where
+        if not entries:
+            raise ConfigError(
+                f"{where('space')}space: nothing is searched; name a hyperparameter of the base "
+                "config, as in 'lr: {low: 0.001, high: 0.1, log: true}'."
+            )
+        self._entries: dict[str, Choices | Range] = {}
+        self.seeds: tuple[int, ...] = ()
+        for name, entry in entries.items():
+            with self._about(name):
+                if name == SEED:
+                    self.seeds = _seeds(read(entry))
+                else:
+                    self._entries[name] = read(entry)
+        self.names = tuple(entries)
+        self.parameters: dict[str, BaseDistribution] = {
+            name: entry.distribution for name, entry in self._entries.items()
+        }
+
+    @contextmanager
+    def _about(self, name: str) -> Iterator[None]:
+        """Says in messages which entry they are about."""
+        try:
+            yield
+        except ConfigError as error:
+            raise ConfigError(f"{self.where(f'space.{name}')}space.{name}: {error}") from None
+
+    # ---- one configuration ----
+
+    def values(self, params: Mapping[str, Any], seed: int | None = None) -> dict[KeyPath, Any]:
+        """What a configuration stands for, by path in the config.
+
+        Args:
+            params: The configuration; names which it leaves out keep the base config's value.
+            seed: Seed of the training; None keeps the base config's.
+        """
+        found: dict[KeyPath, Any] = {
+            _path(name): self._entries[name].value(param) for name, param in params.items()
+        }
+        return found if seed is None else found | {(SEED,): seed}
+
+    def text(
+        self,
+        base: str,
+        params: Mapping[str, Any],
+        seed: int | None = None,
+        name: str = "base config",
+    ) -> str:
+        """The text of the base config with exactly the values of a configuration changed.
+
+        Args:
+            base: The base config.
+            params: The configuration; names which it leaves out keep the base config's value.
+            seed: Seed of the training; None keeps the base config's.
+            name: What to call the base config in messages.
+        """
+        if seed is not None and SEED not in load(base, name):
+            base = _with_seed(base, seed)
+        return set_values(base, self.values(params, seed), name)
+
+    def point(self, base: str) -> dict[str, Any] | None:
+        """The configuration of the base config itself; None if it lies outside the space."""
+        data = load(base)
+        try:
+            return {
+                name: entry.param(_at(data, _path(name))) for name, entry in self._entries.items()
+            }
+        except (LookupError, ValueError):
+            return None
+
+    def as_shown(self, params: Mapping[str, Any], seed: int | None = None) -> dict[str, Any]:
+        """A configuration with its seed in the order of the names; blocks by their labels."""
+        shown = {name: self._entries[name].shown(param) for name, param in params.items()}
+        if seed is not None:
+            shown[SEED] = seed
+        return {name: shown[name] for name in self.names if name in shown}
+
+    # ---- all configurations ----
+
+    @property
+    def size(self) -> int | None:
+        """How many configurations there are, seeds left out; None for no end, or over a million."""
+        size = 1
+        for entry in self._entries.values():
+            if entry.members is None:
+                return None
+            size *= len(entry.members)
+        return size if size <= MAX_MEMBERS else None
+
+    def grid(self) -> list[dict[str, Any]]:
+        """All configurations; the last name changes fastest.
+
+        Raises:
+            ConfigError: There is no end of them, or there are more than a million.
+        """
+        axes = []
+        for name, entry in self._entries.items():
+            if entry.members is None:
+                with self._about(name):
+                    raise ConfigError(
+                        "a grid takes every value, and this range has no end of them; give it a "
+                        "step, or list the values."
+                    )
+            axes.append(entry.members)
+        if self.size is None:
+            raise ConfigError(
+                f"{self.where('space')}space: a grid of {math.prod(map(len, axes))} "
+                "configurations; make the steps larger, or take another sampler than grid."
+            )
+        return [dict(zip(self._entries, point, strict=True)) for point in itertools.product(*axes)]
+
+    def describe(self) -> list[str]:
+        """One line a name for the screen, as in ``lr 0.0001 .. 0.1 (log)``."""
+        lines = {name: str(entry) for name, entry in self._entries.items()}
+        lines[SEED] = f"{', '.join(map(str, self.seeds))} (each configuration with every seed)"
+        return [f"{name} {lines[name]}" for name in self.names]
+
+    # ---- the space and the base config ----
+
+    def check(self, base: str, name: str = "base config") -> None:
+        """Refuses names which the base config lacks, or where a value would have no effect.
+
+        Args:
+            base: The base config.
+            name: What to call it in messages.
+
+        Raises:
+            ConfigError: A name is unknown, an alias of another one, or used by no alias; or no
+                longer used when a certain block is chosen for another name.
+        """
+        known = values([base])
+        for searched in self._entries:
+            with self._about(searched):
+                check_names(known, {_path(searched)[1:]: None})
+        self._check_used(base, f"no alias in {name} uses it, so that it would have no effect.")
+        for searched in self._entries:
+            self._check_choices(searched, base, name)
+        for seed in self.seeds[:2]:  # one of the two is not the base config's own
+            with self._about(SEED):
+                self.text(base, {}, seed, name)
+
+    def _check_choices(self, searched: str, base: str, name: str) -> None:
+        """Puts values into the base config; one may be a block, and it may lack what another has.
+
+        >>> base = "hyperparameters: {lr: &lr 1, opt: &opt {lr: *lr}}\nmodel: {optimizer: *opt}"
+        >>> Space({"lr": [1, 2], "opt": [{"lr": 3}]}).check(base)
+        Traceback (most recent call last):
+            ...
+        classifier.hyperparameters.text.ConfigError: space.lr: ...
+        """
+        may_hold_aliases = isinstance(_at(load(base), _path(searched)), dict | list)
+        for param in self._entries[searched].probes:
+            with self._about(searched):
+                text = self.text(base, {searched: param}, name=name)
+            if may_hold_aliases:
+                self._check_used(
+                    text,
+                    f"nothing uses it where {searched} is {param}; search a part of that instead, "
+                    f"such as {searched}.class_path.",
+                )
+
+    def _check_used(self, text: str, problem: str) -> None:
+        used = _used(text)
+        for name in self._entries:
+            path = _path(name)
+            if not any(place[: len(path)] == path for place in used):
+                with self._about(name):
+                    raise ConfigError(problem)
+
+
+def _seeds(entry: Choices | Range) -> tuple[int, ...]:
+    seeds = entry.values if isinstance(entry, Choices) else entry.members
+    if seeds is None:
+        raise ConfigError("the seeds are a list, [0, 1, 2], or a range of whole numbers.")
+    for seed in seeds:
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
+            raise ConfigError(
+                f"a seed is a whole number from 0 to {MAX_SEED}, not {literal(seed)}."
+            )
+    return tuple(seeds)
+
+
+def _path(name: str) -> tuple[str, ...]:
+    return (KEY, *name.split("."))
+
+
+def _at(data: Any, path: Iterable[str]) -> Any:
+    """The part of loaded data at a path, as the command line writes it; else a LookupError."""
+    for key in path:
+        if isinstance(data, list):
+            data = {str(index): item for index, item in enumerate(data)}
+        if not isinstance(data, dict):
+            raise LookupError
+        data = data[key]
+    return data
+
+
+def _used(text: str) -> set[tuple[str, ...]]:
+    """Places in the block ``hyperparameters:`` whose values stand elsewhere in the config too."""
+    everything = list(places(compose(text)))
+    elsewhere = {id(node) for path, node in everything if path[:1] != (KEY,)}
+    return {
+        tuple(map(str, path))
+        for path, node in everything
+        if path[:1] == (KEY,) and id(node) in elsewhere
+    }
+
+
+def _with_seed(base: str, seed: int) -> str:
+    """Adds the seed as the first of the config's keys."""
+    root = compose(base)
+    if not root.value:
+        return f"{SEED}: {seed}\n{base}"
+    mark = root.value[0][0].start_mark
+    end = ", " if root.flow_style else "\n" + " " * mark.column
+    return f"{base[: mark.index]}{SEED}: {seed}{end}{base[mark.index :]}"

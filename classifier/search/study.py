@@ -1,0 +1,308 @@
+"""The Optuna study of a search: which trial comes next, and what became of each.
+
+A trial goes WAITING → RUNNING → COMPLETE, PRUNED or FAIL. Every step but the last of a trial
+is taken under a file lock of the search folder, so that the budget is met exactly however many
+workers there are, and a trial whose worker is gone goes back to WAITING, in place.
+"""
+
+import os
+import platform
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from filelock import FileLock, Timeout
+from optuna.distributions import FloatDistribution, IntDistribution
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from classifier.hyperparameters import ConfigError
+from classifier.search.outcome import Outcome
+from classifier.search.settings import Settings, load, make_pruner, make_sampler
+from classifier.search.space import Distribution, Space
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)  # the search says itself what happens
+
+ATTEMPTS = 3  # of a trial whose process is killed, by the out-of-memory killer for one
+SILENT_BEATS = 4  # heartbeats missed until a worker of another machine is taken for dead
+
+
+class Journal(JournalFileBackend):
+    """Optuna's journal file, mended where a full disk or a crash tore the last line off.
+
+    Optuna would append to the torn line and then never read the file again.
+    """
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        if self._is_torn():
+            lock = JournalFileSymlinkLock(self._file_path)
+            lock.acquire()
+            try:
+                if self._is_torn():  # and not merely being written
+                    whole = Path(self._file_path).read_bytes().rfind(b"\n") + 1
+                    os.truncate(self._file_path, whole)
+            finally:
+                lock.release()
+        super().append_logs(logs)
+
+    def _is_torn(self) -> bool:
+        with Path(self._file_path).open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(size - 1, 0))
+            return file.read() not in (b"", b"\n")
+
+
+def open_storage(url: str | None, folder: Path) -> BaseStorage:
+    """Opens the database, or the journal file of the search folder.
+
+    Args:
+        url: Of PostgreSQL; variables of the environment, ``$NAME``, are filled in.
+        folder: The search folder.
+
+    Raises:
+        ConfigError: If the database cannot be reached.
+    """
+    if url is None:
+        return JournalStorage(Journal(str(folder / "journal.log")))
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        # A connection may be idle for the hours of a trial and be closed by the server meanwhile.
+        return optuna.storages.get_storage(
+            RDBStorage(os.path.expandvars(url), engine_kwargs={"pool_pre_ping": True})
+        )
+    except (SQLAlchemyError, ImportError, ValueError) as error:
+        cause = str(error.__cause__ or error).strip().splitlines()[0]
+        raise ConfigError(f"storage: '{url}' cannot be used: {cause}") from error
+
+
+class Worker:
+    """Who runs a trial: an identity, and a lock file that the system frees when it dies.
+
+    Args:
+        folder: The search folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        host, pid = platform.node(), os.getpid()
+        self.identity = {"id": f"{host}-{pid}-{os.urandom(2).hex()}", "host": host, "pid": pid}
+        self.path = folder / "workers" / f"{self.identity['id']}.lock"
+        self.lock = FileLock(self.path)
+
+    def __enter__(self) -> "Worker":
+        self.lock.acquire()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()
+        self.path.unlink(missing_ok=True)
+
+
+def is_dead(identity: dict[str, Any], folder: Path) -> bool | None:
+    """Whether a worker has died; None for one on another machine, whose lock says nothing."""
+    if identity["host"] != platform.node():
+        return None
+    path = folder / "workers" / f"{identity['id']}.lock"
+    try:
+        with FileLock(path, timeout=0):
+            path.unlink(missing_ok=True)
+    except Timeout:
+        return False
+    return True
+
+
+class Study:
+    """The trials of a search folder.
+
+    Args:
+        folder: The search folder.
+        settings: Its settings.
+        storage: Where the trials are kept; that of the settings if not given.
+    """
+
+    def __init__(
+        self, folder: Path, settings: Settings, storage: BaseStorage | None = None
+    ) -> None:
+        self.folder = folder
+        self.settings = settings
+        self.space = Space(settings.space)
+        self.base = settings.base.read_text(encoding="utf-8")
+        # The configurations that are known beforehand; None where they are sampled.
+        self.plan = self.space.grid() if settings.sampler == "grid" else settings.plan
+        self.storage = storage or open_storage(settings.storage, folder)
+        self.lock = FileLock(folder / ".lock")
+        self.seen: dict[int, tuple[Any, float]] = {}
+        self.study = optuna.create_study(
+            storage=self.storage,
+            study_name=settings.name,
+            direction=settings.direction,
+            pruner=make_pruner(settings),
+            load_if_exists=True,
+        )
+
+    @classmethod
+    def of(cls, folder: Path) -> "Study":
+        """The study of a search that has begun."""
+        return cls(folder, load(folder))
+
+    # ---- the budget ----
+
+    @property
+    def total(self) -> int | None:
+        """How many trials there are to be; None if only time sets an end."""
+        if self.plan is None:
+            return self.settings.n_trials
+        whole = len(self.plan) * max(1, len(self.space.seeds))
+        return min(self.settings.n_trials or whole, whole)
+
+    def trials(self) -> list[FrozenTrial]:
+        """All trials by number."""
+        return self.study.get_trials(deepcopy=False)
+
+    def unfinished(self) -> bool:
+        """Whether there are trials which somebody runs or has to run."""
+        trials = self.trials()[: self.total]
+        more = self.total is None or len(trials) < self.total
+        return more or not all(trial.state.is_finished() for trial in trials)
+
+    def seed(self, number: int) -> int | None:
+        """The searched seed of a trial; None if seeds are not searched."""
+        seeds = self.space.seeds
+        return seeds[number % len(seeds)] if seeds else None
+
+    def text(self, trial: FrozenTrial | Trial) -> str:
+        """The config of a trial: the base config with the searched values changed."""
+        return self.space.text(self.base, trial.params, self.seed(trial.number))
+
+    def shown(self, trial: FrozenTrial | Trial) -> dict[str, Any]:
+        """The searched values of a trial, blocks by their labels."""
+        if trial.params.keys() != self.space.parameters.keys():
+            return {}  # not sampled yet
+        return self.space.as_shown(trial.params, self.seed(trial.number))
+
+    def trial_folder(self, number: int) -> Path:
+        """Where a trial's config and run are."""
+        return self.folder / "trials" / f"{number:04d}"
+
+    # ---- one trial ----
+
+    def take(self, worker: Worker | None = None) -> Trial | None:
+        """Takes the next trial; None if there is none to take now.
+
+        Args:
+            worker: Who is going to run it; nobody, if only its config is wanted.
+        """
+        with self.lock:
+            if worker is not None:
+                self._put_back_dead()
+            number = self._next()
+            if number is None:
+                return None
+            trial_id = self._id(number)
+            self.storage.set_trial_state_values(trial_id, TrialState.RUNNING)
+            self.study.sampler = make_sampler(self.settings, number)
+            trial = Trial(self.study, trial_id)
+            if worker is not None:
+                trial.set_user_attr("worker", worker.identity)
+                trial.set_user_attr("attempt", trial.user_attrs.get("attempt", 0) + 1)
+            for name, distribution in self.space.parameters.items():
+                suggest(trial, name, distribution)
+            return trial
+
+    def _next(self) -> int | None:
+        trials = self.trials()
+        for trial in trials[: self.total]:
+            if trial.state == TrialState.WAITING:
+                return trial.number
+        number = len(trials)
+        if self.total is not None and number >= self.total:
+            return None
+        fixed = self._fixed(number, trials)
+        if fixed is None:
+            return None
+        self.study.enqueue_trial(fixed)
+        return number
+
+    def _fixed(self, number: int, trials: Sequence[FrozenTrial]) -> dict[str, Any] | None:
+        """What is not sampled of a new trial; None while it is not known."""
+        configuration, repeat = divmod(number, max(1, len(self.space.seeds)))
+        if self.plan is not None:
+            return self.plan[configuration]
+        if repeat:
+            first = trials[number - repeat].params
+            return first if first.keys() == self.space.parameters.keys() else None
+        return (self.space.point(self.base) or {}) if configuration == 0 else {}
+
+    def _put_back_dead(self) -> None:
+        """Finds trials whose worker is gone, by its lock, or by its silence on our clock."""
+        now = time.monotonic()
+        for trial in self.trials():
+            if trial.state != TrialState.RUNNING:
+                continue
+            identity = trial.user_attrs.get("worker")
+            dead = is_dead(identity, self.folder) if identity else True
+            if dead is None:
+                beat = trial.user_attrs.get("beat"), identity
+                if self.seen.get(trial.number, (None,))[0] != beat:
+                    self.seen[trial.number] = (beat, now)
+                silent = now - self.seen[trial.number][1]
+                dead = silent > SILENT_BEATS * self.settings.heartbeat
+            if dead:
+                self.put_back(trial, "its worker died")
+
+    def put_back(self, trial: FrozenTrial | Trial, blame: str = "") -> None:
+        """Lets a trial wait for another worker, which goes on from its last checkpoint.
+
+        Args:
+            trial: The trial.
+            blame: What it may itself have caused. The third time it fails for that.
+        """
+        trial_id = self._id(trial.number)
+        attempt = trial.user_attrs.get("attempt", 0)
+        if not blame:
+            self.storage.set_trial_user_attr(trial_id, "attempt", attempt - 1)
+        elif attempt >= ATTEMPTS:
+            failed = Outcome(TrialState.FAIL, None, f"{blame}, {attempt} times")
+            self.storage.set_trial_user_attr(trial_id, "outcome", failed.as_json())
+            self.storage.set_trial_state_values(trial_id, TrialState.FAIL)
+            return
+        self.storage.set_trial_state_values(trial_id, TrialState.WAITING)
+
+    def is_ours(self, trial: Trial, worker: Worker) -> bool:
+        """Whether nobody else took the trial over, after this machine slept for example."""
+        now = self.storage.get_trial(self._id(trial.number))
+        return now.state == TrialState.RUNNING and now.user_attrs["worker"] == worker.identity
+
+    def report(self, trial: Trial, epoch: int, value: float) -> bool:
+        """Notes the value of an epoch; returns whether the trial is not worth going on."""
+        if epoch not in self.storage.get_trial(self._id(trial.number)).intermediate_values:
+            trial.report(value, epoch)  # else repeated after a stop
+        return trial.should_prune()
+
+    def tell(self, trial: Trial, outcome: Outcome) -> None:
+        """Notes what became of a trial."""
+        # Optuna has a place for the value only, and there the last one of a pruned trial.
+        trial.set_user_attr("outcome", outcome.as_json())
+        complete = outcome.state == TrialState.COMPLETE
+        self.study.tell(trial, outcome.value if complete else None, outcome.state)
+
+    def _id(self, number: int) -> int:
+        study_id = self.storage.get_study_id_from_name(self.settings.name)
+        return self.storage.get_trial_id_from_study_id_trial_number(study_id, number)
+
+
+def suggest(trial: Trial, name: str, distribution: Distribution) -> None:
+    """Lets the sampler choose a value, unless the trial has one."""
+    if isinstance(distribution, FloatDistribution):
+        step = distribution.step
+        trial.suggest_float(
+            name, distribution.low, distribution.high, step=step, log=distribution.log
+        )
+    elif isinstance(distribution, IntDistribution):
+        each = distribution.step
+        trial.suggest_int(name, distribution.low, distribution.high, step=each, log=distribution.log)
+    else:
+        trial.suggest_categorical(name, distribution.choices)

@@ -1,0 +1,130 @@
+"""``classifier search worker DIR``: takes a trial, writes its config, fits it, notes the result.
+
+Workers know nothing of each other and keep nothing: any number of them, started at any time on
+any machine that sees the search folder and its storage, work on one search.
+"""
+
+import errno
+import math
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+from optuna.trial import Trial
+
+from classifier import runs
+from classifier.hyperparameters import ConfigError, setting_in
+from classifier.search import results
+from classifier.search.outcome import is_finished, outcome
+from classifier.search.process import FitProcess
+from classifier.search.stop import Stop
+from classifier.search.study import Study, Worker
+
+POLL = 1.0  # seconds between looks at what the other workers do
+NO_SPACE = 1 << 20  # bytes; with less, no checkpoint can be written
+
+
+def work(folder: Path, until: float = math.inf, attached: bool = False) -> int:
+    """Runs trials until there are no more, until a time, or until told to stop.
+
+    Args:
+        folder: The search folder.
+        until: Unix time after which no trial is begun.
+        attached: Whether to end with the process that started this one.
+
+    Returns:
+        The exit code: 0; 1 when the disk is full; 130 or 143 after a signal.
+    """
+    stop = Stop(attached)
+    study = Study.of(folder)
+    if study.total is None and math.isinf(until):
+        raise ConfigError("this search has no n_trials; say when it ends, --until UNIX_TIME.")
+    with Worker(folder) as worker:
+        while not stop.wait(0) and time.time() < until:
+            trial = study.take(worker)
+            if trial is not None:
+                run_trial(study, trial, worker, stop)
+            elif study.unfinished():
+                stop.wait(POLL)  # others run the rest; if one of them dies, this takes over
+            else:
+                break
+    return stop.exit_code
+
+
+def run_trial(study: Study, trial: Trial, worker: Worker, stop: Stop) -> None:
+    """Runs one trial and notes what became of it.
+
+    Raises:
+        OSError: If the disk is full, which is not the trial's fault: it will be run again.
+    """
+    folder = study.trial_folder(trial.number)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        runs.write_text(folder / "trial.yaml", study.text(trial))
+        # Else its worker died after the training and before the note.
+        code = 0 if is_finished(folder) else fit(study, trial, worker, stop)
+    except BaseException:
+        if study.is_ours(trial, worker):
+            study.put_back(trial)
+        raise
+    if not study.is_ours(trial, worker):
+        return
+    if code and stop.signal:
+        study.put_back(trial)
+    elif code in (128 + signal.SIGTERM, 128 + signal.SIGINT) or code < 0:
+        study.put_back(trial, f"killed by signal {-code if code < 0 else code - 128}")
+    elif code and shutil.disk_usage(folder).free < NO_SPACE:
+        study.put_back(trial)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+    else:
+        pruned = bool(trial.user_attrs.get("pruned"))
+        settings = study.settings
+        study.tell(trial, outcome(folder, code, pruned, settings.monitor, settings.direction))
+    with study.lock:
+        results.write(study)
+
+
+def fit(study: Study, trial: Trial, worker: Worker, stop: Stop) -> int:
+    """Fits a trial's config, from its last checkpoint on if it has one; returns the exit code."""
+    folder = study.trial_folder(trial.number)
+    arguments = ["--config", str(folder / "trial.yaml")]
+    if (folder / "checkpoints" / "last.ckpt").is_file():
+        arguments += ["--ckpt_path", str(folder)]
+    facts = {
+        "folder": str(folder),
+        "monitor": study.settings.monitor,
+        "direction": study.settings.direction,
+        "hyperparameters": study.shown(trial),
+    }
+    process = FitProcess(arguments, facts, folder / "output.log")
+    last_epoch = setting_in((folder / "trial.yaml").read_text(), ("trainer", "max_epochs"))
+    beats = 0
+    alive = time.monotonic()
+    try:
+        while process.exit_code is None and not stop.signal:
+            measured = process.next_value(study.settings.heartbeat, *stop.descriptors)
+            if measured is not None:
+                process.answer(is_hopeless(study, trial, *measured, last_epoch))
+            stop.wait(0)
+            if time.monotonic() - alive >= study.settings.heartbeat:
+                if not study.is_ours(trial, worker):
+                    break
+                beats, alive = beats + 1, time.monotonic()
+                trial.set_user_attr("beat", beats)
+    finally:
+        process.stop()
+    code = process.exit_code
+    assert code is not None
+    return code
+
+
+def is_hopeless(study: Study, trial: Trial, epoch: int, value: float, last_epoch: object) -> bool:
+    """Notes an epoch's value; returns whether to stop: it diverged, or the pruner says so."""
+    if not math.isfinite(value):
+        return True
+    if not study.report(trial, epoch, value) or epoch == last_epoch:
+        return False
+    trial.set_user_attr("pruned", True)
+    return True
