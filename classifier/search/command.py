@@ -31,6 +31,8 @@ def run(given: Sequence[str]) -> int:
     """
     try:
         return _act(given)
+    except SystemExit as stop:  # --help
+        return int(stop.code or 0)
     except KeyboardInterrupt:
         return 130
     except Exception as error:

@@ -17,7 +17,6 @@ from classifier.hyperparameters.scalars import literal
 from classifier.hyperparameters.text import same
 from classifier.suggest import did_you_mean
 
-MAX_MEMBERS = 10**6  # more would fill the memory and never be trained
 RANGE = ("low", "high", "log", "step")
 KINDS = ("FloatDistribution", "IntDistribution", "CategoricalDistribution")
 
@@ -49,9 +48,19 @@ class Choices:
         self.distribution = CategoricalDistribution(labels)
 
     @property
+    def size(self) -> int | None:
+        """How many params there are; None for no end of them."""
+        return len(self.values)
+
+    @property
     def members(self) -> Sequence[Any]:
-        """All params."""
+        """All params, in order."""
         return self.distribution.choices
+
+    @property
+    def probes(self) -> Sequence[Any]:
+        """Enough params to find out whether they can be used."""
+        return self.members
 
     def value(self, param: Any) -> Any:
         """What a param stands for."""
@@ -117,21 +126,29 @@ class Range:
                 self.distribution = FloatDistribution(low, high, bool(log), step)
 
     @property
-    def members(self) -> Sequence[Any] | None:
-        """All numbers; None if there is no end of them, or if there are over a million."""
+    def size(self) -> int | None:
+        """How many numbers there are; None for no end of them."""
         low, high, step = self._decimals()
-        if step is None or (high - low) / step >= MAX_MEMBERS:
-            return None
-        kind = type(self.distribution.low)
-        return [kind(low + index * step) for index in range(int((high - low) / step) + 1)]
+        return None if step is None else int((high - low) / step) + 1
+
+    @property
+    def members(self) -> Sequence[Any]:
+        """All numbers, in order; of a range with steps only."""
+        low, step = self.distribution.low, self.distribution.step or 0
+        return [self.value(low + index * step) for index in range(self.size or 0)]
+
+    @property
+    def probes(self) -> Sequence[Any]:
+        """Enough numbers to find out whether they can be used."""
+        return self.distribution.low, self.distribution.high
 
     def value(self, param: Any) -> Any:
         """The number, with a step written as people do: 0.3 and not 0.1 + 0.1 + 0.1."""
+        kind = type(self.distribution.low)
         low, _, step = self._decimals()
         if step is None:
-            return param
-        number = low + round((Decimal(repr(param)) - low) / step) * step
-        return type(self.distribution.low)(number)
+            return kind(param)
+        return kind(low + round((Decimal(param) - low) / step) * step)
 
     def param(self, value: Any) -> Any:
         """The number as Optuna has it; a LookupError if it lies outside the range."""

@@ -37,8 +37,9 @@ def run(settings: Settings) -> int:
         0; 1 if workers gave up or no trial was completed; 130 or 143 after a signal.
     """
     folder = settings.folder
-    (folder / "workers").mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     save(settings, folder)
+    (folder / "workers").mkdir(exist_ok=True)
     study = Study.of(folder)
     write_experiment(folder, study.space, settings.monitor)
     stop = Stop()
@@ -81,7 +82,8 @@ def check_new(settings: Settings, base: str) -> None:
         ConfigError: The folder or the study is taken, or a trial could not be trained.
     """
     folder = settings.folder
-    if folder.exists() and any(path.name not in (BASE, "dry_run") for path in folder.iterdir()):
+    found = folder.glob("[!.]*")  # hidden are our locks, and files that were being written
+    if any(path.name not in (BASE, "dry_run") for path in found):
         raise ConfigError(f"'{folder}' exists and holds no search; name another, --folder DIR.")
     if settings.storage:
         storage = open_storage(settings.storage, folder)

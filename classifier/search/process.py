@@ -12,15 +12,23 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-PATIENCE = 30.0  # seconds that a fit gets to stop by itself
+PATIENCE = 20.0  # seconds that a fit gets to stop by itself; SLURM kills everything after 30
 
 # Every process is forked from the server; CUDA is not touched before that.
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(["classifier.cli.command"])
+
+
+def start_server() -> None:
+    """Starts the server, deaf to the SIGTERM that a cluster sends to every process of a job."""
+    handler = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    forkserver.ensure_running()
+    signal.signal(signal.SIGTERM, handler)
 
 
 class FitProcess:
@@ -81,6 +89,7 @@ class FitProcess:
 
 def _fit(arguments: list[str], trial: Mapping[str, Any], output: Path, channel: Connection) -> None:
     """What runs in the process."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the server's is to ignore it
     os.setsid()  # whatever it starts can be killed with it, and Ctrl-C does not reach it
     with output.open("ab") as file:
         os.dup2(file.fileno(), 1)

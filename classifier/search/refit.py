@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from classifier.hyperparameters import ConfigError, setting_in
-from classifier.search import launch
+from classifier.search import launch, report
 from classifier.search.results import groups
 from classifier.search.settings import FILE, Settings, differences, load
 from classifier.search.space import SEED
@@ -42,7 +42,14 @@ def refit(folder: Path, top_k: int, seeds: int, workers: int | None) -> int:
         max_seconds=None,
         workers=workers or study.settings.workers,
     )
-    return launch.run(own_folder(settings, folder.resolve()))
+    settings = own_folder(settings, folder.resolve())
+    code = launch.run(settings)
+    anew = {group.rows[0].number // seeds: group for group in groups(Study.of(settings.folder))}
+    for place, row in enumerate(best):
+        if place in anew:
+            name = f"trial {row.number} of the search"
+            report.say(f"{name}: {row.value:.4f} there, {report.spread(anew[place])} anew")
+    return code
 
 
 def own_folder(settings: Settings, search: Path) -> Settings:

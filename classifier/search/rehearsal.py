@@ -2,6 +2,7 @@
 
 import io
 import multiprocessing
+import re
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
@@ -59,6 +60,7 @@ def _problem(base: Path, variants: Mapping[str, str], monitor: str) -> str:
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()) as told:
             code = explained(lambda: Rehearsal(Arguments(arguments)).exit_code)  # noqa: B023
         if code:
-            message = told.getvalue().strip().removeprefix("error: ")
+            # The text of a variant has no file, so that its lines say nothing.
+            message = re.sub(r"^error: (--config:\d+: )?", "", told.getvalue().strip())
             return f"with {change}: {message}" if change else message
     return ""

@@ -85,6 +85,9 @@ def follow(study: Study, engine: Engine, stop: Stop) -> None:
                 estimated = True
         if not alive:
             return
+        if not study.unfinished():
+            engine.stop()  # those that the cluster has not even started
+            return
         if stop.wait(POLL):
             say("stopping; the trials go on with the same command")
             engine.stop()
@@ -145,10 +148,10 @@ def conclude(study: Study, gave_up: bool) -> bool:
     if not ranked:
         return False
     say(f"best: {of_group(study, ranked[0])}")
-    if not study.plan and everything[0].state == "complete" and ranked[0].rows[0].number:
+    if study.plan is None and everything[0].state == "complete" and ranked[0].rows[0].number:
         say(f"base: {of_group(study, next(g for g in ranked if g.rows[0].number == 0))}")
     say(f"  {command('fit', '--config', str(folder / 'best.yaml'))}")
-    for action in ("table", "importance", "refit"):
+    for action in ("table",) if study.settings.plan else ("table", "importance", "refit"):
         say(f"  {command('search', action, str(folder))}")
     say(f"  {shlex.join(['tensorboard', '--logdir', str(folder)])}")
     return True

@@ -9,19 +9,21 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
-from optuna.distributions import BaseDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from classifier.cli.errors import Where
 from classifier.hyperparameters import ConfigError, KeyPath, load, set_values, values
 from classifier.hyperparameters.names import KEY, check_names
 from classifier.hyperparameters.scalars import literal
 from classifier.hyperparameters.text import compose, places
-from classifier.search.entries import MAX_MEMBERS, Choices, Range, read
-from classifier.suggest import did_you_mean
+from classifier.search.entries import Choices, Range, read
+
+Distribution: TypeAlias = FloatDistribution | IntDistribution | CategoricalDistribution
 
 SEED = "seed_everything"
+MAX_SIZE = 10**6  # more configurations would fill the memory and never be trained
 MAX_SEED = 2**32 - 1  # NumPy takes no larger one
 
 
@@ -55,12 +57,14 @@ class Space:
         self.seeds: tuple[int, ...] = ()
         for name, entry in entries.items():
             with self._about(name):
+                if not isinstance(name, str):
+                    raise ConfigError("YAML does not read this name as text; put it in quotes.")
                 if name == SEED:
                     self.seeds = _seeds(read(entry))
                 else:
                     self._entries[name] = read(entry)
         self.names = tuple(entries)
-        self.parameters: dict[str, BaseDistribution] = {
+        self.parameters: dict[str, Distribution] = {
             name: entry.distribution for name, entry in self._entries.items()
         }
 
@@ -127,12 +131,9 @@ class Space:
     @property
     def size(self) -> int | None:
         """How many configurations there are, seeds left out; None for no end, or over a million."""
-        size = 1
-        for entry in self._entries.values():
-            if entry.members is None:
-                return None
-            size *= len(entry.members)
-        return size if size <= MAX_MEMBERS else None
+        sizes = [entry.size for entry in self._entries.values() if entry.size is not None]
+        known = len(sizes) == len(self._entries) and math.prod(sizes) <= MAX_SIZE
+        return math.prod(sizes) if known else None
 
     def grid(self) -> list[dict[str, Any]]:
         """All configurations; the last name changes fastest.
@@ -140,21 +141,20 @@ class Space:
         Raises:
             ConfigError: There is no end of them, or there are more than a million.
         """
-        axes = []
         for name, entry in self._entries.items():
-            if entry.members is None:
+            if entry.size is None:
                 with self._about(name):
                     raise ConfigError(
                         "a grid takes every value, and this range has no end of them; give it a "
                         "step, or list the values."
                     )
-            axes.append(entry.members)
         if self.size is None:
             raise ConfigError(
-                f"{self.where('space')}space: a grid of {math.prod(map(len, axes))} "
-                "configurations; make the steps larger, or take another sampler than grid."
+                f"{self.where('space')}space: a grid of more than {MAX_SIZE} configurations; make "
+                "the steps larger, or take another sampler than grid."
             )
-        return [dict(zip(self._entries, point, strict=True)) for point in itertools.product(*axes)]
+        points = itertools.product(*(entry.members for entry in self._entries.values()))
+        return [dict(zip(self._entries, point, strict=True)) for point in points]
 
     def describe(self) -> list[str]:
         """One line a name for the screen, as in ``lr 0.0001 .. 0.1 (log)``."""
@@ -178,7 +178,10 @@ class Space:
         known = values([base])
         for searched in self._entries:
             with self._about(searched):
-                check_names(known, {_path(searched)[1:]: None})
+                try:
+                    check_names(known, {_path(searched)[1:]: None})
+                except ConfigError as error:
+                    raise ConfigError(f"in {name} there is {error}") from None
         self._check_used(base, f"no alias in {name} uses it, so that it would have no effect.")
         for searched in self._entries:
             self._check_choices(searched, base, name)
@@ -187,14 +190,7 @@ class Space:
                 self.text(base, {}, seed, name)
 
     def _check_choices(self, searched: str, base: str, name: str) -> None:
-        """Puts values into the base config; one may be a block, and it may lack what another has.
-
-        >>> base = "hyperparameters: {lr: &lr 1, opt: &opt {lr: *lr}}\nmodel: {optimizer: *opt}"
-        >>> Space({"lr": [1, 2], "opt": [{"lr": 3}]}).check(base)
-        Traceback (most recent call last):
-            ...
-        classifier.hyperparameters.text.ConfigError: space.lr: ...
-        """
+        """Refuses what cannot be written, and a block without the aliases that others need."""
         may_hold_aliases = isinstance(_at(load(base), _path(searched)), dict | list)
         for param in self._entries[searched].probes:
             with self._about(searched):
@@ -202,8 +198,8 @@ class Space:
             if may_hold_aliases:
                 self._check_used(
                     text,
-                    f"nothing uses it where {searched} is {param}; search a part of that instead, "
-                    f"such as {searched}.class_path.",
+                    f"nothing uses it where {searched} is {param}; leave one of them out, or "
+                    f"search a part such as {searched}.class_path.",
                 )
 
     def _check_used(self, text: str, problem: str) -> None:
@@ -216,9 +212,9 @@ class Space:
 
 
 def _seeds(entry: Choices | Range) -> tuple[int, ...]:
-    seeds = entry.values if isinstance(entry, Choices) else entry.members
-    if seeds is None:
+    if entry.size is None or entry.size > MAX_SIZE:
         raise ConfigError("the seeds are a list, [0, 1, 2], or a range of whole numbers.")
+    seeds = [entry.value(member) for member in entry.members]
     for seed in seeds:
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
             raise ConfigError(

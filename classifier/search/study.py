@@ -5,6 +5,7 @@ is taken under a file lock of the search folder, so that the budget is met exact
 workers there are, and a trial whose worker is gone goes back to WAITING, in place.
 """
 
+import json
 import os
 import platform
 import time
@@ -16,7 +17,7 @@ import optuna
 from filelock import FileLock, Timeout
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from classifier.hyperparameters import ConfigError
@@ -31,28 +32,32 @@ SILENT_BEATS = 4  # heartbeats missed until a worker of another machine is taken
 
 
 class Journal(JournalFileBackend):
-    """Optuna's journal file, mended where a full disk or a crash tore the last line off.
+    """Optuna's journal file, which is not spoilt by a writer that is killed or finds the disk full.
 
-    Optuna would append to the torn line and then never read the file again.
+    Optuna's own lock outlives a killed holder for half a minute, or for ever if the folder was
+    moved since; and behind half a line it would write on and then never read the file again.
+
+    Args:
+        path: The file.
     """
 
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        if self._is_torn():
-            lock = JournalFileSymlinkLock(self._file_path)
-            lock.acquire()
-            try:
-                if self._is_torn():  # and not merely being written
-                    whole = Path(self._file_path).read_bytes().rfind(b"\n") + 1
-                    os.truncate(self._file_path, whole)
-            finally:
-                lock.release()
-        super().append_logs(logs)
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
+        self.path = path
+        self.lock = FileLock(path.with_name(f".{path.name}.lock"))
 
-    def _is_torn(self) -> bool:
-        with Path(self._file_path).open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(size - 1, 0))
-            return file.read() not in (b"", b"\n")
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
+        with self.lock, self.path.open("rb+") as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(end - 1, 0))
+            if file.read() not in (b"", b"\n"):  # nobody is writing it: we have the lock
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)
+                file.seek(0, os.SEEK_END)
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def open_storage(url: str | None, folder: Path) -> BaseStorage:
@@ -66,14 +71,19 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
         ConfigError: If the database cannot be reached.
     """
     if url is None:
-        return JournalStorage(Journal(str(folder / "journal.log")))
+        return JournalStorage(Journal(folder / "journal.log"))
+    from sqlalchemy import make_url
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
+        place = make_url(os.path.expandvars(url))
+        if place.drivername == "postgresql":
+            # SQLAlchemy 2.1 took another default; this is the driver of our extra.
+            place = place.set(drivername="postgresql+psycopg2")
         # A connection may be idle for the hours of a trial and be closed by the server meanwhile.
-        return optuna.storages.get_storage(
-            RDBStorage(os.path.expandvars(url), engine_kwargs={"pool_pre_ping": True})
-        )
+        options = {"pool_pre_ping": True}
+        address = place.render_as_string(hide_password=False)
+        return optuna.storages.get_storage(RDBStorage(address, engine_kwargs=options))
     except (SQLAlchemyError, ImportError, ValueError) as error:
         cause = str(error.__cause__ or error).strip().splitlines()[0]
         raise ConfigError(f"storage: '{url}' cannot be used: {cause}") from error
@@ -131,7 +141,9 @@ class Study:
         self.space = Space(settings.space)
         self.base = settings.base.read_text(encoding="utf-8")
         # The configurations that are known beforehand; None where they are sampled.
-        self.plan = self.space.grid() if settings.sampler == "grid" else settings.plan
+        self.plan = settings.plan
+        if self.plan is None and settings.sampler == "grid":
+            self.plan = self.space.grid()
         self.storage = storage or open_storage(settings.storage, folder)
         self.lock = FileLock(folder / ".lock")
         self.seen: dict[int, tuple[Any, float]] = {}
@@ -202,11 +214,12 @@ class Study:
             if number is None:
                 return None
             trial_id = self._id(number)
+            if worker is not None:  # first, so that no running trial is ascribed to an earlier one
+                self.storage.set_trial_user_attr(trial_id, "worker", worker.identity)
             self.storage.set_trial_state_values(trial_id, TrialState.RUNNING)
             self.study.sampler = make_sampler(self.settings, number)
             trial = Trial(self.study, trial_id)
             if worker is not None:
-                trial.set_user_attr("worker", worker.identity)
                 trial.set_user_attr("attempt", trial.user_attrs.get("attempt", 0) + 1)
             for name, distribution in self.space.parameters.items():
                 suggest(trial, name, distribution)
@@ -258,7 +271,8 @@ class Study:
 
         Args:
             trial: The trial.
-            blame: What it may itself have caused. The third time it fails for that.
+            blame: What it may itself have caused. The third time without a new epoch in between
+                it fails for that.
         """
         trial_id = self._id(trial.number)
         attempt = trial.user_attrs.get("attempt", 0)
@@ -280,6 +294,8 @@ class Study:
         """Notes the value of an epoch; returns whether the trial is not worth going on."""
         if epoch not in self.storage.get_trial(self._id(trial.number)).intermediate_values:
             trial.report(value, epoch)  # else repeated after a stop
+            if trial.user_attrs["attempt"] > 1:
+                trial.set_user_attr("attempt", 1)  # it gets on: machines may be lost any often
         return trial.should_prune()
 
     def tell(self, trial: Trial, outcome: Outcome) -> None:

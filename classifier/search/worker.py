@@ -18,11 +18,12 @@ from classifier import runs
 from classifier.hyperparameters import ConfigError, setting_in
 from classifier.search import results
 from classifier.search.outcome import is_finished, outcome
-from classifier.search.process import FitProcess
+from classifier.search.process import FitProcess, start_server
 from classifier.search.stop import Stop
 from classifier.search.study import Study, Worker
 
 POLL = 1.0  # seconds between looks at what the other workers do
+STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT)  # exit codes of a fit
 NO_SPACE = 1 << 20  # bytes; with less, no checkpoint can be written
 
 
@@ -38,9 +39,12 @@ def work(folder: Path, until: float = math.inf, attached: bool = False) -> int:
         The exit code: 0; 1 when the disk is full; 130 or 143 after a signal.
     """
     stop = Stop(attached)
+    for name in [name for name in os.environ if name.startswith("SLURM_")]:
+        del os.environ[name]  # Lightning would take the tasks of a job for ranks of one training
     study = Study.of(folder)
     if study.total is None and math.isinf(until):
         raise ConfigError("this search has no n_trials; say when it ends, --until UNIX_TIME.")
+    start_server()
     with Worker(folder) as worker:
         while not stop.wait(0) and time.time() < until:
             trial = study.take(worker)
@@ -71,10 +75,12 @@ def run_trial(study: Study, trial: Trial, worker: Worker, stop: Stop) -> None:
         raise
     if not study.is_ours(trial, worker):
         return
-    if code and stop.signal:
+    signal_number = -code if code < 0 else code - 128 if code in STOPPED else 0
+    # A cluster sends SIGTERM to all processes of a job, and ours may come a moment later.
+    if code and stop.wait(1.0 if signal_number else 0.0):
         study.put_back(trial)
-    elif code in (128 + signal.SIGTERM, 128 + signal.SIGINT) or code < 0:
-        study.put_back(trial, f"killed by signal {-code if code < 0 else code - 128}")
+    elif signal_number:
+        study.put_back(trial, f"killed by signal {signal_number}")
     elif code and shutil.disk_usage(folder).free < NO_SPACE:
         study.put_back(trial)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))

@@ -1,0 +1,137 @@
+"""Optuna's samplers and pruners, described by class_path and init_args as in YAML.
+
+A description is kept rather than an object because every trial gets a sampler of its own.
+"""
+
+import inspect
+import pkgutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from jsonargparse import ArgumentParser, Namespace
+from optuna.exceptions import ExperimentalWarning
+from optuna.pruners import BasePruner, NopPruner
+from optuna.samplers import BaseSampler, QMCSampler, RandomSampler
+
+from classifier.hyperparameters import ConfigError
+
+Spec: TypeAlias = dict[str, Any]  # class_path and init_args
+
+DEFAULT_SAMPLER: Spec = {"class_path": "optuna.samplers.TPESampler"}
+DEFAULT_PRUNER: Spec = {
+    "class_path": "optuna.pruners.MedianPruner",
+    # A value of the first epoch says little; see docs of Optuna on warm-up.
+    "init_args": {"n_startup_trials": 5, "n_warmup_steps": 1},
+}
+GRIDS = ("GridSampler", "BruteForceSampler")
+NO_GRID = "sampler: this class needs Optuna's own loop; write 'sampler: grid' in its place."
+# Imported by Optuna when the first trial is chosen, and not among its own requirements.
+PACKAGES = {
+    "CmaEsSampler": "cmaes",
+    "GPSampler": "scipy",
+    "QMCSampler": "scipy",
+    "WilcoxonPruner": "scipy",
+}
+
+
+def sampler(spec: Spec | Literal["grid"], number: int) -> BaseSampler:
+    """A fresh sampler for one trial.
+
+    Its seed depends on the number of the trial: a search that was interrupted goes on as if it
+    had not been, and workers that sample at the same time draw different numbers.
+
+    Args:
+        spec: The class and its init_args, or ``grid``, whose trials need none.
+        number: The number of the trial.
+
+    Raises:
+        ConfigError: The class does not accept its init_args, or needs a package.
+    """
+    if spec == "grid":
+        return RandomSampler()
+    if spec["class_path"].endswith(GRIDS):
+        raise ConfigError(NO_GRID)
+    found: BaseSampler = _made("sampler", BaseSampler, _reseeded(spec, number))
+    return found
+
+
+def pruner(spec: Spec | None) -> BasePruner:
+    """A pruner; one that stops nothing for None.
+
+    Raises:
+        ConfigError: The class does not accept its init_args, or needs a package.
+    """
+    if spec is None:
+        return NopPruner()
+    found: BasePruner = _made("pruner", BasePruner, spec)
+    return found
+
+
+def spec_of(value: Any) -> Any:
+    """What a parser read, as YAML has it, without init_args that are None by default.
+
+    Optuna marks by that default what it is about to remove: a search that was made with one
+    version then goes on with the next.
+    """
+    if inspect.isroutine(value):
+        return f"{value.__module__}.{value.__qualname__}"
+    if not isinstance(value, Namespace):
+        return value
+    parameters = inspect.signature(pkgutil.resolve_name(value.class_path)).parameters
+    init_args = value.get("init_args")
+    arguments = {
+        name: spec_of(argument)
+        for name, argument in (vars(init_args) if init_args else {}).items()
+        if argument is not None or parameters[name].default is not None
+    }
+    return {"class_path": value.class_path, "init_args": arguments}
+
+
+@contextmanager
+def without_notes() -> Iterator[None]:
+    """Half of Optuna's classes announce themselves as experimental; nobody can act on that."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        yield
+
+
+def _made(key: str, kind: type, spec: Spec) -> Any:
+    """An instance of a class; its arguments may be classes too."""
+    name = spec["class_path"].rpartition(".")[2]
+    package = PACKAGES.get(name)
+    if package and find_spec(package) is None:
+        raise ConfigError(f"{key}: {name} needs a package: pip install {package}.")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument(f"--{key}", type=kind)
+    try:
+        with without_notes():
+            return parser.instantiate(parser.parse_object({key: spec}))[key]
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{key}: {error}") from error
+
+
+def _reseeded(spec: Spec, number: int) -> Spec:
+    """Replaces the seeds of a sampler and of those inside it by seeds of one trial."""
+    kind = pkgutil.resolve_name(spec["class_path"])
+    arguments = {
+        name: _reseeded(value, number)
+        if isinstance(value, dict) and "class_path" in value
+        else value
+        for name, value in spec.get("init_args", {}).items()
+    }
+    seed: Any = arguments.get("seed", 0)
+    if seed < 0:
+        raise ConfigError(f"sampler: a seed is a whole number from 0, not {seed}.")
+    drawn = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+    if issubclass(kind, QMCSampler):
+        # All trials are points of one sequence, which needs one seed; what is not in the
+        # sequence, such as choices, is drawn anew.
+        others = {"class_path": "optuna.samplers.RandomSampler", "init_args": {"seed": drawn}}
+        arguments = {"independent_sampler": others, **arguments, "seed": seed}
+    elif "seed" in inspect.signature(kind).parameters:
+        arguments["seed"] = drawn
+    return {"class_path": spec["class_path"], "init_args": arguments}
