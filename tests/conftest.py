@@ -1,6 +1,7 @@
 """Shared by all tests: a folder of one's own, a tiny config, a trained run."""
 
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -104,3 +105,35 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         trainer = ["--hyperparameters.epochs", "3", "--trainer.limit_train_batches", "10"]
         assert main(["fit", "--config", "tiny.yaml", *trainer]) == 0
     return folder / "runs" / "tiny" / "version_0"
+
+
+@pytest.fixture(scope="session")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder above a search of four trials, trained by two workers after a dry run.
+
+    Only to be read.
+    """
+    from searches import Search, write_files  # which takes TINY from here
+
+    folder = tmp_path_factory.mktemp("searched")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        write_files()
+        assert main(["search", "--config", "search.yaml", "--dry_run", "4"]) == 0
+        with Search() as search:
+            assert search.end() == 0, Path("output.txt").read_text()
+    return folder
+
+
+@pytest.fixture
+def found(searched: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The search folder, seen from where the search was started."""
+    monkeypatch.chdir(searched)
+    return searched / "found"
+
+
+@pytest.fixture
+def copied(searched: Path, own_folder: Path) -> Path:
+    """A copy of the search folder, in the working folder, to be changed."""
+    shutil.copytree(searched, own_folder, dirs_exist_ok=True)
+    return own_folder / "found"

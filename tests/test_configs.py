@@ -8,7 +8,7 @@ import yaml
 
 from classifier.__main__ import main
 
-CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("**/*.yaml"))
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 

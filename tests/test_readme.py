@@ -32,7 +32,7 @@ def test_the_first_screen_has_the_two_commands():
 
 
 def test_the_config_of_the_readme_trains(own_folder, fit):
-    (config,) = (block for kind, block in BLOCKS if kind == "yaml")
+    config, _ = (block for kind, block in BLOCKS if kind == "yaml")
     Path("readme.yaml").write_text(config)
     assert len(config.splitlines()) <= 12
 
@@ -42,14 +42,28 @@ def test_the_config_of_the_readme_trains(own_folder, fit):
     assert saved["model"]["lr_scheduler"]["init_args"]["T_max"] == 1
 
 
+def test_the_search_file_of_the_readme_is_the_shipped_one():
+    _, search = (block for kind, block in BLOCKS if kind == "yaml")
+
+    assert yaml.safe_load((ROOT / "configs/search/digits.yaml").read_text()) == yaml.safe_load(
+        search
+    )
+
+
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_of_the_readme_is_understood(command, monkeypatch, trained, capsys):
+def test_a_command_of_the_readme_is_understood(command, monkeypatch, trained, own_folder, capsys):
     arguments = shlex.split(command)[1:]
     assert arguments[0] in VERBS
     monkeypatch.chdir(ROOT)
     run = "runs/digits/version_0"
     arguments = [argument.replace(run, str(trained)) for argument in arguments]
-    if "--help" not in arguments and "--print_config" not in arguments:
+    if arguments[0] == "search":
+        arguments += (
+            ["--dry_run=1", f"--folder={own_folder}/found"]
+            if "--config" in arguments
+            else ["--help"]
+        )
+    elif "--help" not in arguments and "--print_config" not in arguments:
         arguments.append("--print_config")
 
     assert main(arguments) == 0

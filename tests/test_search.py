@@ -17,7 +17,6 @@ from optuna.trial import TrialState
 from searches import (
     COMMAND,
     SEARCH,
-    Search,
     check_whole,
     state,
     trial_folder,
@@ -32,36 +31,6 @@ from classifier.search.engines import shares
 from classifier.search.outcome import outcome
 from classifier.search.settings import parse, save
 from classifier.search.study import ATTEMPTS, Study, Worker
-
-
-@pytest.fixture(scope="session")
-def searched(tmp_path_factory):
-    """The folder above a search of four trials, trained by two workers after a dry run.
-
-    Only to be read.
-    """
-    folder = tmp_path_factory.mktemp("searched")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        write_files()
-        assert main(["search", "--config", "search.yaml", "--dry_run", "4"]) == 0
-        with Search() as search:
-            assert search.end() == 0, Path("output.txt").read_text()
-    return folder
-
-
-@pytest.fixture
-def found(searched, monkeypatch):
-    """The search folder, seen from where the search was started."""
-    monkeypatch.chdir(searched)
-    return searched / "found"
-
-
-@pytest.fixture
-def copied(searched, own_folder):
-    """A copy of the search folder, in the working folder, to be changed."""
-    shutil.copytree(searched, own_folder, dirs_exist_ok=True)
-    return own_folder / "found"
 
 
 @pytest.fixture

@@ -96,11 +96,13 @@ class Local:
             process.wait()
 
     def describe(self) -> str:
-        threads = self.shares[0]["OMP_NUM_THREADS"]
-        gpus = [share.get("CUDA_VISIBLE_DEVICES") for share in self.shares]
-        each = f"{threads} thread{'s' if threads != '1' else ''} each"
-        listed = f", GPUs {' | '.join(map(str, gpus))}" if any(gpus) else ""
-        return f"{len(self.processes)} workers on this machine, {each}{listed}"
+        workers, threads = len(self.processes), self.shares[0]["OMP_NUM_THREADS"]
+        gpus = [share["CUDA_VISIBLE_DEVICES"] for share in self.shares if len(share) > 1]
+        listed = f", GPUs {' | '.join(gpus)}" if gpus else ""
+        return (
+            f"{workers} worker{'s' if workers > 1 else ''} on this machine, "
+            f"{threads} thread{'s' if threads != '1' else ''} each{listed}"
+        )
 
 
 def shares(workers: int) -> list[dict[str, str]]:

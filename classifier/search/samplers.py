@@ -24,7 +24,6 @@ Spec: TypeAlias = dict[str, Any]  # class_path and init_args
 DEFAULT_SAMPLER: Spec = {"class_path": "optuna.samplers.TPESampler"}
 DEFAULT_PRUNER: Spec = {
     "class_path": "optuna.pruners.MedianPruner",
-    # A value of the first epoch says little; see docs of Optuna on warm-up.
     "init_args": {"n_startup_trials": 5, "n_warmup_steps": 1},
 }
 GRIDS = ("GridSampler", "BruteForceSampler")
@@ -126,12 +125,8 @@ def _reseeded(spec: Spec, number: int) -> Spec:
     seed: Any = arguments.get("seed", 0)
     if seed < 0:
         raise ConfigError(f"sampler: a seed is a whole number from 0, not {seed}.")
-    drawn = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
     if issubclass(kind, QMCSampler):
-        # All trials are points of one sequence, which needs one seed; what is not in the
-        # sequence, such as choices, is drawn anew.
-        others = {"class_path": "optuna.samplers.RandomSampler", "init_args": {"seed": drawn}}
-        arguments = {"independent_sampler": others, **arguments, "seed": seed}
+        arguments["seed"] = seed  # its trials are points of one sequence
     elif "seed" in inspect.signature(kind).parameters:
-        arguments["seed"] = drawn
+        arguments["seed"] = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
     return {"class_path": spec["class_path"], "init_args": arguments}

@@ -8,12 +8,14 @@ from ray import tune
 
 
 def train(config: dict[str, str]) -> None:
-    """Fits a config in Ray's process, in the folder that Ray gives the trial."""
+    """Fits a config in Ray's process."""
     from classifier.cli import run
     from classifier.runs import best_value
 
-    assert run(["fit", "--config", config["file"]]) == 0
-    (folder,) = Path("runs", Path(config["file"]).stem).iterdir()
+    runs = Path(config["runs"])
+    code = run(["fit", "--config", config["file"], "--trainer.default_root_dir", str(runs)])
+    assert code == 0
+    (folder,) = (runs / Path(config["file"]).stem).iterdir()
     tune.report({"val_accuracy": best_value(folder, "val_accuracy", "maximize")})
 
 
@@ -27,7 +29,10 @@ def main() -> None:
     ray.init(num_cpus=2, include_dashboard=False)
     results = tune.Tuner(
         train,
-        param_space={"file": tune.grid_search(options.files)},
+        param_space={
+            "file": tune.grid_search(options.files),
+            "runs": str(options.folder / "runs"),
+        },
         tune_config=tune.TuneConfig(reuse_actors=options.reuse_actors),
         run_config=tune.RunConfig(storage_path=str(options.folder), name="ray"),
     ).fit()

@@ -32,10 +32,9 @@ from statistics import median
 from classifier.runs import best_value
 from classifier.search.study import Study
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 TRIALS = 8
 CLASSIFIER = [sys.executable, "-m", "classifier"]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 WAYS = {
     "search": "`classifier search`, 2 workers",
     "xargs": "`xargs -P2 classifier fit`",
