@@ -86,7 +86,7 @@ def test_the_table_has_a_row_for_every_trial(found):
 
     trials = trials_of(found)
     assert [int(row["number"]) for row in rows] == [0, 1, 2, 3]
-    assert [float(row["val_accuracy"]) for row in rows] == [trial.value for trial in trials]
+    assert [float(row["value"]) for row in rows] == [trial.value for trial in trials]
     assert [float(row["lr"]) for row in rows] == [trial.params["lr"] for trial in trials]
     assert {row["state"] for row in rows} == {"complete"}
     assert all((found / row["folder"] / "run.json").is_file() for row in rows)

@@ -117,9 +117,7 @@ def write_table(study: Study) -> None:
     file = io.StringIO(newline="")
     table = csv.writer(file)
     names = study.space.names
-    table.writerow(
-        ["number", "state", study.settings.monitor, *names, "epochs", "seconds", "folder", "reason"]
-    )
+    table.writerow(["number", "state", "value", *names, "epochs", "seconds", "folder", "reason"])
     for row in rows(study):
         value = "" if row.value is None else row.value
         searched = [row.searched.get(name, "") for name in names]

@@ -8,6 +8,7 @@ workers there are, and a trial whose worker is gone goes back to WAITING, in pla
 import json
 import os
 import platform
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -86,7 +87,8 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
         return optuna.storages.get_storage(RDBStorage(address, engine_kwargs=options))
     except (SQLAlchemyError, ImportError, ValueError) as error:
         cause = str(error.__cause__ or error).strip().splitlines()[0]
-        raise ConfigError(f"storage: '{url}' cannot be used: {cause}") from error
+        shown = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
+        raise ConfigError(f"storage: '{shown}' cannot be used: {cause}.") from error
 
 
 class Worker:
