@@ -9,6 +9,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from searches import trials_of
 
 from classifier import runs
 from classifier.__main__ import main
@@ -132,6 +133,21 @@ def test_every_trial_and_every_searched_name_is_shown_and_no_metric_but_the_best
         scores = [float(epoch["val_accuracy"]) for epoch in runs.read_metrics(folder)]
         assert metric["value"] == pytest.approx(max(scores))
         assert status(row) == "STATUS_SUCCESS"
+
+
+def test_a_search_is_compared_out_of_the_box(found):
+    trials = trials_of(found)
+
+    board = Board(str(found))
+
+    rows = board.rows(4)
+    experiment = board.experiment()
+    assert [column["name"] for column in experiment["hparamInfos"]] == ["lr", "width"]
+    assert [metric["name"]["tag"] for metric in experiment["metricInfos"]] == ["best/val_accuracy"]
+    assert list(rows) == [f"found_{trial.number:04d}" for trial in trials]
+    for row, trial in zip(rows.values(), trials, strict=True):
+        assert row["hparams"] == trial.params
+        assert [metric["value"] for metric in row["metricValues"]] == pytest.approx([trial.value])
 
 
 def test_no_trial_is_hidden_because_choices_are_of_several_kinds(train):

@@ -67,8 +67,9 @@ def run_trial(study: Study, trial: Trial, worker: Worker, stop: Stop) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         runs.write_text(folder / "trial.yaml", study.text(trial))
-        # Else its worker died after the training and before the note.
-        code = 0 if is_finished(folder) else fit(study, trial, worker, stop)
+        # Else its worker died between the last epoch, or the pruner's word, and the note of it.
+        ended = is_finished(folder) or "pruned" in trial.user_attrs
+        code = 0 if ended else fit(study, trial, worker, stop)
     except BaseException:
         if study.is_ours(trial, worker):
             study.put_back(trial)
