@@ -17,15 +17,16 @@ from searches import Search, check_whole, metrics, state, trial_folder, trials_o
 from classifier import runs
 from classifier.search import cluster_ray, slurm
 
-LONG = TINY.replace("&epochs 2", "&epochs 60")  # some four seconds a trial
 ELSEWHERE = [
     *("unshare", "--user", "--map-root-user", "--uts"),
     *("sh", "-c", 'hostname elsewhere && exec "$@"', "sh"),
 ]
 
 
-def write_search(**changes):
-    return write_files(LONG, **{"n_trials": 6, "heartbeat": 1, **changes})
+def write_search(epochs=60, **changes):
+    """Writes a search whose trials take some four seconds."""
+    base = TINY.replace("&epochs 2", f"&epochs {epochs}")
+    return write_files(base, **{"n_trials": 6, "heartbeat": 1, **changes})
 
 
 def resumed(folder, number):
@@ -105,20 +106,17 @@ def test_a_task_that_slurm_queues_again_puts_its_trial_back():
 @pytest.mark.slow
 def test_a_task_of_slurm_goes_on_after_its_time_limit():
     with servers.slurm():
-        # The limit is a minute; SLURM may send its warning up to a minute early, so at 0 to 40 s.
-        options = {"time": "1", "signal": "B:USR1@20"}
-        folder = write_search(engine="slurm", engine_options=options, n_trials=16)
+        options = {"time": "1", "signal": "B:USR1@20"}  # SLURM may send it up to a minute early
+        folder = write_search(800, engine="slurm", engine_options=options, n_trials=2)
 
         with Search() as search:
             job = job_of(search)
-            first = search.wait_for(lambda: restarts(f"{job}_0"), 120)
-            second = search.wait_for(lambda: restarts(f"{job}_1"), 120)
-            code = search.end(300)
+            search.wait_for(lambda: restarts(f"{job}_0") or restarts(f"{job}_1"), 150)
+            code = search.end(600)
 
-        assert (first, second) == (1, 1)
         assert code == 0
-        check_whole(folder, 16)
-        assert sum(resumed(folder, number) for number in range(16)) > 0
+        check_whole(folder, 2)
+        assert sum(resumed(folder, number) for number in range(2)) > 0
         assert all(trial.user_attrs["attempt"] == 1 for trial in trials_of(folder))
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 PATIENCE = 20.0  # seconds that a fit gets to stop by itself; SLURM kills everything after 30
+LOST = 255  # multiprocessing's exit code of a process whose server is gone, and never knows better
 
 # Every process is forked from the server; CUDA is not touched before that.
 context = multiprocessing.get_context("forkserver")
@@ -41,6 +42,7 @@ class FitProcess:
     """
 
     def __init__(self, arguments: Sequence[str], trial: Mapping[str, Any], output: Path) -> None:
+        start_server()  # again, if it was killed
         self.channel, theirs = context.Pipe()
         self.process = context.Process(target=_fit, args=(list(arguments), trial, output, theirs))
         self.process.start()
@@ -75,7 +77,8 @@ class FitProcess:
     @property
     def exit_code(self) -> int | None:
         """None while it runs; negative for the signal that killed it."""
-        return self.process.exitcode
+        code = self.process.exitcode
+        return -signal.SIGKILL if code == LOST else code  # it may go on, until we stop it
 
     def stop(self) -> None:
         """Lets the fit end after its step, then kills it and what it started, if still there."""

@@ -22,10 +22,10 @@ SCRIPT = """\
 # Lightning starts the processes of a trial, not srun.
 export SLURM_JOB_NAME=interactive OMP_NUM_THREADS=${{OMP_NUM_THREADS:-$SLURM_CPUS_ON_NODE}}
 {worker} &
-trap 'kill -TERM $!; wait $!' TERM
+end() {{ kill -TERM $! 2>/dev/null; wait $!; }}
+trap end TERM
 # The job id of one of the tasks is that of the whole array: it has to be array and task.
-task=${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID
-trap 'kill -TERM $!; wait $!; scontrol requeue "$task"' USR1
+trap 'end; scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"' USR1
 wait $!
 """
 

@@ -18,7 +18,7 @@ from classifier import runs
 from classifier.hyperparameters import ConfigError, setting_in
 from classifier.search import results
 from classifier.search.outcome import is_finished, outcome
-from classifier.search.process import FitProcess, start_server
+from classifier.search.process import FitProcess
 from classifier.search.stop import Stop
 from classifier.search.study import Study, Worker
 
@@ -44,7 +44,6 @@ def work(folder: Path, until: float = math.inf, attached: bool = False) -> int:
     study = Study.of(folder)
     if study.total is None and math.isinf(until):
         raise ConfigError("this search has no n_trials; say when it ends, --until UNIX_TIME.")
-    start_server()
     with Worker(folder) as worker:
         while not stop.wait(0) and time.time() < until:
             trial = study.take(worker)
