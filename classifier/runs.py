@@ -88,7 +88,10 @@ def run_folder_of(checkpoint: Path) -> Path | None:
 def write_text(path: Path, text: str) -> None:
     """Writes a file as a whole or not at all."""
     part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
+    with part.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())  # or a loss of power leaves an empty file under the name
     part.replace(path)
 
 

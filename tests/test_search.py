@@ -42,7 +42,7 @@ def make_study(own_folder):
         settings = parse(["--config", "search.yaml"])
         (folder / "workers").mkdir(parents=True, exist_ok=True)
         save(settings, folder)
-        return Study.of(folder)
+        return Study(folder, settings)
 
     return make
 
@@ -395,7 +395,7 @@ def test_a_journal_of_nothing_but_half_a_line_is_mended(own_folder):
     save(settings, folder)
     (folder / "journal.log").write_text('{"op_code": 0, "wor')
 
-    assert Study.of(folder).take().number == 0
+    assert Study(folder, settings).take().number == 0
 
 
 # ---- what became of a trial ----

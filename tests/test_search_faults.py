@@ -371,9 +371,11 @@ def test_a_sampler_and_a_pruner_that_learn_do_not_notice_that_a_search_was_stopp
     for number in range(8):
         with Search() as search:
             search.wait_for(
-                lambda: search.process.poll() is not None
-                or (search.trial(number) and search.running(number))  # noqa: B023
-                or state(search.folder, number) == TrialState.PRUNED  # noqa: B023
+                lambda: (
+                    search.process.poll() is not None
+                    or (search.trial(number) and search.running(number))  # noqa: B023
+                    or state(search.folder, number) == TrialState.PRUNED
+                )  # noqa: B023
             )
             for pid in search.pids():
                 os.kill(pid, signal.SIGKILL)

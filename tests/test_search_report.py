@@ -9,7 +9,9 @@ import yaml
 from searches import Search, trials_of
 
 from classifier.__main__ import main
-from classifier.search import report
+from classifier.search import console
+from classifier.search.results import rows
+from classifier.search.settings import load
 from classifier.search.study import Study
 
 
@@ -75,15 +77,22 @@ def test_the_importances_are_drawn_where_matplotlib_is(found, own_folder, capsys
     assert "exists; name another file" in capsys.readouterr().err
 
 
+def begun_anew(folder):
+    """A search folder without any trial."""
+    (folder / "journal.log").unlink()
+    Study(folder, load(folder))
+    return folder
+
+
 def test_the_importances_need_something_to_compare(copied, capsys):
-    (copied / "journal.log").unlink()
+    begun_anew(copied)
 
     assert main(["search", "importance", str(copied)]) == 2
     assert "at least two names and two complete trials" in capsys.readouterr().err
 
 
 def test_the_best_of_nothing_is_refused(copied, capsys):
-    (copied / "journal.log").unlink()
+    begun_anew(copied)
 
     for action in ("best", "refit"):
         assert main(["search", action, str(copied)]) == 2
@@ -135,11 +144,11 @@ def test_the_rest_of_the_time_is_estimated_from_the_trials_so_far(copied):
     settings = copied / "search.yaml"
     settings.write_text(settings.read_text().replace("n_trials: 4", "n_trials: 10"))
     study = Study.of(copied)
-    rows = report.rows(study)
+    everything = rows(study)
 
-    mean = sum(row.seconds for row in rows) / len(rows)
+    mean = sum(row.seconds for row in everything) / len(everything)
 
-    assert report.time_left(study, 2) == f"6 trials left, about {report.duration(6 * mean / 2)}"
+    assert console.time_left(study, 2) == f"6 trials left, about {console.duration(6 * mean / 2)}"
 
 
 @pytest.mark.parametrize(
@@ -147,4 +156,4 @@ def test_the_rest_of_the_time_is_estimated_from_the_trials_so_far(copied):
     [(0.4, "0 s"), (59.6, "1 min 0 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")],
 )
 def test_a_time_is_said_in_words(seconds, words):
-    assert report.duration(seconds) == words
+    assert console.duration(seconds) == words

@@ -70,13 +70,13 @@ def test_a_search_file_needs_no_more_than_base_space_and_budget(files):
     )
 
 
-def test_tpe_and_a_median_pruner_that_spares_the_first_epoch_are_the_default():
+def test_tpe_and_a_median_pruner_that_waits_for_five_trials_are_the_default():
     settings = parse(FILE)
 
     pruner = make_pruner(settings)
     assert isinstance(make_sampler(settings, 0), optuna.samplers.TPESampler)
     assert isinstance(pruner, optuna.pruners.MedianPruner)
-    assert (pruner._n_startup_trials, pruner._n_warmup_steps) == (5, 1)
+    assert pruner._n_startup_trials == 5
 
 
 def test_a_key_without_a_value_has_its_default():
@@ -127,11 +127,11 @@ def test_the_command_line_wins_over_the_search_file():
 
 
 def test_a_later_search_file_wins_over_an_earlier_one():
-    Path("more.yaml").write_text("n_trials: 30\nspace: {epochs: [1, 2]}")
+    Path("more.yaml").write_text("n_trials: 30\nspace: {epochs: {low: 1, high: 90}}")
 
     settings = parse([*FILE, "-c", "more.yaml"])
 
-    assert (settings.n_trials, settings.space) == (30, {"epochs": [1, 2]})
+    assert (settings.n_trials, settings.space) == (30, {"epochs": {"low": 1, "high": 90}})
     assert settings.name == "digits"
 
 
@@ -145,11 +145,11 @@ def test_a_search_needs_no_search_file():
 def test_the_space_is_changed_by_entry_and_by_bound():
     space = parse([*FILE, "--space.lr.high", "1e-2", "--space.epochs", "[1, 2]"]).space
     new = parse(
-        [*FILE, "--space", "{width: [2, 8]}", "--space.lr.low=1", "--space.lr.high=2"]
+        [*FILE, "--space", "{width: [2, 8]}", "--space.lr.low=1", "--space.lr.high=2.5"]
     ).space
 
     assert space == {"lr": {**LR, "high": 0.01}, "width": [2, 4], "epochs": [1, 2]}
-    assert new == {"width": [2, 8], "lr": {"low": 1, "high": 2}}
+    assert new == {"width": [2, 8], "lr": {"low": 1, "high": 2.5}}
 
 
 def test_another_class_keeps_none_of_the_settings_of_the_former():
@@ -164,9 +164,9 @@ def test_another_class_keeps_none_of_the_settings_of_the_former():
 
 
 def test_a_class_in_the_search_file_keeps_none_of_the_default_settings():
-    search_file("pruner: {class_path: PercentilePruner, init_args: {percentile: 30}}")
+    search_file("pruner: {class_path: HyperbandPruner, init_args: {reduction_factor: 4}}")
 
-    assert parse(FILE).pruner["init_args"]["n_warmup_steps"] == 0
+    assert "n_startup_trials" not in parse(FILE).pruner["init_args"]
 
 
 def test_one_setting_of_the_default_class_is_changed_alone():
@@ -229,7 +229,7 @@ def saved(settings):
         "pruner: {class_path: MedianPruner, init_args: {n_warmup_steps: 0}}",
         "engine: slurm\nengine_options: {time: '04:00:00', cpus-per-task: 2}\nworkers: 4",
         "storage: postgresql://host/name\nheartbeat: 5\nname: other\nfolder: found",
-        "monitor: val_accuracy\nspace: {width: [2, {a: [1, 'on']}], seed_everything: [0, 1]}",
+        "n_trials: 4\nspace: {width: [2, {a: [1, 'on']}], seed_everything: [0, 1]}",
     ],
 )
 def test_a_search_folder_has_the_complete_settings(lines):
@@ -494,3 +494,24 @@ def test_a_url_may_come_from_the_environment(monkeypatch):
 
     assert parse([*FILE, "--storage=$SEARCH_DATABASE"]).storage == "$SEARCH_DATABASE"
     assert mistake([*FILE, "--storage=$NOT_SET"]).match("is not the URL of a database")
+
+
+def test_trials_are_a_multiple_of_the_seeds():
+    search_file("n_trials: 7\nspace: {lr: {low: 0.1, high: 1.0}, seed_everything: [0, 1, 2]}")
+
+    with pytest.raises(ConfigError, match=r"7 is no multiple of the 3 seeds .* take 9"):
+        parse(FILE)
+
+
+def test_more_trials_than_there_are_combinations_are_refused():
+    search_file("n_trials: 9\nspace: {lr: [0.1, 0.2], width: [2, 4]}")
+
+    with pytest.raises(ConfigError, match=r"9, but the space has only 4 .* 'sampler: grid'"):
+        parse(FILE)
+
+
+def test_with_seeds_no_trial_is_stopped_early_unless_asked():
+    search_file("n_trials: 6\nspace: {lr: {low: 0.1, high: 1.0}, seed_everything: [0, 1, 2]}")
+
+    assert parse(FILE).pruner is None
+    assert parse([*FILE, "--pruner", "MedianPruner"]).pruner is not None

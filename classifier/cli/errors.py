@@ -172,9 +172,10 @@ def is_users(error: Exception) -> bool:
     What this package, the Trainer or a constructor refuses is the user's; what the libraries raise
     while a network runs is a failure.
     """
-    from lightning_fabric.utilities.exceptions import MisconfigurationException
-
-    if isinstance(error, MisconfigurationException | ConfigError | FileNotFoundError):
+    # By name: a command that does without Lightning does not import it for a message.
+    if type(error).__name__ == "MisconfigurationException":
+        return True
+    if isinstance(error, ConfigError | FileNotFoundError):
         return True
     codes = list(_codes(error.__traceback__))
     if codes and codes[-1].co_filename.startswith(PACKAGE):

@@ -1,12 +1,11 @@
 """``classifier search``: the command line."""
 
 import argparse
-import os
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from classifier.cli.run import explained
 from classifier.hyperparameters import ConfigError
 from classifier.search import report
 from classifier.search.launch import search
@@ -29,22 +28,7 @@ def run(given: Sequence[str]) -> int:
     Returns:
         0; 1 for a search that failed; 2 for what the user can mend; 130 or 143 after a signal.
     """
-    try:
-        return _act(given)
-    except SystemExit as stop:  # --help
-        return int(stop.code or 0)
-    except KeyboardInterrupt:
-        return 130
-    except Exception as error:
-        if os.environ.get("CLASSIFIER_DEBUG"):
-            raise
-        users = isinstance(error, ValueError)
-        message = str(error) if users else f"{type(error).__name__}: {error}"
-        print(f"error: {message}", file=sys.stderr)  # noqa: T201
-        if users:
-            return 2
-        print("CLASSIFIER_DEBUG=1 shows where it was raised.", file=sys.stderr)  # noqa: T201
-        return 1
+    return explained(lambda: _act(given))
 
 
 def _act(given: Sequence[str]) -> int:
@@ -57,12 +41,9 @@ def _act(given: Sequence[str]) -> int:
     meaning, add_options, action = ACTIONS[name]
     parser = ActionParser(prog=f"classifier search {name}", description=meaning, allow_abbrev=False)
     parser.add_argument("folder", type=Path, metavar="DIR", help="The search folder.")
-    add_options(parser)
+    if add_options:
+        add_options(parser)
     return action(parser.parse_args(rest))
-
-
-def _no_options(parser: argparse.ArgumentParser) -> None:
-    """DIR is all."""
 
 
 def _refit_options(parser: argparse.ArgumentParser) -> None:
@@ -72,13 +53,12 @@ def _refit_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _importance_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--plot", type=Path, help="Also draw them into this file."
-    )
+    parser.add_argument("--plot", type=Path, help="Also draw them into this file.")
 
 
 def _worker_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--until", type=float, default=float("inf"), help="Unix time to end at.")
+    help_text = "Unix time after which no trial is begun."
+    parser.add_argument("--until", type=float, default=float("inf"), help=help_text)
     parser.add_argument(
         "--attached", action="store_true", help="End when standard input is closed."
     )
@@ -90,22 +70,22 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-Options = Callable[[argparse.ArgumentParser], None]
+Options = Callable[[argparse.ArgumentParser], None] | None
 Action = Callable[[argparse.Namespace], int]
 ACTIONS: dict[str, tuple[str, Options, Action]] = {
     "status": (
         "Shows how far a search is; on a terminal, until it ends.",
-        _no_options,
+        None,
         lambda options: report.status(options.folder),
     ),
     "table": (
         "Lists the trials, best first.",
-        _no_options,
+        None,
         lambda options: report.table(options.folder),
     ),
     "best": (
         "Shows the best configuration, which best.yaml holds.",
-        _no_options,
+        None,
         lambda options: report.best(options.folder),
     ),
     "refit": (

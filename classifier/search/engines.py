@@ -135,7 +135,7 @@ def gpus() -> list[str]:
     """The GPUs that this process may use, without torch, whose import takes seconds."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return [gpu for gpu in visible.split(",") if gpu]
+        return [gpu for gpu in visible.split(",") if gpu not in ("", "-1")]
     program = shutil.which("nvidia-smi")
     if program is None:
         return []

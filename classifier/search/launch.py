@@ -8,7 +8,7 @@ from optuna.storages import InMemoryStorage
 
 from classifier import runs
 from classifier.hyperparameters import ConfigError
-from classifier.search import report, results
+from classifier.search import console, results, watch
 from classifier.search.engines import start
 from classifier.search.rehearsal import rehearse
 from classifier.search.settings import BASE, FILE, Settings, differences, load, save
@@ -40,21 +40,23 @@ def run(settings: Settings) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     save(settings, folder)
     (folder / "workers").mkdir(exist_ok=True)
-    study = Study.of(folder)
+    study = Study(folder, settings)
     write_experiment(folder, study.space, settings.monitor)
     stop = Stop()
-    late = None if settings.max_seconds is None else time.time() + settings.max_seconds
+    deadline = None if settings.max_seconds is None else time.time() + settings.max_seconds
     gave_up = False
     if study.unfinished():
-        left = study.total and study.total - sum(t.state.is_finished() for t in study.trials())
+        trials = study.trials()[: study.total]
+        left = study.total and study.total - sum(trial.state.is_finished() for trial in trials)
         workers = min(settings.workers, left or settings.workers)
-        engine = start(settings.engine, folder, workers, settings.engine_options, late)
-        report.announce(study, engine.describe())
-        report.follow(study, engine, stop)
-        gave_up = study.unfinished() and not stop.signal and (late is None or time.time() < late)
+        engine = start(settings.engine, folder, workers, settings.engine_options, deadline)
+        watch.announce(study, engine.describe())
+        watch.follow(study, engine, stop)
+        early = deadline is None or time.time() < deadline
+        gave_up = study.unfinished() and early and not stop.signal
     with study.lock:
         results.write(study)
-    completed = report.conclude(study, gave_up)
+    completed = watch.conclude(study, gave_up)
     return stop.exit_code or int(gave_up or not completed)
 
 
@@ -85,12 +87,7 @@ def check_new(settings: Settings, base: str) -> None:
     found = folder.glob("[!.]*")  # hidden are our locks, and files that were being written
     if any(path.name not in (BASE, "dry_run") for path in found):
         raise ConfigError(f"'{folder}' exists and holds no search; name another, --folder DIR.")
-    if settings.storage:
-        storage = open_storage(settings.storage, folder)
-        if settings.name in optuna.get_all_study_names(storage):
-            raise ConfigError(
-                f"storage: it has a study '{settings.name}' already; name this one, --name NAME."
-            )
+    check_name(settings)
     space = Space(settings.space)
     blocks = {
         f"{name} {choice}": space.text(base, {name: choice})
@@ -99,7 +96,22 @@ def check_new(settings: Settings, base: str) -> None:
         for choice in distribution.choices
         if isinstance(choice, str)
     }
-    rehearse(settings.base, blocks, settings.monitor)
+    rehearse(settings.base, blocks, settings.monitor, here=settings.engine == "local")
+
+
+def check_name(settings: Settings) -> None:
+    """Refuses to take over the trials of another search in the same database.
+
+    Raises:
+        ConfigError: There is a study of that name, or the database cannot be reached.
+    """
+    if settings.storage is None:
+        return
+    storage = open_storage(settings.storage, settings.folder)
+    if settings.name in optuna.get_all_study_names(storage):
+        raise ConfigError(
+            f"storage: it has a study '{settings.name}' already; name this one, --name NAME."
+        )
 
 
 def write_configs(settings: Settings) -> int:
@@ -120,5 +132,5 @@ def write_configs(settings: Settings) -> int:
         if path.exists() and path.read_text(encoding="utf-8") != text:
             raise ConfigError(f"'{path}' is of another search; remove '{folder}' first.")
         runs.write_text(path, text)
-        report.say(f"{report.shown(path)}  {report.searched(study.shown(trial))}")
+        console.say(f"{console.shown(path)}  {console.searched(study.shown(trial))}")
     return 0

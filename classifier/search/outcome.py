@@ -27,13 +27,21 @@ class Outcome(NamedTuple):
     seconds: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
-        """As the storage keeps it."""
-        return {**self._asdict(), "state": self.state.name.lower()}
+        """As the storage keeps it, beside the state."""
+        return {name: value for name, value in self._asdict().items() if name != "state"}
 
 
 def is_finished(folder: Path) -> bool:
     """Whether the fit came to its end."""
-    return (folder / "run.json").is_file() and runs.read_record(folder)["state"] == "finished"
+    return _record(folder).get("state") == "finished"
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    """The run's record; empty if there is none that can be read."""
+    try:
+        return runs.read_record(folder)
+    except (FileNotFoundError, ValueError):
+        return {}
 
 
 def measured(folder: Path, monitor: str) -> dict[int, float]:
@@ -42,9 +50,15 @@ def measured(folder: Path, monitor: str) -> dict[int, float]:
     return {int(row["epoch"]) + 1: float(row[monitor]) for row in rows if row.get(monitor)}
 
 
+def epochs(folder: Path) -> int:
+    """How many epochs are done."""
+    rows = runs.read_metrics(folder)
+    return int(rows[-1]["epoch"]) + 1 if rows else 0
+
+
 def seconds(folder: Path) -> float:
     """How long the ended starts of a trial trained."""
-    record = runs.read_record(folder) if (folder / "run.json").is_file() else {}
+    record = _record(folder)
     starts = [record, *record.get("resumed", [])]
     return round(sum((float(start.get("seconds", 0)) for start in starts), 0.0), 3)
 
@@ -72,8 +86,8 @@ def outcome(
         reason = f"no epoch measured {monitor}"
     else:
         state = TrialState.PRUNED if pruned else TrialState.COMPLETE
-        return Outcome(state, value, "", len(values), seconds(folder))
-    return Outcome(TrialState.FAIL, None, reason, len(values), seconds(folder))
+        return Outcome(state, value, "", epochs(folder), seconds(folder))
+    return Outcome(TrialState.FAIL, None, reason, epochs(folder), seconds(folder))
 
 
 def why_failed(folder: Path, code: int) -> str:

@@ -113,7 +113,9 @@ def _parser(schema: type) -> ArgumentParser:
         usage="classifier search --config FILE [--KEY VALUE ...]",
         description="Trains a config with many values of its hyperparameters. The same command "
         "goes on with a search that was stopped.",
-        epilog="--sampler.help CLASS and --pruner.help CLASS show the settings of a class.",
+        epilog="classifier search status|table|best|importance|refit DIR looks at a search, or "
+        "trains its best anew; classifier search worker DIR joins in. --sampler.help CLASS and "
+        "--pruner.help CLASS show the settings of a class.",
         formatter_class=_HelpFormatter,
         exit_on_error=False,
         allow_abbrev=False,

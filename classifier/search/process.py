@@ -32,6 +32,14 @@ def start_server() -> None:
     signal.signal(signal.SIGTERM, handler)
 
 
+def warm_up() -> None:
+    """Starts the server and waits until it has imported torch."""
+    start_server()
+    process = context.Process(target=int)
+    process.start()
+    process.join()
+
+
 class FitProcess:
     """``classifier fit`` in a process of its own.
 
@@ -85,8 +93,10 @@ class FitProcess:
         if self.exit_code is None:
             self.process.terminate()
             self.process.join(PATIENCE)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid or 0, signal.SIGKILL)
+        assert self.process.pid is not None
+        # On macOS a group of which nobody is alive is a matter of permission.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.join()
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from classifier.hyperparameters import ConfigError, setting_in
-from classifier.search import launch, report
+from classifier.search import console, launch
 from classifier.search.results import groups
 from classifier.search.settings import FILE, Settings, differences, load
 from classifier.search.space import SEED
@@ -27,7 +27,7 @@ def refit(folder: Path, top_k: int, seeds: int, workers: int | None) -> int:
         The exit code of a search.
     """
     study = Study.of(folder)
-    best = [group.rows[0] for group in groups(study)[:top_k]]
+    best = groups(study)[:top_k]
     if not best:
         raise ConfigError(f"'{folder}' has no complete trial yet; there is nothing to train anew.")
     trials = study.trials()
@@ -36,29 +36,31 @@ def refit(folder: Path, top_k: int, seeds: int, workers: int | None) -> int:
     settings = replace(
         study.settings,
         space={**study.settings.space, SEED: list(range(last + 1, last + 1 + seeds))},
-        plan=[trials[row.number].params for row in best],
+        plan=[trials[group.rows[0].number].params for group in best],
         pruner=None,
         n_trials=None,
         max_seconds=None,
         workers=workers or study.settings.workers,
     )
-    settings = own_folder(settings, folder.resolve())
+    settings = own_folder(settings, study)
+    if not (settings.folder / FILE).exists():
+        launch.check_name(settings)
     code = launch.run(settings)
     anew = {group.rows[0].number // seeds: group for group in groups(Study.of(settings.folder))}
-    for place, row in enumerate(best):
+    for place, group in enumerate(best):
         if place in anew:
-            name = f"trial {row.number} of the search"
-            report.say(f"{name}: {row.value:.4f} there, {report.spread(anew[place])} anew")
+            there, here = console.spread(group), console.spread(anew[place])
+            console.say(f"trial {group.rows[0].number} of the search: {there} there, {here} anew")
     return code
 
 
-def own_folder(settings: Settings, search: Path) -> Settings:
+def own_folder(settings: Settings, study: Study) -> Settings:
     """Finds the folder of the very same refit, or a free one."""
     number = 0
     while True:
         number += 1
         name = f"refit_{number}"
-        folder = search / name
-        settings = replace(settings, folder=folder, name=f"{load(search).name}-{name}")
+        folder = study.folder / name
+        settings = replace(settings, folder=folder, name=f"{study.settings.name}-{name}")
         if not (folder / FILE).exists() or not differences(load(folder), settings):
             return settings

@@ -3,15 +3,18 @@
 import io
 import multiprocessing
 import re
-from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from classifier.hyperparameters import ConfigError
 
+# A machine that only starts a search lacks the devices of those that train.
+ELSEWHERE = ("accelerator=cpu", "devices=1", "num_nodes=1", "strategy=auto", "precision=32-true")
 
-def rehearse(base: Path, variants: Mapping[str, str], monitor: str) -> None:
+
+def rehearse(base: Path, variants: Mapping[str, str], monitor: str, here: bool) -> None:
     """Builds everything that a fit builds, for the base config and for each choice that is a text.
 
     It also downloads the data, which the workers would otherwise all do at once.
@@ -20,19 +23,35 @@ def rehearse(base: Path, variants: Mapping[str, str], monitor: str) -> None:
         base: The base config.
         variants: Further config texts, by what is different in them.
         monitor: The metric that each trial has to report.
+        here: Whether the trials are trained on this machine.
 
     Raises:
         ConfigError: What the first fit would have said.
     """
     # In a process of its own: torch takes half a gigabyte, which whoever watches does not need.
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=spawn) as pool:
-        problem = pool.submit(_problem, base, variants, monitor).result()
+    answer, theirs = spawn.Pipe(duplex=False)
+    devices = () if here else tuple(f"--trainer.{setting}" for setting in ELSEWHERE)
+    process = spawn.Process(target=_rehearse, args=(theirs, base, variants, monitor, devices))
+    process.start()
+    theirs.close()
+    try:
+        problem = answer.recv()
+    except EOFError:
+        process.join()
+        raise ConfigError(
+            f"building what '{base.name}' describes ends with exit code {process.exitcode}; "
+            "see what 'classifier fit' says of it."
+        ) from None
     if problem:
         raise ConfigError(problem)
 
 
-def _problem(base: Path, variants: Mapping[str, str], monitor: str) -> str:
+def _rehearse(channel: Connection, *arguments: object) -> None:
+    channel.send(_problem(*arguments))  # type: ignore[arg-type]  # those of _problem
+
+
+def _problem(base: Path, variants: Mapping[str, str], monitor: str, devices: Sequence[str]) -> str:
     from classifier.cli.run import explained, prepare
 
     prepare()
@@ -56,7 +75,7 @@ def _problem(base: Path, variants: Mapping[str, str], monitor: str) -> str:
             pass
 
     for change, config in {"": str(base), **variants}.items():
-        arguments = ["fit", "--config", config]
+        arguments = ["fit", "--config", config, *devices]
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()) as told:
             code = explained(lambda: Rehearsal(Arguments(arguments)).exit_code)  # noqa: B023
         if code:

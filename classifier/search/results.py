@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from optuna.trial import FrozenTrial, TrialState
 
 from classifier import runs
-from classifier.search.outcome import measured, seconds
+from classifier.search.outcome import epochs, seconds
 from classifier.search.study import Study
 
 STATES = {
@@ -19,6 +19,9 @@ STATES = {
     TrialState.RUNNING: "running",
     TrialState.WAITING: "waiting",
 }
+
+
+OWN = ("number", "state", "value", "epochs", "seconds", "folder", "reason")  # of trials.csv
 
 
 class Row(NamedTuple):
@@ -66,7 +69,7 @@ def _row(study: Study, trial: FrozenTrial) -> Row:
         monitor, direction = study.settings.monitor, study.settings.direction
         told = {
             "value": runs.best_value(folder, monitor, direction),
-            "epochs": len(measured(folder, monitor)),
+            "epochs": epochs(folder),
             "seconds": seconds(folder),
             "reason": "",
         }
@@ -117,7 +120,8 @@ def write_table(study: Study) -> None:
     file = io.StringIO(newline="")
     table = csv.writer(file)
     names = study.space.names
-    table.writerow(["number", "state", "value", *names, "epochs", "seconds", "folder", "reason"])
+    columns = [f"hyperparameters.{name}" if name in OWN else name for name in names]
+    table.writerow([*OWN[:3], *columns, *OWN[3:]])
     for row in rows(study):
         value = "" if row.value is None else row.value
         searched = [row.searched.get(name, "") for name in names]

@@ -24,7 +24,7 @@ Spec: TypeAlias = dict[str, Any]  # class_path and init_args
 DEFAULT_SAMPLER: Spec = {"class_path": "optuna.samplers.TPESampler"}
 DEFAULT_PRUNER: Spec = {
     "class_path": "optuna.pruners.MedianPruner",
-    "init_args": {"n_startup_trials": 5, "n_warmup_steps": 1},
+    "init_args": {"n_startup_trials": 5},
 }
 GRIDS = ("GridSampler", "BruteForceSampler")
 NO_GRID = "sampler: this class needs Optuna's own loop; write 'sampler: grid' in its place."

@@ -1,5 +1,6 @@
 """The settings of a search: its file, its command line, and the copy in its folder."""
 
+import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
@@ -17,7 +18,7 @@ from classifier.hyperparameters import load as load_yaml
 from classifier.hyperparameters.scalars import Dumper
 from classifier.search import parser, samplers
 from classifier.search.entries import RANGE
-from classifier.search.space import Space
+from classifier.search.space import SEED, Space
 from classifier.suggest import did_you_mean
 
 FILE = "search.yaml"
@@ -44,12 +45,12 @@ class Settings:
             any other metric)
         n_trials: How many trials there are in all, over all calls. With "sampler: grid" all points
             of the grid if left out.
-        max_seconds: No trial is started later than this after the start of the command.
+        max_seconds: No trial is begun later than this after the workers are started.
         workers: How many trials are trained at the same time.
         engine: What starts the workers.
         engine_options: Options of sbatch for slurm; for ray those of its tasks, and address.
-        storage: URL of a database, postgresql://..., for workers without a common file system with
-            locks. (default: a file in the folder)
+        storage: URL of a database, postgresql://...; $NAME in it comes from the environment. The
+            folder has to be on a file system of all workers. (default: a file in the folder)
         heartbeat: Seconds between signs of life; a worker on another machine that is silent for
             four of them is given up, and its trial goes on elsewhere.
         dry_run: Writes the configs of this many trials and trains none.
@@ -100,6 +101,9 @@ def parse(arguments: Sequence[str]) -> Settings:
         elif option.startswith("--space."):
             entry = load_yaml(value, option)
             given["space"] = _with_entry(given.get("space"), option.removeprefix("--space."), entry)
+    by_hand = any(argument.startswith("--pruner") for argument in arguments)
+    if SEED in (given.get("space") or {}) and "pruner" not in given and not by_hand:
+        given["pruner"] = None  # a configuration counts only if all its seeds are complete
     where = _finder(sources, arguments)
     files = [Path(source.name) for source in sources]
     return _completed(parser.parse(Settings, given, rest, where), files, where)
@@ -243,7 +247,24 @@ def _completed(found: dict[str, Any], files: Sequence[Path], where: Where) -> Se
     space.check(text, name)
     if settings.sampler == "grid":
         space.grid()
+    _check_budget(settings.n_trials, space, where)
     return settings
+
+
+def _check_budget(n_trials: int | None, space: Space, where: Where) -> None:
+    """Refuses trials that could not count, or would only repeat others."""
+    seeds = max(1, len(space.seeds))
+    if n_trials and n_trials % seeds:
+        more = n_trials + seeds - n_trials % seeds
+        raise ConfigError(
+            f"{where('n_trials')}n_trials: {n_trials} is no multiple of the {seeds} seeds with "
+            f"which each configuration is trained; take {more}."
+        )
+    if n_trials and space.size is not None and n_trials > space.size * seeds:
+        raise ConfigError(
+            f"{where('n_trials')}n_trials: {n_trials}, but the space has only {space.size * seeds} "
+            "different trials; leave it out and take 'sampler: grid'."
+        )
 
 
 def _base(wanted: Path, files: Sequence[Path], where: Where) -> Path:
@@ -277,9 +298,10 @@ def _check(settings: Settings, where: Where) -> None:
         if (number := getattr(settings, key)) is not None and number < least:
             raise ConfigError(f"{where(key)}{key}: at least {least} is needed, not {number}.")
     for key in ("max_seconds", "heartbeat"):
-        if (number := getattr(settings, key)) is not None and not number > 0:
+        if (number := getattr(settings, key)) is not None and not 0 < number < math.inf:
             raise ConfigError(f"{where(key)}{key}: a time above 0 is needed, not {number}.")
-    if settings.sampler != "grid" and settings.n_trials is None and settings.max_seconds is None:
+    endless = settings.sampler != "grid" and set(settings.space) != {SEED}
+    if endless and settings.n_trials is None and settings.max_seconds is None:
         raise ConfigError(
             "n_trials: not given. Say how many trials to train, --n_trials 20, or for how long, "
             "--max_seconds 3600."

@@ -118,6 +118,8 @@ def is_dead(identity: dict[str, Any], folder: Path) -> bool | None:
     if identity["host"] != platform.node():
         return None
     path = folder / "workers" / f"{identity['id']}.lock"
+    if not path.exists():
+        return True
     try:
         with FileLock(path, timeout=0):
             path.unlink(missing_ok=True)
@@ -127,16 +129,24 @@ def is_dead(identity: dict[str, Any], folder: Path) -> bool | None:
 
 
 class Study:
-    """The trials of a search folder.
+    """The trials of a search folder, which are begun if there are none yet.
 
     Args:
         folder: The search folder.
         settings: Its settings.
         storage: Where the trials are kept; that of the settings if not given.
+        begin: Whether there may be none yet.
+
+    Raises:
+        ConfigError: If there are none although there should be.
     """
 
     def __init__(
-        self, folder: Path, settings: Settings, storage: BaseStorage | None = None
+        self,
+        folder: Path,
+        settings: Settings,
+        storage: BaseStorage | None = None,
+        begin: bool = True,
     ) -> None:
         self.folder = folder
         self.settings = settings
@@ -144,23 +154,38 @@ class Study:
         self.base = settings.base.read_text(encoding="utf-8")
         # The configurations that are known beforehand; None where they are sampled.
         self.plan = settings.plan
-        if self.plan is None and settings.sampler == "grid":
+        if self.plan is None and not self.space.parameters:
+            self.plan = [{}]  # the base config, with several seeds
+        elif self.plan is None and settings.sampler == "grid":
             self.plan = self.space.grid()
         self.storage = storage or open_storage(settings.storage, folder)
         self.lock = FileLock(folder / ".lock")
-        self.seen: dict[int, tuple[Any, float]] = {}
-        self.study = optuna.create_study(
-            storage=self.storage,
-            study_name=settings.name,
-            direction=settings.direction,
-            pruner=make_pruner(settings),
-            load_if_exists=True,
-        )
+        self.last_beats: dict[int, tuple[Any, float]] = {}
+        pruner = make_pruner(settings)
+        if begin:
+            self.study = optuna.create_study(
+                storage=self.storage,
+                study_name=settings.name,
+                direction=settings.direction,
+                pruner=pruner,
+                load_if_exists=True,
+            )
+            return
+        try:
+            self.study = optuna.load_study(
+                study_name=settings.name, storage=self.storage, pruner=pruner
+            )
+        except KeyError:
+            raise ConfigError(
+                f"the storage of '{folder}' has no study '{settings.name}'; "
+                "'classifier search --config FILE' begins one."
+            ) from None
 
     @classmethod
     def of(cls, folder: Path) -> "Study":
         """The study of a search that has begun."""
-        return cls(folder, load(folder))
+        settings = load(folder)
+        return cls(settings.folder, settings, begin=False)
 
     # ---- the budget ----
 
@@ -217,12 +242,12 @@ class Study:
                 return None
             trial_id = self._id(number)
             if worker is not None:  # first, so that no running trial is ascribed to an earlier one
+                attempt = self.trials()[number].user_attrs.get("attempt", 0) + 1
+                self.storage.set_trial_user_attr(trial_id, "attempt", attempt)
                 self.storage.set_trial_user_attr(trial_id, "worker", worker.identity)
             self.storage.set_trial_state_values(trial_id, TrialState.RUNNING)
             self.study.sampler = make_sampler(self.settings, number)
             trial = Trial(self.study, trial_id)
-            if worker is not None:
-                trial.set_user_attr("attempt", trial.user_attrs.get("attempt", 0) + 1)
             for name, distribution in self.space.parameters.items():
                 suggest(trial, name, distribution)
             return trial
@@ -247,8 +272,9 @@ class Study:
         if self.plan is not None:
             return self.plan[configuration]
         if repeat:
-            first = trials[number - repeat].params
-            return first if first.keys() == self.space.parameters.keys() else None
+            first = trials[number - repeat]
+            known = first.params.keys() == self.space.parameters.keys()
+            return first.params if known or first.state.is_finished() else None
         return (self.space.point(self.base) or {}) if configuration == 0 else {}
 
     def _put_back_dead(self) -> None:
@@ -261,9 +287,9 @@ class Study:
             dead = is_dead(identity, self.folder) if identity else True
             if dead is None:
                 beat = trial.user_attrs.get("beat"), identity
-                if self.seen.get(trial.number, (None,))[0] != beat:
-                    self.seen[trial.number] = (beat, now)
-                silent = now - self.seen[trial.number][1]
+                if self.last_beats.get(trial.number, (None,))[0] != beat:
+                    self.last_beats[trial.number] = (beat, now)
+                silent = now - self.last_beats[trial.number][1]
                 dead = silent > SILENT_BEATS * self.settings.heartbeat
             if dead:
                 self.put_back(trial, "its worker died")
@@ -286,6 +312,11 @@ class Study:
             self.storage.set_trial_state_values(trial_id, TrialState.FAIL)
             return
         self.storage.set_trial_state_values(trial_id, TrialState.WAITING)
+
+    def is_worked_on(self) -> bool:
+        """Whether a worker runs a trial, as far as can be known from here."""
+        running = [t for t in self.trials() if t.state == TrialState.RUNNING]
+        return any(not is_dead(trial.user_attrs["worker"], self.folder) for trial in running)
 
     def is_ours(self, trial: Trial, worker: Worker) -> bool:
         """Whether nobody else took the trial over, after this machine slept for example."""
@@ -315,12 +346,10 @@ class Study:
 def suggest(trial: Trial, name: str, distribution: Distribution) -> None:
     """Lets the sampler choose a value, unless the trial has one."""
     if isinstance(distribution, FloatDistribution):
-        step = distribution.step
-        trial.suggest_float(
-            name, distribution.low, distribution.high, step=step, log=distribution.log
-        )
+        bounds = distribution.low, distribution.high
+        trial.suggest_float(name, *bounds, step=distribution.step, log=distribution.log)
     elif isinstance(distribution, IntDistribution):
-        each = distribution.step
-        trial.suggest_int(name, distribution.low, distribution.high, step=each, log=distribution.log)
+        low, high, step = distribution.low, distribution.high, distribution.step
+        trial.suggest_int(name, low, high, step=step, log=distribution.log)
     else:
         trial.suggest_categorical(name, distribution.choices)

@@ -7,7 +7,6 @@ any machine that sees the search folder and its storage, work on one search.
 import errno
 import math
 import os
-import shutil
 import signal
 import time
 from pathlib import Path
@@ -17,14 +16,14 @@ from optuna.trial import Trial
 from classifier import runs
 from classifier.hyperparameters import ConfigError, setting_in
 from classifier.search import results
-from classifier.search.outcome import is_finished, outcome
-from classifier.search.process import FitProcess
+from classifier.search.outcome import Outcome, is_finished, outcome
+from classifier.search.process import FitProcess, warm_up
 from classifier.search.stop import Stop
 from classifier.search.study import Study, Worker
 
 POLL = 1.0  # seconds between looks at what the other workers do
 STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT)  # exit codes of a fit
-NO_SPACE = 1 << 20  # bytes; with less, no checkpoint can be written
+PROBE = 1 << 20  # bytes; where these do not fit, no checkpoint does
 
 
 def work(folder: Path, until: float = math.inf, attached: bool = False) -> int:
@@ -44,6 +43,7 @@ def work(folder: Path, until: float = math.inf, attached: bool = False) -> int:
     study = Study.of(folder)
     if study.total is None and math.isinf(until):
         raise ConfigError("this search has no n_trials; say when it ends, --until UNIX_TIME.")
+    warm_up()  # before a trial is taken, whose heartbeat would be missed meanwhile
     with Worker(folder) as worker:
         while not stop.wait(0) and time.time() < until:
             trial = study.take(worker)
@@ -65,31 +65,65 @@ def run_trial(study: Study, trial: Trial, worker: Worker, stop: Stop) -> None:
     folder = study.trial_folder(trial.number)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if is_trained(folder):
+            with study.lock:
+                study.put_back(trial)
+            stop.wait(study.settings.heartbeat)
+            return
         runs.write_text(folder / "trial.yaml", study.text(trial))
         # Else its worker died between the last epoch, or the pruner's word, and the note of it.
         ended = is_finished(folder) or "pruned" in trial.user_attrs
         code = 0 if ended else fit(study, trial, worker, stop)
+        signal_number = -code if code < 0 else code - 128 if code in STOPPED else 0
+        # A cluster sends SIGTERM to all processes of a job, and ours may come a moment later.
+        stopped = bool(code) and stop.wait(1.0 if signal_number else 0.0)
+        full = code > 0 and not has_space(folder)
+        with study.lock:
+            if not study.is_ours(trial, worker):
+                return
+            if stopped or full:
+                study.put_back(trial)
+            elif signal_number:
+                study.put_back(trial, f"killed by signal {signal_number}")
+            else:
+                study.tell(trial, outcome_of(study, trial, code))
+            results.write(study)
     except BaseException:
-        if study.is_ours(trial, worker):
-            study.put_back(trial)
+        with study.lock:
+            if study.is_ours(trial, worker):
+                study.put_back(trial)
         raise
-    if not study.is_ours(trial, worker):
-        return
-    signal_number = -code if code < 0 else code - 128 if code in STOPPED else 0
-    # A cluster sends SIGTERM to all processes of a job, and ours may come a moment later.
-    if code and stop.wait(1.0 if signal_number else 0.0):
-        study.put_back(trial)
-    elif signal_number:
-        study.put_back(trial, f"killed by signal {signal_number}")
-    elif code and shutil.disk_usage(folder).free < NO_SPACE:
-        study.put_back(trial)
+    if full and not stopped:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
-    else:
-        pruned = bool(trial.user_attrs.get("pruned"))
-        settings = study.settings
-        study.tell(trial, outcome(folder, code, pruned, settings.monitor, settings.direction))
-    with study.lock:
-        results.write(study)
+
+
+def is_trained(folder: Path) -> bool:
+    """Whether a fit that was taken for dead still trains in the folder, on another machine."""
+    try:
+        with runs.locked(folder):
+            return False
+    except ValueError:
+        return True
+
+
+def outcome_of(study: Study, trial: Trial, code: int) -> Outcome:
+    """What became of a trial whose fit has ended with an exit code."""
+    settings = study.settings
+    pruned = "pruned" in trial.user_attrs
+    folder = study.trial_folder(trial.number)
+    return outcome(folder, code, pruned, settings.monitor, settings.direction)
+
+
+def has_space(folder: Path) -> bool:
+    """Whether a file can be written, within the user's quota too."""
+    probe = folder / ".probe"
+    try:
+        probe.write_bytes(bytes(PROBE))
+    except OSError:
+        return False
+    finally:
+        probe.unlink(missing_ok=True)
+    return True
 
 
 def fit(study: Study, trial: Trial, worker: Worker, stop: Stop) -> int:
@@ -104,14 +138,16 @@ def fit(study: Study, trial: Trial, worker: Worker, stop: Stop) -> int:
         "direction": study.settings.direction,
         "hyperparameters": study.shown(trial),
     }
-    process = FitProcess(arguments, facts, folder / "output.log")
     last_epoch = setting_in((folder / "trial.yaml").read_text(), ("trainer", "max_epochs"))
+    process = FitProcess(arguments, facts, folder / "output.log")
     beats = 0
     alive = time.monotonic()
     try:
         while process.exit_code is None and not stop.signal:
             measured = process.next_value(study.settings.heartbeat, *stop.descriptors)
             if measured is not None:
+                if not study.is_ours(trial, worker):
+                    break  # this machine slept, and another took the trial over
                 process.answer(is_hopeless(study, trial, *measured, last_epoch))
             stop.wait(0)
             if time.monotonic() - alive >= study.settings.heartbeat:
