@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+TOKEN = secrets.token_hex(32)  # of Ray, which keeps the first one that a process has
+
 SLURM_CONF = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -116,6 +118,9 @@ def ray_cluster(nodes: int) -> Iterator[tuple[str, Callable[[], None]]]:
     pytest.importorskip("ray", reason="Ray is not installed")
     from ray.cluster_utils import Cluster
 
+    patch = pytest.MonkeyPatch()
+    patch.setenv("RAY_AUTH_MODE", "token")  # the default from 2.61 on
+    patch.setenv("RAY_AUTH_TOKEN", TOKEN)
     handler = signal.getsignal(signal.SIGTERM)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     others = [cluster.add_node(num_cpus=1) for _ in range(nodes)]
@@ -128,6 +133,7 @@ def ray_cluster(nodes: int) -> Iterator[tuple[str, Callable[[], None]]]:
         yield cluster.address, replace_a_node
     finally:
         cluster.shutdown()
+        patch.undo()
         signal.signal(signal.SIGTERM, handler)
 
 

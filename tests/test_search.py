@@ -302,6 +302,15 @@ def test_a_trial_that_kills_its_workers_fails_the_third_time(make_study):
     assert trial.user_attrs["outcome"]["reason"] == "its worker died, 3 times"
 
 
+def test_a_trial_whose_workers_end_by_themselves_goes_on_as_often_as_needed(make_study):
+    # as for a full disk: nobody could even note that the trial waits
+    study = make_study()
+
+    taken = [study.take(Worker(study.folder)).number for _ in range(2 * ATTEMPTS)]
+
+    assert taken == [0] * len(taken)
+
+
 def test_a_trial_that_was_told_to_stop_goes_on_as_often_as_needed(make_study):
     study = make_study()
 
@@ -443,6 +452,14 @@ def test_a_failed_trial_says_the_last_error_that_it_printed(own_folder):
     result = outcome(folder, 1, False, "val_loss", "minimize")
 
     assert (result.state, result.reason) == (TrialState.FAIL, "out of memory")
+
+
+def test_an_error_of_an_earlier_start_is_not_that_of_the_last_one(own_folder):
+    log = "started at noon\nerror: disk full\nstarted at one\nhalf an epoch\n"
+
+    result = outcome(write_run([3], log), 1, False, "val_loss", "minimize")
+
+    assert result.reason == "exit code 1; see run/output.log"
 
 
 def test_a_silent_failure_points_to_its_output(own_folder):

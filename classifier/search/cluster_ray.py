@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from classifier.hyperparameters import ConfigError
+
 POLL = 0.5  # seconds between looks at a worker
 PATIENCE = 60.0  # seconds that workers get to put back their trials
 
@@ -33,7 +35,7 @@ class Tasks:
         """How many run, or wait for a place.
 
         Raises:
-            ValueError: If the nodes cannot run them.
+            ConfigError: If the nodes cannot run them.
         """
         import ray
 
@@ -43,7 +45,7 @@ class Tasks:
                 ray.get(ended)
         except ray.exceptions.RayError as error:
             cause = str(error).strip().splitlines()[-1]
-            raise ValueError(
+            raise ConfigError(
                 f"Ray cannot run the workers: {cause}\n"
                 "Each node needs this Python environment and the search folder."
             ) from error
@@ -72,27 +74,30 @@ def start(folder: Path, workers: int, options: Mapping[str, Any], until: float |
         until: Unix time after which they begin no trial.
 
     Raises:
-        ValueError: If there is no Ray, or no cluster at the address.
+        ConfigError: If there is no Ray, no such option, or no cluster at the address.
     """
     handler = signal.getsignal(signal.SIGTERM)
     try:
         import ray
     except ModuleNotFoundError as error:
-        raise ValueError("The engine ray needs Ray: pip install 'classifier[ray]'.") from error
+        raise ConfigError("The engine ray needs Ray: pip install 'classifier[ray]'.") from error
     address = options.get("address")
+    # Endless retries: a node may be lost often. A worker that ends by itself is not run again.
+    settings = {"max_retries": -1, **{k: v for k, v in options.items() if k != "address"}}
+    try:
+        task = ray.remote(run_worker).options(**settings)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"engine_options: {error}") from error
     try:
         ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
-    except (ConnectionError, RuntimeError) as error:
-        raise ValueError(
-            f"engine_options.address: no Ray cluster answers at '{address}': {error}"
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"engine_options.address: there is no way to Ray at '{address}': {error}"
         ) from error
     finally:
         signal.signal(signal.SIGTERM, handler)  # Ray sets one of its own
     arguments = [str(folder), "--attached"]
     arguments += [] if until is None else ["--until", str(until)]
-    kept = {name: value for name, value in options.items() if name != "address"}
-    # Endless retries: a node may be lost often. A worker that ends by itself is not run again.
-    task = ray.remote(run_worker).options(**{"max_retries": -1, **kept})
     logs = folder / "workers"
     return Tasks(
         [task.remote(arguments, Path.cwd(), logs / f"ray-{slot}.log") for slot in range(workers)],

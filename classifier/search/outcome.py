@@ -8,6 +8,8 @@ from optuna.trial import TrialState
 
 from classifier import runs
 
+START = "started at "  # how the output of each start of a fit begins
+
 
 class Outcome(NamedTuple):
     """What became of a trial.
@@ -91,8 +93,9 @@ def outcome(
 
 
 def why_failed(folder: Path, code: int) -> str:
-    """The last error that the fit printed, on one line."""
+    """The last error that the fit printed since its newest start, on one line."""
     output = folder / "output.log"
-    lines = output.read_text(errors="replace").splitlines() if output.is_file() else []
+    text = output.read_text(errors="replace") if output.is_file() else ""
+    lines = text.rpartition(START)[2].splitlines()
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     return errors[-1] if errors else f"exit code {code}; see {output}"

@@ -11,11 +11,14 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
+
+from classifier.search.outcome import START
 
 PATIENCE = 20.0  # seconds that a fit gets to stop by itself; SLURM kills everything after 30
 LOST = 255  # multiprocessing's exit code of a process whose server is gone, and never knows better
@@ -105,6 +108,8 @@ def _fit(arguments: list[str], trial: Mapping[str, Any], output: Path, channel: 
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the server's is to ignore it
     os.setsid()  # whatever it starts can be killed with it, and Ctrl-C does not reach it
     with output.open("ab") as file:
+        file.write(time.strftime(f"{START}%Y-%m-%d %H:%M:%S\n").encode())
+        file.flush()
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     # Not the number itself: the connection closes it.

@@ -13,14 +13,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from classifier.hyperparameters import ConfigError
+
 INTERVAL = 10.0  # seconds between questions: all users of the cluster ask the same server
 
 SCRIPT = """\
 #!/bin/bash
 {options}
 
-# Lightning starts the processes of a trial, not srun.
-export SLURM_JOB_NAME=interactive OMP_NUM_THREADS=${{OMP_NUM_THREADS:-$SLURM_CPUS_ON_NODE}}
+export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-$SLURM_CPUS_ON_NODE}}
 {worker} &
 end() {{ kill -TERM $! 2>/dev/null; wait $!; }}
 trap end TERM
@@ -78,10 +79,10 @@ def start(folder: Path, workers: int, options: Mapping[str, Any], until: float |
         until: Unix time after which no trial is begun.
 
     Raises:
-        ValueError: If there is no SLURM, or it refuses the job.
+        ConfigError: If there is no SLURM, or it refuses the job.
     """
     if shutil.which("sbatch") is None:
-        raise ValueError(
+        raise ConfigError(
             "The engine slurm needs the command sbatch, which is not on this machine. "
             "Start the search on a login node of the cluster, or with --engine local."
         )
@@ -90,7 +91,7 @@ def start(folder: Path, workers: int, options: Mapping[str, Any], until: float |
     answer = _run("sbatch", "--parsable", f"--array=0-{workers - 1}", str(path))
     if answer.returncode:
         causes = [line.removeprefix("sbatch: error: ") for line in answer.stderr.splitlines()]
-        raise ValueError(
+        raise ConfigError(
             f"sbatch refuses '{path}', whose options are those of engine_options:\n"
             f"{'; '.join(causes)}"
         )
@@ -106,10 +107,10 @@ def script(folder: Path, options: Mapping[str, Any], until: float | None) -> str
         until: Unix time after which no trial is begun.
 
     Raises:
-        ValueError: If a time limit was written without quotes.
+        ConfigError: If a time limit was written without quotes.
     """
     if isinstance(options.get("time"), int):
-        raise ValueError(
+        raise ConfigError(
             f"engine_options.time: {options['time']} is ambiguous, as YAML reads 4:00:00 as 14400. "
             f"Write it in quotes: '4:00:00', or '240' for minutes."
         )

@@ -101,7 +101,7 @@ class Worker:
     def __init__(self, folder: Path) -> None:
         host, pid = platform.node(), os.getpid()
         self.identity = {"id": f"{host}-{pid}-{os.urandom(2).hex()}", "host": host, "pid": pid}
-        self.path = folder / "workers" / f"{self.identity['id']}.lock"
+        self.path = lock_of(self.identity, folder)
         self.lock = FileLock(self.path)
 
     def __enter__(self) -> "Worker":
@@ -109,15 +109,20 @@ class Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.path.unlink(missing_ok=True)  # first: a lock that nobody holds is a sign of death
         self.lock.release()
-        self.path.unlink(missing_ok=True)
+
+
+def lock_of(identity: dict[str, Any], folder: Path) -> Path:
+    """The lock file of a worker. One that ends by itself removes it."""
+    return folder / "workers" / f"{identity['id']}.lock"
 
 
 def is_dead(identity: dict[str, Any], folder: Path) -> bool | None:
     """Whether a worker has died; None for one on another machine, whose lock says nothing."""
     if identity["host"] != platform.node():
         return None
-    path = folder / "workers" / f"{identity['id']}.lock"
+    path = lock_of(identity, folder)
     if not path.exists():
         return True
     try:
@@ -279,20 +284,24 @@ class Study:
 
     def _put_back_dead(self) -> None:
         """Finds trials whose worker is gone, by its lock, or by its silence on our clock."""
-        now = time.monotonic()
         for trial in self.trials():
             if trial.state != TrialState.RUNNING:
                 continue
             identity = trial.user_attrs.get("worker")
-            dead = is_dead(identity, self.folder) if identity else True
-            if dead is None:
-                beat = trial.user_attrs.get("beat"), identity
-                if self.last_beats.get(trial.number, (None,))[0] != beat:
-                    self.last_beats[trial.number] = (beat, now)
-                silent = now - self.last_beats[trial.number][1]
-                dead = silent > SILENT_BEATS * self.settings.heartbeat
-            if dead:
-                self.put_back(trial, "its worker died")
+            if identity is None:  # taken by a program that is not ours
+                self.put_back(trial)
+                continue
+            was_killed = lock_of(identity, self.folder).exists()  # unless the disk was full, say
+            dead = is_dead(identity, self.folder)
+            if dead or (dead is None and self._is_silent(trial)):
+                self.put_back(trial, "its worker died" if was_killed else "")
+
+    def _is_silent(self, trial: FrozenTrial) -> bool:
+        now = time.monotonic()
+        beat = trial.user_attrs.get("beat"), trial.user_attrs["worker"]
+        if self.last_beats.get(trial.number, (None,))[0] != beat:
+            self.last_beats[trial.number] = (beat, now)
+        return now - self.last_beats[trial.number][1] > SILENT_BEATS * self.settings.heartbeat
 
     def put_back(self, trial: FrozenTrial | Trial, blame: str = "") -> None:
         """Lets a trial wait for another worker, which goes on from its last checkpoint.

@@ -16,7 +16,7 @@ from optuna.trial import Trial
 from classifier import runs
 from classifier.hyperparameters import ConfigError, setting_in
 from classifier.search import results
-from classifier.search.outcome import Outcome, is_finished, outcome
+from classifier.search.outcome import Outcome, is_finished, outcome, why_failed
 from classifier.search.process import FitProcess, warm_up
 from classifier.search.stop import Stop
 from classifier.search.study import Study, Worker
@@ -77,7 +77,7 @@ def run_trial(study: Study, trial: Trial, worker: Worker, stop: Stop) -> None:
         signal_number = -code if code < 0 else code - 128 if code in STOPPED else 0
         # A cluster sends SIGTERM to all processes of a job, and ours may come a moment later.
         stopped = bool(code) and stop.wait(1.0 if signal_number else 0.0)
-        full = code > 0 and not has_space(folder)
+        full = code > 0 and (says_full(folder) or not has_space(folder))
         with study.lock:
             if not study.is_ours(trial, worker):
                 return
@@ -112,6 +112,12 @@ def outcome_of(study: Study, trial: Trial, code: int) -> Outcome:
     pruned = "pruned" in trial.user_attrs
     folder = study.trial_folder(trial.number)
     return outcome(folder, code, pruned, settings.monitor, settings.direction)
+
+
+def says_full(folder: Path) -> bool:
+    """Whether a fit failed for a full disk, be it that of the temporary files."""
+    said = why_failed(folder, 1)
+    return any(os.strerror(number) in said for number in (errno.ENOSPC, errno.EDQUOT))
 
 
 def has_space(folder: Path) -> bool:
