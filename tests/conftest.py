@@ -14,6 +14,8 @@ import yaml
 
 from classifier.__main__ import main
 
+collect_ignore = ["benchmarks"]  # programs that compare with what only they need
+
 TINY = """\
 hyperparameters:
   epochs: &epochs 2

@@ -36,7 +36,8 @@ SEARCH = {
 def write_files(base: str = TINY, **changes: Any) -> Path:
     """Writes ``tiny.yaml`` and ``search.yaml`` here; returns the search folder to come."""
     Path("tiny.yaml").write_text(base, encoding="utf-8")
-    Path("search.yaml").write_text(yaml.safe_dump({**SEARCH, **changes}), encoding="utf-8")
+    text = yaml.safe_dump({**SEARCH, **changes}, sort_keys=False)  # the order of a grid
+    Path("search.yaml").write_text(text, encoding="utf-8")
     return Path("found").resolve()
 
 
@@ -68,10 +69,9 @@ def metrics(folder: Path, number: int) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def weights(folder: Path, number: int) -> dict[str, bytes]:
-    """The final weights of a trial, as bytes by name."""
-    path = trial_folder(folder, number) / "checkpoints" / "last.ckpt"
-    tensors = torch.load(path, weights_only=True)["state_dict"]
+def weights(folder: Path) -> dict[str, bytes]:
+    """The final weights of a run, as bytes by name."""
+    tensors = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
 
 

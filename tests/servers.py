@@ -11,14 +11,13 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
-TOKEN = secrets.token_hex(32)  # of Ray, which keeps the first one that a process has
 
 SLURM_CONF = """\
 ClusterName=test
@@ -115,26 +114,36 @@ def ray_cluster(nodes: int) -> Iterator[tuple[str, Callable[[], None]]]:
 
     Gives its address, and a function that lets one node die and another one take its place.
     """
-    pytest.importorskip("ray", reason="Ray is not installed")
-    from ray.cluster_utils import Cluster
+    ray = _programs("ray", folders=str(Path(sys.executable).parent))["ray"]
+    address = f"127.0.0.1:{_free_port()}"
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        log = folder / "log"
+        (folder / "token").write_text(secrets.token_hex(32))
+        common = [ray, "start", "--block", "--disable-usage-stats"]
+        common += ["--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0"]
+        head = [*common, "--head", f"--port={address.partition(':')[2]}", "--num-cpus=0"]
+        head += ["--include-dashboard=false", f"--temp-dir={folder / 'ray'}"]
+        head += [f"--ray-client-server-port={_free_port()}"]
+        node = [*common, f"--address={address}", "--num-cpus=1"]
+        with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as running:
+            patch.setenv("RAY_AUTH_MODE", "token")  # the default from 2.61 on
+            patch.setenv("RAY_AUTH_TOKEN_PATH", str(folder / "token"))
 
-    patch = pytest.MonkeyPatch()
-    patch.setenv("RAY_AUTH_MODE", "token")  # the default from 2.61 on
-    patch.setenv("RAY_AUTH_TOKEN", TOKEN)
-    handler = signal.getsignal(signal.SIGTERM)
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-    others = [cluster.add_node(num_cpus=1) for _ in range(nodes)]
+            def start(*command: str) -> subprocess.Popen[bytes]:
+                before = log.read_text().count("runtime started") if log.exists() else 0
+                process = running.enter_context(_running(log, *command))
+                _wait_for(lambda: log.read_text().count("runtime started") > before, log)
+                return process
 
-    def replace_a_node() -> None:
-        cluster.remove_node(others[-1], allow_graceful=False)
-        cluster.add_node(num_cpus=1)
+            def replace_a_node() -> None:
+                last.kill()  # what it has started dies with it
+                start(*node)
 
-    try:
-        yield cluster.address, replace_a_node
-    finally:
-        cluster.shutdown()
-        patch.undo()
-        signal.signal(signal.SIGTERM, handler)
+            start(*head)
+            for _ in range(nodes):
+                last = start(*node)
+            yield address, replace_a_node
 
 
 def _programs(*names: str, folders: str) -> dict[str, str]:
@@ -151,13 +160,13 @@ def _programs(*names: str, folders: str) -> dict[str, str]:
 @contextlib.contextmanager
 def _running(
     log: Path, *command: str | Path, user: str | None = None, end: int = signal.SIGTERM
-) -> Iterator[None]:
+) -> Iterator[subprocess.Popen[bytes]]:
     with log.open("ab") as file:
         process = subprocess.Popen(
             command, stdout=file, stderr=file, user=user, cwd=log.parent, start_new_session=True
         )
     try:
-        yield
+        yield process
     finally:
         process.send_signal(end)
         try:

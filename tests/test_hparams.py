@@ -151,7 +151,7 @@ def test_a_search_is_compared_out_of_the_box(found):
 
 
 def test_no_trial_is_hidden_because_choices_are_of_several_kinds(train):
-    choices = [0.5, "auto", None, True, 1]
+    choices = [0.5, "auto", None, True, 2]
     for number, value in enumerate(choices):
         train(number, {"clip": value}, "--trainer.max_epochs", "1")
     write_experiment(Path("searches/tiny"), Space({"clip": choices}), "val_accuracy")
@@ -161,7 +161,7 @@ def test_no_trial_is_hidden_because_choices_are_of_several_kinds(train):
     board.rows(len(choices))
     columns = [as_the_browser_asks(column) for column in board.experiment()["hparamInfos"]]
     shown = [row["hparams"]["clip"] for row in board.rows(len(choices), columns).values()]
-    assert shown == [0.5, "auto", "null", True, 1]
+    assert shown == [0.5, "auto", "null", True, 2]
 
 
 def test_the_best_value_of_a_trial_is_the_lowest_where_that_is_better(train, monkeypatch):

@@ -107,9 +107,7 @@ def test_the_best_config_trains_to_the_bits_of_its_trial(found, own_folder, monk
     monkeypatch.chdir(own_folder)
     folder = fit("--config", str(found / "best.yaml"))
 
-    Path("again/trials").mkdir(parents=True)
-    folder.rename("again/trials/0000")
-    assert weights(Path("again"), 0) == weights(found, best.number)
+    assert weights(folder) == weights(trial_folder(found, best.number))
 
 
 def test_the_screen_tells_every_trial_and_what_to_do_next(found):

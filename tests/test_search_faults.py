@@ -9,7 +9,8 @@ import os
 import random
 import signal
 import subprocess
-from contextlib import ExitStack, contextmanager
+import time
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,8 @@ def check(undisturbed, own_folder):
         ):
             assert trial.value == before.get(number, trial.value)
             assert (trial.params, trial.value) == (expected.params, expected.value)
-            assert weights(folder, number) == weights(undisturbed, number)
+            own, other = trial_folder(folder, number), trial_folder(undisturbed, number)
+            assert weights(own) == weights(other)
 
     return run
 
@@ -257,7 +259,7 @@ def test_a_full_disk_stops_the_search_which_goes_on_when_there_is_space(
         search = stack.enter_context(Search())
         search.wait_for(lambda: search.trial(1) and search.running(1))
         filler = fill(folder)
-        assert search.end(120) == 1
+        assert search.end(120) == 2  # which the user can mend
         assert "No space left on device" in Path("output.txt").read_text()
 
         filler.unlink()
@@ -282,7 +284,7 @@ def test_a_trial_that_finds_its_disk_full_is_not_lost(undisturbed, own_folder, c
 def test_a_full_disk_of_temporary_files_stops_the_search(own_folder, monkeypatch, check):
     folder = write_files(BASE, n_trials=COUNT)
     Path("tmp").mkdir()
-    with small_disk("tmp", "64k"), monkeypatch.context() as patch:
+    with small_disk("tmp", "16k"), monkeypatch.context() as patch:
         patch.setenv("TMPDIR", str(own_folder / "tmp"))
         with Search() as search:
             assert search.end(240) == 1
@@ -401,7 +403,9 @@ def test_a_sampler_and_a_pruner_that_learn_do_not_notice_that_a_search_was_stopp
     for one, other in zip(calm, found, strict=True):
         assert (one.state, one.params, one.value) == (other.state, other.params, other.value)
         assert one.intermediate_values == other.intermediate_values
-        assert weights(Path("calm"), one.number) == weights(Path("found"), one.number)
+        if one.state == TrialState.COMPLETE:
+            folders = trial_folder(Path("calm"), one.number), trial_folder(Path("found"), one.number)
+            assert weights(folders[0]) == weights(folders[1])
 
 
 def has_begun(search, number):
@@ -413,36 +417,42 @@ def has_begun(search, number):
 # ---- everything together ----
 
 
-def test_a_storm_of_kills_costs_time_only(own_folder):
+def test_a_storm_of_kills_costs_time_only(own_folder, fit):
+    """Measured on 2 shared cores: 30 kills (7 of the command, 9 of workers, 12 of servers, 2 of
+    trials) in 4 minutes, 8 calls of the command, all 40 trials complete.
+    """
     chance = random.Random(0)
     folder = write_files(BASE, n_trials=40)
-    kills = dict.fromkeys(("command", "worker", "forkserver", "trial"), 0)
+    kills = []
     starts = 0
-    code = -1
-    while code and sum(kills.values()) < 30:
+    while len(kills) < 30:
         starts += 1
         with Search() as search:
-            while search.process.poll() is None and sum(kills.values()) < 30:
-                search.process.poll()
-                try:
-                    code = search.process.wait(chance.uniform(0.5, 7))
-                    break
-                except subprocess.TimeoutExpired:
-                    kind = chance.choice(list(kills))
-                    victims = {
-                        "command": [search.process.pid],
-                        "worker": search.workers(),
-                        "forkserver": search.forkservers(),
-                        "trial": search.trials(),
-                    }[kind]
-                    if victims:
-                        os.kill(chance.choice(victims), signal.SIGKILL)
-                        kills[kind] += 1
-            # the next command does not wait for what is left of this one
+            while search.process.poll() is None and len(kills) < 30:
+                time.sleep(chance.uniform(0.5, 7))
+                kind, pid = chance.choice(victims(search))
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                    kills.append(kind)
     with Search() as search:
         assert search.end(600) == 0
 
-    trials = trials_of(folder)
-    failed = {t.number: "3 times" for t in trials if t.state == TrialState.FAIL}
+    failed = {t.number: "3 times" for t in trials_of(folder) if t.state == TrialState.FAIL}
     check_whole(folder, 40, failed)
-    print(f"{kills}, {starts} starts, {len(failed)} failed: {failed}")
+    resumed = [number for number in range(40) if number not in failed and len(runs_of(number)) > 1]
+    for number in resumed[:3]:
+        again = fit("--config", str(trial_folder(folder, number) / "trial.yaml"))
+        assert weights(again) == weights(trial_folder(folder, number))
+    counts = {kind: kills.count(kind) for kind in ("command", "worker", "server", "trial")}
+    print(f"{counts}, {starts} calls, {len(resumed)} resumed, {len(failed)} failed")
+
+
+def victims(search):
+    """One process of each kind that there is, by kind."""
+    found = {
+        "command": [search.process.pid],
+        "worker": search.workers(),
+        "server": search.forkservers(),
+        "trial": search.trials(),
+    }
+    return [(kind, pids[-1]) for kind, pids in found.items() if pids]
