@@ -103,9 +103,11 @@ def slurm() -> Iterator[None]:
             with _running(log, *manager), _running(log, *node):
                 idle = ["sinfo", "--noheader", "--states=idle", "--format=%N"]
                 _wait_for(lambda: "one" in _output(*idle), log)
-                yield
-                _output("scancel", f"--user={getpass.getuser()}")
-                _wait_for(lambda: not _output("squeue", "--noheader"), log)
+                try:
+                    yield
+                finally:
+                    _output("scancel", f"--user={getpass.getuser()}")
+                    _wait_for(lambda: not _output("squeue", "--noheader"), log)
 
 
 @contextlib.contextmanager
