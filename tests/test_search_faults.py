@@ -404,8 +404,8 @@ def test_a_sampler_and_a_pruner_that_learn_do_not_notice_that_a_search_was_stopp
         assert (one.state, one.params, one.value) == (other.state, other.params, other.value)
         assert one.intermediate_values == other.intermediate_values
         if one.state == TrialState.COMPLETE:
-            folders = trial_folder(Path("calm"), one.number), trial_folder(Path("found"), one.number)
-            assert weights(folders[0]) == weights(folders[1])
+            name = f"trials/{one.number:04d}"
+            assert weights(Path("calm", name)) == weights(Path("found", name))
 
 
 def has_begun(search, number):
