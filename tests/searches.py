@@ -46,8 +46,8 @@ def trials_of(folder: Path) -> list[FrozenTrial]:
     url = yaml.safe_load((folder / "search.yaml").read_text())["storage"]
     journal = str(folder / "journal.log")
     storage = RDBStorage(url) if url else JournalStorage(JournalFileBackend(journal))
-    (study,) = optuna.get_all_study_names(storage)
-    return optuna.load_study(study_name=study, storage=storage).get_trials()
+    names = optuna.get_all_study_names(storage)  # none before it begins
+    return [t for n in names for t in optuna.load_study(study_name=n, storage=storage).get_trials()]
 
 
 def state(folder: Path, number: int) -> TrialState | None:

@@ -10,7 +10,7 @@ import random
 import signal
 import subprocess
 import time
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -423,17 +423,20 @@ def test_a_storm_of_kills_costs_time_only(own_folder, fit):
     """
     chance = random.Random(0)
     folder = write_files(BASE, n_trials=40)
-    kills = []
-    starts = 0
-    while len(kills) < 30:
-        starts += 1
+    kills = dict.fromkeys(("command", "worker", "server", "trial"), 0)
+    calls = 0
+    while sum(kills.values()) < 30:
+        calls += 1
         with Search() as search:
-            while search.process.poll() is None and len(kills) < 30:
-                time.sleep(chance.uniform(0.5, 7))
-                kind, pid = chance.choice(victims(search))
-                with suppress(ProcessLookupError):
+            search.wait_for(lambda: state(folder, 0))  # not before the search has begun
+            while search.process.poll() is None and sum(kills.values()) < 30:
+                time.sleep(chance.uniform(0.2, 5))
+                kind = chance.choice(list(kills))
+                for pid in victims(search, kind)[-1:]:
                     os.kill(pid, signal.SIGKILL)
-                    kills.append(kind)
+                    kills[kind] += 1
+                    if kind == "command":
+                        search.process.wait()
     with Search() as search:
         assert search.end(600) == 0
 
@@ -443,16 +446,12 @@ def test_a_storm_of_kills_costs_time_only(own_folder, fit):
     for number in resumed[:3]:
         again = fit("--config", str(trial_folder(folder, number) / "trial.yaml"))
         assert weights(again) == weights(trial_folder(folder, number))
-    counts = {kind: kills.count(kind) for kind in ("command", "worker", "server", "trial")}
-    print(f"{counts}, {starts} calls, {len(resumed)} resumed, {len(failed)} failed")
+    print(f"{kills}, {calls} calls, {len(resumed)} resumed, {len(failed)} failed")
 
 
-def victims(search):
-    """One process of each kind that there is, by kind."""
-    found = {
-        "command": [search.process.pid],
-        "worker": search.workers(),
-        "server": search.forkservers(),
-        "trial": search.trials(),
-    }
-    return [(kind, pids[-1]) for kind, pids in found.items() if pids]
+def victims(search, kind):
+    """The processes of a kind."""
+    if kind == "command":
+        return [search.process.pid] if search.process.poll() is None else []
+    found = {"worker": search.workers, "server": search.forkservers, "trial": search.trials}
+    return found[kind]()
