@@ -7,6 +7,7 @@ whoever trains in the folder holds.
 
 import contextlib
 import csv
+import functools
 import hashlib
 import json
 import math
@@ -213,8 +214,14 @@ def _git(folder: Path, *arguments: str) -> bytes | None:
     return answer.stdout if answer.returncode == 0 else None
 
 
+@functools.cache
+def distributions() -> Mapping[str, list[str]]:
+    """The installed distributions that each top-level module belongs to; 0.15 s the first time."""
+    return metadata.packages_distributions()
+
+
 def _versions(modules: Iterable[str]) -> dict[str, str]:
-    owners = metadata.packages_distributions()
+    owners = distributions()
     named = {owner for module in modules for owner in owners.get(module, [])}
     versions = {}
     for name in sorted({"classifier", *PACKAGES, *named}):

@@ -21,6 +21,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 COMMAND = (sys.executable, "-m", "classifier", "search", "--config", "search.yaml")
+WORKER = (sys.executable, "-m", "classifier", "search", "worker", "found")
 MARK = "SEARCH_OF_A_TEST"  # an environment variable by which all its processes are found
 SEARCH = {
     "base": "tiny.yaml",
@@ -110,7 +111,7 @@ def _check_complete(folder: Path, trial: FrozenTrial) -> None:
 
 
 class Search:
-    """``classifier search`` as a process, and those that it starts.
+    """``classifier search``, or a worker, as a process, and those that it starts.
 
     Used in a ``with`` statement, at whose end none of them is left.
 
@@ -184,19 +185,17 @@ class Search:
         return self._of("worker\0")
 
     def forkservers(self) -> list[int]:
-        return [pid for pid in self._of("forkserver") if _parent(pid) in self.workers()]
+        forked = self._of("forkserver")
+        return [pid for pid in forked if _parent(pid) in set(self.pids()) - set(forked)]
 
     def trials(self) -> list[int]:
         """The processes that train."""
-        return [pid for pid in self._of("forkserver") if _parent(pid) not in self.workers()]
+        return [pid for pid in self._of("forkserver") if pid not in self.forkservers()]
 
     def trial(self, number: int) -> int | None:
         """The process that trains a trial, which it has its standard output open for."""
         log = str(trial_folder(self.folder, number) / "output.log")
         return next((pid for pid in self.trials() if _output(pid) == log), None)
-
-    def worker_of(self, number: int) -> int:
-        return _parent(self.forkserver_of(number))
 
     def forkserver_of(self, number: int) -> int:
         pid = self.trial(number)

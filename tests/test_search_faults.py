@@ -18,6 +18,7 @@ import yaml
 from conftest import TINY
 from optuna.trial import TrialState
 from searches import (
+    WORKER,
     Search,
     check_whole,
     state,
@@ -99,20 +100,26 @@ def runs_of(number):
     return [record["pid"], *(earlier["pid"] for earlier in record.get("resumed", []))]
 
 
-def test_a_worker_that_is_killed_takes_its_trial_along_and_is_replaced(search, check):
-    worker = search.worker_of(1)
-    trial = search.trial(1)
+@pytest.fixture
+def worker(search):
+    """A worker that joined in, in the midst of a trial."""
+    with Search(*WORKER) as worker:
+        worker.wait_for(lambda: training(worker, 1))
+        yield worker
 
-    os.kill(worker, signal.SIGKILL)
 
-    search.wait_for(lambda: trial not in search.pids(), 5)
+def test_a_worker_that_is_killed_takes_its_trial_along_and_is_replaced(search, worker, check):
+    worker.process.kill()
+
+    worker.wait_for(lambda: not worker.pids(), 5)
     assert search.end() == 0
     check()
 
 
-def test_a_worker_that_is_told_to_stop_puts_its_trial_back(search, check):
-    os.kill(search.worker_of(1), signal.SIGTERM)
+def test_a_worker_that_is_told_to_stop_puts_its_trial_back(search, worker, check):
+    worker.process.terminate()
 
+    assert worker.end(30) == 143
     assert search.end() == 0
     check()
 
@@ -124,13 +131,13 @@ def test_a_trial_goes_on_when_the_server_that_forked_it_is_killed(search, check)
     check()
 
 
-def test_a_worker_that_hangs_is_waited_for_until_it_is_killed(search, check):
-    worker = search.worker_of(1)
-    os.kill(worker, signal.SIGSTOP)
+def test_a_worker_that_hangs_is_waited_for_until_it_is_killed(search, worker, check):
+    worker.process.send_signal(signal.SIGSTOP)
 
-    search.wait_for(lambda: state(search.folder, COUNT - 1) == TrialState.COMPLETE, 120)
-    assert state(search.folder, 1) == TrialState.RUNNING
-    os.kill(worker, signal.SIGKILL)
+    search.wait_for(lambda: finished(search) == COUNT - 1, 120)
+    time.sleep(2)
+    assert search.process.poll() is None
+    worker.process.kill()
 
     assert search.end() == 0
     check()
@@ -186,6 +193,11 @@ def test_a_search_can_be_stopped_as_often_as_wanted(undisturbed, own_folder, che
             assert search.end(30) == 143
 
     check(ended=143)
+
+
+def finished(search):
+    """How many trials have ended."""
+    return sum(trial.state.is_finished() for trial in trials_of(search.folder))
 
 
 def training(search, epochs):
@@ -428,12 +440,16 @@ def test_a_storm_of_kills_costs_time_only(own_folder, fit):
     calls = 0
     while sum(kills.values()) < 30:
         calls += 1
-        with Search() as search:
+        with ExitStack() as stack:
+            search = stack.enter_context(Search())
             search.wait_for(lambda: state(folder, 0))  # not before the search has begun
+            worker = stack.enter_context(Search(*WORKER))
             while search.process.poll() is None and sum(kills.values()) < 30:
                 time.sleep(chance.uniform(0.2, 5))
+                if worker.process.poll() is not None:
+                    worker = stack.enter_context(Search(*WORKER))
                 kind = chance.choice(list(kills))
-                for pid in victims(search, kind)[-1:]:
+                for pid in victims(search, worker, kind)[-1:]:
                     os.kill(pid, signal.SIGKILL)
                     kills[kind] += 1
                     if kind == "command":
@@ -450,9 +466,10 @@ def test_a_storm_of_kills_costs_time_only(own_folder, fit):
     print(f"{kills}, {calls} calls, {len(resumed)} resumed, {len(failed)} failed")
 
 
-def victims(search, kind):
+def victims(search, worker, kind):
     """The processes of a kind."""
-    if kind == "command":
-        return [search.process.pid] if search.process.poll() is None else []
-    found = {"worker": search.workers, "server": search.forkservers, "trial": search.trials}
-    return found[kind]()
+    if kind in ("command", "worker"):
+        process = (search if kind == "command" else worker).process
+        return [process.pid] if process.poll() is None else []
+    find = Search.forkservers if kind == "server" else Search.trials
+    return find(worker) + find(search)

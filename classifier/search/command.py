@@ -11,6 +11,7 @@ from classifier.search import report
 from classifier.search.launch import search
 from classifier.search.refit import refit
 from classifier.search.settings import parse
+from classifier.search.stop import Stop
 from classifier.search.worker import work
 from classifier.suggest import did_you_mean
 
@@ -58,7 +59,7 @@ def _importance_options(parser: argparse.ArgumentParser) -> None:
 
 def _worker_options(parser: argparse.ArgumentParser) -> None:
     help_text = "Unix time after which no trial is begun."
-    parser.add_argument("--until", type=float, default=float("inf"), help=help_text)
+    parser.add_argument("--until", type=float, help=help_text)
     parser.add_argument(
         "--attached", action="store_true", help="End when standard input is closed."
     )
@@ -102,6 +103,6 @@ ACTIONS: dict[str, tuple[str, Options, Action]] = {
     "worker": (
         "Runs trials until there are none left. On as many machines as there are, at any time.",
         _worker_options,
-        lambda options: work(options.folder, options.until, options.attached),
+        lambda options: work(options.folder, Stop.on_signals(options.attached), options.until),
     ),
 }

@@ -1,12 +1,17 @@
-"""Starts workers: here as processes, elsewhere through the scheduler of a cluster."""
+"""Starts workers: here as threads, elsewhere through the scheduler of a cluster."""
 
 import os
 import shutil
 import subprocess
-import sys
-from collections.abc import Mapping
+import traceback
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
+
+from classifier.cli.errors import is_users, message_of
+from classifier.search.settings import Settings
+from classifier.search.stop import Stop
+from classifier.search.worker import work
 
 RESTARTS = 3  # of one worker, in a search
 
@@ -24,80 +29,75 @@ class Engine(Protocol):
         """Says what was started, on one line."""
 
 
-def start(
-    name: str, folder: Path, workers: int, options: Mapping[str, Any], until: float | None
-) -> Engine:
+def start(settings: Settings, workers: int, until: float | None) -> Engine:
     """Starts workers.
 
     Args:
-        name: ``local``, ``slurm`` or ``ray``.
-        folder: The search folder.
+        settings: Those of the search.
         workers: How many.
-        options: Options of the engine.
         until: Unix time after which they begin no trial.
     """
-    if name == "slurm":
+    folder, options = settings.folder, settings.engine_options
+    if settings.engine == "slurm":
         from classifier.search import slurm
 
         return slurm.start(folder, workers, options, until)
-    if name == "ray":
+    if settings.engine == "ray":
         from classifier.search import cluster_ray
 
         return cluster_ray.start(folder, workers, options, until)
-    return Local(folder, workers, until)
+    share_cores(settings.workers)
+    return Local(folder, shares(settings.workers)[:workers], until)
 
 
 class Local:
     """Workers on this machine, with its processors and GPUs shared out among them.
 
-    One that dies is started again. All end with this process, however it ends.
+    They are threads: all that takes time happens in the trials, which are processes, forked from
+    one server. All end with this process, however it ends.
 
     Args:
         folder: The search folder.
-        workers: How many.
+        shares: For each worker the variables that give its trials their GPUs.
         until: Unix time after which they begin no trial.
     """
 
-    def __init__(self, folder: Path, workers: int, until: float | None) -> None:
+    def __init__(self, folder: Path, shares: list[dict[str, str]], until: float | None) -> None:
         self.folder = folder
         self.until = until
-        self.shares = shares(workers)
-        self.restarts = [0] * workers
-        self.processes = [self._start(slot) for slot in range(workers)]
+        self.told = Stop()
+        self.shares = shares
+        self.restarts = [0] * len(shares)
+        self.pool = ThreadPoolExecutor(len(shares), "worker")
+        self.workers = [self._start(slot) for slot in range(len(shares))]
 
-    def _start(self, slot: int) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "classifier", "search", "worker", str(self.folder)]
-        command += ["--attached"]
-        if self.until is not None:
-            command += ["--until", str(self.until)]
-        with (self.folder / "workers" / f"local-{slot}.log").open("ab") as log:
-            return subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,  # held open: its end tells the worker that we are gone
-                stdout=log,
-                stderr=log,
-                env={**os.environ, **self.shares[slot]},
-                start_new_session=True,  # Ctrl-C is for us alone
-            )
+    def _start(self, slot: int) -> Future[None]:
+        return self.pool.submit(self._work, slot)
+
+    def _work(self, slot: int) -> None:
+        try:
+            work(self.folder, self.told, self.until, self.shares[slot])
+        except Exception as error:
+            trace = "" if is_users(error) else traceback.format_exc()
+            with (self.folder / "workers" / f"local-{slot}.log").open("a") as log:
+                log.write(f"{trace}error: {message_of(error)}\n")
+            raise
 
     def alive(self) -> int:
-        """How many run; those that died are started again."""
-        for slot, process in enumerate(self.processes):
-            if process.poll() and self.restarts[slot] < RESTARTS:
+        """How many run; those that failed are started again."""
+        for slot, worker in enumerate(self.workers):
+            if worker.done() and worker.exception() and self.restarts[slot] < RESTARTS:
                 self.restarts[slot] += 1
-                self.processes[slot] = self._start(slot)
-        return sum(process.poll() is None for process in self.processes)
+                self.workers[slot] = self._start(slot)
+        return sum(not worker.done() for worker in self.workers)
 
     def stop(self) -> None:
-        for process in self.processes:
-            if process.poll() is None:
-                process.terminate()
-        for process in self.processes:
-            process.wait()
+        self.told.set()
+        self.pool.shutdown()
 
     def describe(self) -> str:
-        workers, threads = len(self.processes), self.shares[0]["OMP_NUM_THREADS"]
-        gpus = [share["CUDA_VISIBLE_DEVICES"] for share in self.shares if len(share) > 1]
+        workers, threads = len(self.workers), os.environ["OMP_NUM_THREADS"]
+        gpus = [share["CUDA_VISIBLE_DEVICES"] for share in self.shares if share]
         listed = f", GPUs {' | '.join(gpus)}" if gpus else ""
         return (
             f"{workers} worker{'s' if workers > 1 else ''} on this machine, "
@@ -105,22 +105,26 @@ class Local:
         )
 
 
+def share_cores(workers: int) -> None:
+    """Gives each worker's trials as many threads, unless the user did.
+
+    Here and now, because the server of trials reads it when it starts.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // workers)))
+
+
 def shares(workers: int) -> list[dict[str, str]]:
-    """The environment of each worker: its threads, and its GPUs if there are any.
+    """The environment of each worker: its GPUs, if there are any.
 
     With more workers than GPUs several share one; with more GPUs each gets several, and trains
     with all of them unless the config says otherwise.
     """
-    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, cores() // workers)))
     found = gpus()
-    result = []
+    result: list[dict[str, str]] = []
     for slot in range(workers):
-        share = {"OMP_NUM_THREADS": threads}
-        if found:
-            many = len(found) // workers
-            own = found[slot * many : (slot + 1) * many] or [found[slot % len(found)]]
-            share["CUDA_VISIBLE_DEVICES"] = ",".join(own)
-        result.append(share)
+        many = len(found) // workers
+        own = found[slot * many : (slot + 1) * many] or found[slot % max(1, len(found)) :][:1]
+        result.append({"CUDA_VISIBLE_DEVICES": ",".join(own)} if own else {})
     return result
 
 

@@ -9,7 +9,7 @@ from optuna.storages import InMemoryStorage
 from classifier import runs
 from classifier.hyperparameters import ConfigError
 from classifier.search import console, results, watch
-from classifier.search.engines import start
+from classifier.search.engines import share_cores, start
 from classifier.search.rehearsal import rehearse
 from classifier.search.settings import BASE, FILE, Settings, differences, load, save
 from classifier.search.space import Space
@@ -42,16 +42,19 @@ def run(settings: Settings) -> int:
     (folder / "workers").mkdir(exist_ok=True)
     study = Study(folder, settings)
     write_experiment(folder, study.space, settings.monitor)
-    stop = Stop()
+    stop = Stop.on_signals()
     deadline = None if settings.max_seconds is None else time.time() + settings.max_seconds
     gave_up = False
     if study.unfinished():
         trials = study.trials()[: study.total]
         left = study.total and study.total - sum(trial.state.is_finished() for trial in trials)
         workers = min(settings.workers, left or settings.workers)
-        engine = start(settings.engine, folder, workers, settings.engine_options, deadline)
-        watch.announce(study, engine.describe())
-        watch.follow(study, engine, stop)
+        engine = start(settings, workers, deadline)
+        try:
+            watch.announce(study, engine.describe())
+            watch.follow(study, engine, stop)
+        finally:  # also those that a cluster has not even started
+            engine.stop()
         early = deadline is None or time.time() < deadline
         gave_up = study.unfinished() and early and not stop.signal
     with study.lock:
@@ -96,7 +99,10 @@ def check_new(settings: Settings, base: str) -> None:
         for choice in distribution.choices
         if isinstance(choice, str)
     }
-    rehearse(settings.base, blocks, settings.monitor, here=settings.engine == "local")
+    here = settings.engine == "local"
+    if here:
+        share_cores(settings.workers)
+    rehearse(settings.base, blocks, settings.monitor, here)
 
 
 def check_name(settings: Settings) -> None:

@@ -11,9 +11,9 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
-from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -23,24 +23,19 @@ from classifier.search.outcome import START
 PATIENCE = 20.0  # seconds that a fit gets to stop by itself; SLURM kills everything after 30
 LOST = 255  # multiprocessing's exit code of a process whose server is gone, and never knows better
 
-# Every process is forked from the server; CUDA is not touched before that.
+# Every process is forked from one server; CUDA is not touched before that.
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["classifier.cli.command"])
-
-
-def start_server() -> None:
-    """Starts the server, deaf to the SIGTERM that a cluster sends to every process of a job."""
-    handler = signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    forkserver.ensure_running()
-    signal.signal(signal.SIGTERM, handler)
+context.set_forkserver_preload(["classifier.search.preload"])
+# multiprocessing reads each exit code from a pipe, once, and whoever starts a process reads all.
+reading = threading.Lock()
 
 
 def warm_up() -> None:
     """Starts the server and waits until it has imported torch."""
-    start_server()
-    process = context.Process(target=int)
-    process.start()
-    process.join()
+    with reading:
+        process = context.Process(target=int)
+        process.start()
+    wait([process.sentinel])
 
 
 class FitProcess:
@@ -50,13 +45,21 @@ class FitProcess:
         arguments: Those of ``classifier fit``.
         trial: What the fit has to know of the search, as ``callbacks.trial.Trial`` reads it.
         output: File that gets what the fit prints.
+        environment: Variables to set.
     """
 
-    def __init__(self, arguments: Sequence[str], trial: Mapping[str, Any], output: Path) -> None:
-        start_server()  # again, if it was killed
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        trial: Mapping[str, Any],
+        output: Path,
+        environment: Mapping[str, str],
+    ) -> None:
         self.channel, theirs = context.Pipe()
-        self.process = context.Process(target=_fit, args=(list(arguments), trial, output, theirs))
-        self.process.start()
+        given = (list(arguments), trial, output, dict(environment), theirs)
+        with reading:
+            self.process = context.Process(target=_fit, args=given)
+            self.process.start()
         theirs.close()
 
     def next_value(self, timeout: float, *others: Any) -> tuple[int, float] | None:
@@ -74,7 +77,7 @@ class FitProcess:
         try:
             epoch, value = self.channel.recv()
         except (EOFError, OSError):
-            self.process.join(1)  # it is dead or about to be
+            wait([self.process.sentinel], 1)  # it is dead or about to be
             return None
         return epoch, value
 
@@ -83,35 +86,52 @@ class FitProcess:
         try:
             self.channel.send(stop)
         except OSError:
-            self.process.join(1)
+            wait([self.process.sentinel], 1)
 
     @property
     def exit_code(self) -> int | None:
         """None while it runs; negative for the signal that killed it."""
-        code = self.process.exitcode
+        with reading:
+            code = self.process.exitcode
         return -signal.SIGKILL if code == LOST else code  # it may go on, until we stop it
 
     def stop(self) -> None:
         """Lets the fit end after its step, then kills it and what it started, if still there."""
-        if self.exit_code is None:
-            self.process.terminate()
-            self.process.join(PATIENCE)
         assert self.process.pid is not None
+        if self.exit_code is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.process.pid, signal.SIGTERM)
+            wait([self.process.sentinel], PATIENCE)
         # On macOS a group of which nobody is alive is a matter of permission.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.join()
+        wait([self.process.sentinel])
 
 
-def _fit(arguments: list[str], trial: Mapping[str, Any], output: Path, channel: Connection) -> None:
+def become_ordinary() -> None:
+    """Makes a process that was just forked like one that a person started."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the server ignores both
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for name in [name for name in os.environ if name.startswith("SLURM_")]:
+        del os.environ[name]  # Lightning would take the tasks of a job for ranks of one training
+
+
+def _fit(
+    arguments: list[str],
+    trial: Mapping[str, Any],
+    output: Path,
+    environment: Mapping[str, str],
+    channel: Connection,
+) -> None:
     """What runs in the process."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the server's is to ignore it
+    become_ordinary()
     os.setsid()  # whatever it starts can be killed with it, and Ctrl-C does not reach it
     with output.open("ab") as file:
         file.write(time.strftime(f"{START}%Y-%m-%d %H:%M:%S\n").encode())
         file.flush()
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    os.environ.update(environment)
     # Not the number itself: the connection closes it.
     os.environ["CLASSIFIER_TRIAL"] = json.dumps({**trial, "channel": os.dup(channel.fileno())})
     channel.close()

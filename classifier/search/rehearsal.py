@@ -1,5 +1,6 @@
 """Finds out, before any training, whether the trials can be trained at all."""
 
+import contextlib
 import io
 import multiprocessing
 import re
@@ -9,6 +10,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from classifier.hyperparameters import ConfigError
+from classifier.search.process import become_ordinary, context
 
 # A machine that only starts a search lacks the devices of those that train.
 ELSEWHERE = ("accelerator=cpu", "devices=1", "num_nodes=1", "strategy=auto", "precision=32-true")
@@ -28,11 +30,11 @@ def rehearse(base: Path, variants: Mapping[str, str], monitor: str, here: bool) 
     Raises:
         ConfigError: What the first fit would have said.
     """
-    # In a process of its own: torch takes half a gigabyte, which whoever watches does not need.
-    spawn = multiprocessing.get_context("spawn")
-    answer, theirs = spawn.Pipe(duplex=False)
+    # Torch takes half a gigabyte, which whoever only watches does not need.
+    apart = context if here else multiprocessing.get_context("spawn")
+    answer, theirs = apart.Pipe(duplex=False)
     devices = () if here else tuple(f"--trainer.{setting}" for setting in ELSEWHERE)
-    process = spawn.Process(target=_rehearse, args=(theirs, base, variants, monitor, devices))
+    process = apart.Process(target=_rehearse, args=(theirs, base, variants, monitor, devices))
     process.start()
     theirs.close()
     try:
@@ -48,7 +50,9 @@ def rehearse(base: Path, variants: Mapping[str, str], monitor: str, here: bool) 
 
 
 def _rehearse(channel: Connection, *arguments: object) -> None:
-    channel.send(_problem(*arguments))  # type: ignore[arg-type]  # those of _problem
+    become_ordinary()
+    with contextlib.suppress(BrokenPipeError):  # whoever asked is gone
+        channel.send(_problem(*arguments))  # type: ignore[arg-type]  # those of _problem
 
 
 def _problem(base: Path, variants: Mapping[str, str], monitor: str, devices: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from types import FrameType
 class Stop:
     """SIGTERM, SIGINT, or the end of whoever holds the other end of standard input.
 
-    A signal only sets a mark and wakes up whoever waits, so that nothing is torn.
+    A signal only sets a mark and wakes up whoever waits, in any thread, so that nothing is torn.
 
     Args:
         attached: Whether to end with the process that started this one.
@@ -23,10 +23,17 @@ class Stop:
         self.signal = 0
         readable, self._writable = os.pipe()
         self.descriptors = [readable, 0] if attached else [readable]
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._note)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    @classmethod
+    def on_signals(cls, attached: bool = False) -> "Stop":
+        """One that this process's signals set."""
+        stop = cls(attached)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, stop.set)
+        return stop
+
+    def set(self, number: int = signal.SIGTERM, frame: FrameType | None = None) -> None:
+        """Says to stop."""
         self.signal = number
         os.write(self._writable, b"!")
 

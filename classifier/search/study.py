@@ -10,7 +10,7 @@ import os
 import platform
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,11 +96,13 @@ class Worker:
 
     Args:
         folder: The search folder.
+        environment: Variables that are set for the trials.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
         host, pid = platform.node(), os.getpid()
-        self.identity = {"id": f"{host}-{pid}-{os.urandom(2).hex()}", "host": host, "pid": pid}
+        self.identity = {"id": f"{host}-{pid}-{os.urandom(4).hex()}", "host": host, "pid": pid}
+        self.environment = environment or {}
         self.path = lock_of(self.identity, folder)
         self.lock = FileLock(self.path)
 

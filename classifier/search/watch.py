@@ -49,7 +49,8 @@ def follow(study: Study, engine: Engine, stop: Stop) -> None:
     """Prints a line for each trial that ends, until the workers are done or it is told to stop."""
     told = {trial.number for trial in study.trials() if trial.state.is_finished()}
     estimated = bool(told)
-    while True:
+    alive = 1
+    while alive:
         # Before the look at the trials, so that what was noted last is not missed.
         alive = engine.alive() if study.unfinished() else 0
         for row in rows(study):
@@ -62,12 +63,8 @@ def follow(study: Study, engine: Engine, stop: Stop) -> None:
             if not estimated and study.total and row.state == "complete":
                 say(f"  {time_left(study, alive)}")
                 estimated = True
-        if not alive:
-            engine.stop()  # workers that the cluster has not even started
-            return
-        if stop.wait(POLL):
+        if alive and stop.wait(POLL):
             say("stopping; the trials go on with the same command")
-            engine.stop()
             return
 
 

@@ -9,6 +9,7 @@ import math
 import os
 import signal
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from optuna.trial import Trial
@@ -26,25 +27,32 @@ STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT)  # exit codes of a fit
 PROBE = 1 << 20  # bytes; where these do not fit, no checkpoint does
 
 
-def work(folder: Path, until: float = math.inf, attached: bool = False) -> int:
+def work(
+    folder: Path,
+    stop: Stop,
+    until: float | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> int:
     """Runs trials until there are no more, until a time, or until told to stop.
 
     Args:
         folder: The search folder.
+        stop: What says to stop.
         until: Unix time after which no trial is begun.
-        attached: Whether to end with the process that started this one.
+        environment: Variables that are set for the trials.
 
     Returns:
-        The exit code: 0; 1 when the disk is full; 130 or 143 after a signal.
+        The exit code: 0; 130 or 143 after a signal.
+
+    Raises:
+        OSError: If the disk is full.
     """
-    stop = Stop(attached)
-    for name in [name for name in os.environ if name.startswith("SLURM_")]:
-        del os.environ[name]  # Lightning would take the tasks of a job for ranks of one training
+    until = math.inf if until is None else until
     study = Study.of(folder)
     if study.total is None and math.isinf(until):
         raise ConfigError("this search has no n_trials; say when it ends, --until UNIX_TIME.")
     warm_up()  # before a trial is taken, whose heartbeat would be missed meanwhile
-    with Worker(folder) as worker:
+    with Worker(folder, environment) as worker:
         while not stop.wait(0) and time.time() < until:
             trial = study.take(worker)
             if trial is not None:
@@ -145,7 +153,7 @@ def fit(study: Study, trial: Trial, worker: Worker, stop: Stop) -> int:
         "hyperparameters": study.shown(trial),
     }
     last_epoch = setting_in((folder / "trial.yaml").read_text(), ("trainer", "max_epochs"))
-    process = FitProcess(arguments, facts, folder / "output.log")
+    process = FitProcess(arguments, facts, folder / "output.log", worker.environment)
     beats = 0
     alive = time.monotonic()
     try:
