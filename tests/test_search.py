@@ -27,7 +27,7 @@ from searches import (
 
 from classifier import runs
 from classifier.__main__ import main
-from classifier.search.engines import shares
+from classifier.search.engines import share_cores, shares
 from classifier.search.outcome import outcome
 from classifier.search.settings import parse, save
 from classifier.search.study import ATTEMPTS, Study, Worker
@@ -493,7 +493,17 @@ def test_the_processors_are_shared_out(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr("classifier.search.engines.cores", lambda: 8)
 
-    assert {share["OMP_NUM_THREADS"] for share in shares(3)} == {"2"}
+    share_cores(3)
+
+    assert os.environ["OMP_NUM_THREADS"] == "2"
+
+
+def test_the_number_of_threads_that_the_user_set_stays(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+
+    share_cores(2)
+
+    assert os.environ["OMP_NUM_THREADS"] == "3"
 
 
 # ---- looking at a search ----
