@@ -101,14 +101,19 @@ def runs_of(number):
 
 
 @pytest.fixture
-def worker(search):
-    """A worker that joined in, in the midst of a trial."""
-    with Search(*WORKER) as worker:
-        worker.wait_for(lambda: training(worker, 1))
-        yield worker
+def pair(undisturbed, own_folder):
+    """The same search with one worker, and a worker that joined in, in the midst of a trial."""
+    folder = write_files(BASE, n_trials=COUNT, workers=1)
+    with Search() as search:
+        search.wait_for(lambda: state(folder, 0))
+        with Search(*WORKER) as worker:
+            worker.wait_for(lambda: training(worker, 1))
+            yield search, worker
 
 
-def test_a_worker_that_is_killed_takes_its_trial_along_and_is_replaced(search, worker, check):
+def test_a_worker_that_is_killed_takes_its_trial_along_and_is_replaced(pair, check):
+    search, worker = pair
+
     worker.process.kill()
 
     worker.wait_for(lambda: not worker.pids(), 5)
@@ -116,7 +121,9 @@ def test_a_worker_that_is_killed_takes_its_trial_along_and_is_replaced(search, w
     check()
 
 
-def test_a_worker_that_is_told_to_stop_puts_its_trial_back(search, worker, check):
+def test_a_worker_that_is_told_to_stop_puts_its_trial_back(pair, check):
+    search, worker = pair
+
     worker.process.terminate()
 
     assert worker.end(30) == 143
@@ -131,7 +138,9 @@ def test_a_trial_goes_on_when_the_server_that_forked_it_is_killed(search, check)
     check()
 
 
-def test_a_worker_that_hangs_is_waited_for_until_it_is_killed(search, worker, check):
+def test_a_worker_that_hangs_is_waited_for_until_it_is_killed(pair, check):
+    search, worker = pair
+
     worker.process.send_signal(signal.SIGSTOP)
 
     search.wait_for(lambda: finished(search) == COUNT - 1, 120)
