@@ -3,6 +3,7 @@
 Precedence: command line > config files in order > checkpoint > defaults.
 """
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,15 @@ from classifier.hyperparameters import (
 )
 from classifier.suggest import did_you_mean
 
-SECTIONS = ("hyperparameters", "seed_everything", "trainer", "model", "data", "ckpt_path")
+SECTIONS = (
+    "hyperparameters",
+    "seed_everything",
+    "save_every",
+    "trainer",
+    "model",
+    "data",
+    "ckpt_path",
+)
 PREDICT = ("images", "output", "top_k")
 
 
@@ -42,6 +51,8 @@ class Arguments:
         threads: On how many threads the run was trained that the first config file was saved in.
         checkpoint_path: The file that ``--ckpt_path`` means, if given.
         checkpoint: What the checkpoint says of itself: config, data description, run record.
+        unsaved_run: The run folder that ``--ckpt_path`` means, if the run died before its first
+            checkpoint: it begins again there, with its own config.
         unused: Hyperparameters of the config files that no alias refers to.
         global_step: How many optimizer steps the checkpoint has seen.
         epochs_done: How many epochs it has seen.
@@ -67,15 +78,13 @@ class Arguments:
         self.checkpoint_path: Path | None = None
         self.checkpoint: dict[str, Any] = {}
         self.global_step = self.epochs_done = 0
-        if paths:
-            self._read_checkpoint(paths[-1])
-            rest += ["--ckpt_path", str(self.checkpoint_path)]
+        self.unsaved_run = unsaved_run(Path(paths[-1])) if paths and self.verb == "fit" else None
         files = len(sources)
-        if "config" in self.checkpoint:
-            text = self._with_root_found(self.checkpoint["config"])
-            if self.verb != "fit":  # how to run depends on the machine
-                text = keep_keys(text, ("hyperparameters", "model", "data"))
-            sources.insert(0, ConfigSource(f"checkpoint '{self.checkpoint_path}'", text))
+        if self.unsaved_run:
+            sources.insert(0, _read_config(str(self.unsaved_run / "config.yaml")))
+        elif paths:
+            sources = self._read_checkpoint(paths[-1]) + sources
+            rest += ["--ckpt_path", str(self.checkpoint_path)]
         self.sources = sources
         self.texts = apply(sources, overrides)
         # Evaluation leaves out the trainer, which may be what uses them.
@@ -128,13 +137,37 @@ class Arguments:
         there = Path(folder, root)
         return set_values(text, {path: str(there)}) if there.exists() else text
 
-    def _read_checkpoint(self, path: str) -> None:
-        prefer = "last" if self.verb == "fit" else "best"
-        self.checkpoint_path = checkpoints.resolve(path, prefer)
-        saved = checkpoints.read_checkpoint(self.checkpoint_path)
+    def _read_checkpoint(self, path: str) -> list[ConfigSource]:
+        """Reads a checkpoint; returns its config, if it has one."""
+        self.checkpoint_path = checkpoints.resolve(path, "last" if self.verb == "fit" else "best")
+        try:
+            saved = checkpoints.read_checkpoint(self.checkpoint_path)
+        except ValueError as error:
+            previous = self.checkpoint_path.with_name("previous.ckpt")
+            if self.verb != "fit" or self.checkpoint_path.name != "last.ckpt":
+                raise
+            if not previous.exists():
+                raise
+            print(f"warning: {error} Going on from '{previous}'.", file=sys.stderr)  # noqa: T201
+            self.checkpoint_path = previous
+            saved = checkpoints.read_checkpoint(previous)
         self.checkpoint = saved.get(checkpoints.KEY, {})
         self.global_step = saved.get("global_step", 0)
-        self.epochs_done = saved.get("epoch", -1) + 1  # saved while its epoch is still the current
+        self.epochs_done = checkpoints.epochs_done(saved)
+        if "config" not in self.checkpoint:
+            return []
+        text = self._with_root_found(self.checkpoint["config"])
+        if self.verb != "fit":  # how to run depends on the machine
+            text = keep_keys(text, ("hyperparameters", "model", "data"))
+        return [ConfigSource(f"checkpoint '{self.checkpoint_path}'", text)]
+
+
+def unsaved_run(path: Path) -> Path | None:
+    """The folder of a run that has no checkpoint yet, named by itself or by its last.ckpt."""
+    folder = path.parent.parent if path.name == "last.ckpt" else path
+    saved = checkpoints.resolve(str(folder), "last").is_file()
+    begun = (folder / "run.json").is_file() and (folder / "config.yaml").is_file()
+    return folder.resolve() if begun and not saved else None
 
 
 def take_option(arguments: Sequence[str], *names: str) -> tuple[list[str], list[str]]:

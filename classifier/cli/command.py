@@ -1,5 +1,6 @@
 """The LightningCLI of this package: YAML and command line to trainer, module and data."""
 
+import argparse
 import contextlib
 import os
 import secrets
@@ -12,6 +13,8 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from jsonargparse import Namespace
+from jsonargparse.typing import NonNegativeFloat, PositiveInt
+from lightning_fabric.plugins import CheckpointIO
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning.callbacks import Callback, ProgressBar
 from pytorch_lightning.cli import LightningCLI
@@ -19,7 +22,7 @@ from pytorch_lightning.cli import LightningCLI
 import classifier.augment
 import classifier.networks  # noqa: F401  # short class names work for what is imported
 from classifier import runs
-from classifier.callbacks.checkpoints import best_and_last
+from classifier.callbacks.checkpoints import DurableCheckpointIO, RunCheckpoints
 from classifier.callbacks.console import Console, RichBar, interactive
 from classifier.callbacks.logger import RunLogger
 from classifier.callbacks.predictions import PredictionWriter
@@ -37,6 +40,7 @@ from classifier.hyperparameters import anchors, with_aliases
 from classifier.module import ClassificationModule
 from classifier.suggest import did_you_mean
 
+HIDDEN = argparse.SUPPRESS
 USAGE = {
     "fit": (
         "--config FILE [--KEY VALUE ...]",
@@ -109,6 +113,7 @@ class ClassifierCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: Any) -> None:
         for source, target in LINKS:
             parser.link_arguments(source, target, apply_on="instantiate")
+        self._add_save_every(parser)
         if self.arguments.verb == "predict":
             parser.add_argument("--images", nargs="+", help="Image files, folders or globs.")
             parser.add_argument("--output", default="predictions.csv", help="CSV file to write.")
@@ -119,6 +124,24 @@ class ClassifierCLI(LightningCLI):
         usage, parser.description = USAGE[self.arguments.verb]
         parser.usage = f"classifier {self.arguments.verb} {usage}"
         parser.epilog = EPILOG
+
+    def _add_save_every(self, parser: Any) -> None:
+        """For all verbs, because any may be given the config of a training."""
+        shown = self.arguments.verb == "fit"
+        parser.add_argument(
+            "--save_every.minutes",
+            type=NonNegativeFloat,
+            default=5.0,
+            help="How much of an epoch may be lost when a training is killed." if shown else HIDDEN,
+        )
+        parser.add_argument(
+            "--save_every.steps",
+            type=PositiveInt | None,
+            default=None,
+            help="The same, in optimizer steps. The end of an epoch is always saved."
+            if shown
+            else HIDDEN,
+        )
 
     def parse_arguments(self, parser: Any, args: Any) -> None:
         parser.where = self.arguments.where
@@ -178,12 +201,19 @@ class ClassifierCLI(LightningCLI):
             config.callbacks.append(Console(None))
         else:
             self.keep_run(config)
+        self._add_checkpoint_io(config)
         try:
             return super().instantiate_trainer(**kwargs)
         except Exception:
             if self.folder:
                 runs.give_back(self.folder)
             raise
+
+    def _add_checkpoint_io(self, config: Namespace) -> None:
+        plugins = config.plugins or []
+        plugins = plugins if isinstance(plugins, list) else [plugins]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            config.plugins = [*plugins, DurableCheckpointIO()]
 
     def _add_progress_bar(self, config: Namespace) -> None:
         if config.enable_progress_bar is None and not interactive():
@@ -230,7 +260,12 @@ class ClassifierCLI(LightningCLI):
         if config.enable_checkpointing is not False:
             monitor = self.settings.model.monitor
             validated = config.limit_val_batches != 0 or not monitor.startswith("val_")
-            config.callbacks += best_and_last(folder, monitor if validated else None)
+            save_every = self.settings.save_every
+            config.callbacks.append(
+                RunCheckpoints(
+                    folder, monitor if validated else None, save_every.minutes, save_every.steps
+                )
+            )
         modules = {path.partition(".")[0] for path in class_paths(self.settings.as_dict())}
         facts = {
             "id": runs.read_record(folder).get("id") if resumed else uuid.uuid4().hex,

@@ -28,6 +28,8 @@ def run_folder(
     if trial:
         # Also without a checkpoint: killed before the first one, it starts again.
         return trial.folder, (trial.folder / "run.json").exists()
+    if arguments.unsaved_run:
+        return arguments.unsaved_run, True
     checkpoint = arguments.checkpoint_path
     resumed = runs.run_folder_of(checkpoint) if checkpoint else None
     if resumed and _is_newest(resumed, arguments):
@@ -46,7 +48,10 @@ def _is_newest(folder: Path, arguments: Arguments) -> bool:
     if runs.read_record(folder).get("id") != arguments.run.get("id"):
         return False
     last = folder / "checkpoints" / "last.ckpt"
-    steps = read_checkpoint(last)["global_step"] if last.exists() else 0
+    try:
+        steps = read_checkpoint(last)["global_step"] if last.exists() else 0
+    except ValueError:  # damaged
+        steps = 0
     return bool(arguments.global_step >= steps)
 
 
