@@ -47,6 +47,13 @@ class Storm:
         return Storm(*(getattr(self, name) + getattr(other, name) for name in vars(self)))
 
 
+def warm_up() -> None:
+    """Starts the process that the trainings are forked from, and waits for its imports."""
+    process = context.Process(target=int)
+    process.start()
+    process.join()
+
+
 def fit_in(folder: Path, arguments: Sequence[str]) -> Any:
     """Starts ``classifier fit`` in a folder, in a process of its own."""
     folder.mkdir(exist_ok=True)
@@ -136,7 +143,8 @@ def facts(folder: Path) -> dict[str, Any]:
         "optimizer": digest(last["optimizer_states"]),
         "schedule": digest(last["lr_schedulers"]),
         "epoch and step": (last["epoch"], last["global_step"]),
-        "callbacks": digest({name: state for name, state in last["callbacks"].items()}),
+        # Lightning's ModelCheckpoint names its files, with their folder.
+        "callbacks": digest({k: v for k, v in last["callbacks"].items() if "ModelCheck" not in k}),
         "best weights": digest(best["state_dict"]),
         "best": {name: record["best"][name] for name in ("monitor", "value")},
         "metrics": [

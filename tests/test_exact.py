@@ -50,7 +50,7 @@ def folder_of_images(**arguments):
 
 
 AUGMENT = [
-    {"class_path": "classifier.augment.RandomShift", "init_args": {"pixels": 1}},
+    {"class_path": "classifier.augment.RandomShift", "init_args": {"max_shift": 1}},
     {"class_path": "torchvision.transforms.v2.RandomInvert"},
 ]
 EMA = "pytorch_lightning.callbacks.EMAWeightAveraging"
@@ -85,9 +85,10 @@ CONFIGS = {
     "momentum and a schedule": {
         "model.optimizer": {
             "class_path": "torch.optim.SGD",
-            "init_args": {"lr": 0.05, "momentum": 0.9, "weight_decay": 1.0e-3},
+            "init_args": {"lr": 0.5, "momentum": 0.9, "weight_decay": 1.0e-3},
         },
         "model.no_decay_norm_bias": True,
+        "trainer.max_epochs": 4,
         "model.lr_scheduler": {
             "class_path": "torch.optim.lr_scheduler.CosineAnnealingLR",
             "init_args": {"T_max": 3},
@@ -152,6 +153,7 @@ def storm(folder, images, name, number, repeats, seed):
 
 def storm_all(folder, images, number, repeats):
     """Disturbs a training of each config, two at a time."""
+    storms.warm_up()
     with ThreadPoolExecutor(2) as pool:
         done = pool.map(lambda name: storm(folder, images, name, number, repeats, 0), CONFIGS)
     return sum(done, Storm())

@@ -76,7 +76,9 @@ class RunCheckpoints(Checkpoint):
         self.saved_step = 0
         self.signal = 0
         self.inside_epoch: bool | None = None  # while saving; None if somebody else saves
-        self.position: dict[str, Any] = {}  # loaded, to be taken up
+        self.position: dict[str, Any] = {}  # of the checkpoint that was loaded
+        self.begins_anew = False  # resumed between two epochs
+        self.earlier: dict[str, Any] = {}  # what was logged in this epoch before the checkpoint
 
     @property
     def best(self) -> Path:
@@ -93,7 +95,9 @@ class RunCheckpoints(Checkpoint):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
     ) -> None:
-        add_results(trainer, self.position.pop("results", {}))
+        if self.earlier:
+            add_results(trainer, self.earlier)
+            self.earlier = {}
         if is_clean(trainer):
             self._save_if_asked(trainer)
 
@@ -112,9 +116,9 @@ class RunCheckpoints(Checkpoint):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # The epoch before it is only now done with: schedules come after on_train_epoch_end.
-        if self.position:
+        if self.begins_anew:
             begin_epoch(trainer)  # it was saved here, and need not be again
-            self.position = {}
+            self.begins_anew = False
         elif trainer.current_epoch > 0:
             self._save(trainer, inside_epoch=False)
             self._stop_if_told(trainer)
@@ -147,7 +151,9 @@ class RunCheckpoints(Checkpoint):
                 signal.signal(number, self._note)
         self.saved, self.saved_step = time.monotonic(), trainer.global_step
         if self.position:
-            restore_metrics(trainer, self.position)
+            self.earlier = restore_metrics(trainer, self.position)
+            self.begins_anew = not self.position["inside_epoch"]
+            self.position = {}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.signal:
@@ -304,22 +310,21 @@ def state_of(metric: Any) -> dict[str, Any]:
     }
 
 
-def restore_metrics(trainer: pl.Trainer, position: dict[str, Any]) -> None:
-    """Takes up what was measured before the checkpoint."""
+def restore_metrics(trainer: pl.Trainer, position: dict[str, Any]) -> dict[str, Any]:
+    """Takes up what was measured before the checkpoint; returns what can only be added later."""
     connector: Any = trainer._logger_connector
     device = trainer.lightning_module.device
     for name, value in position["callback_metrics"].items():
         connector._callback_metrics[name] = value.to(device)
     trainer.should_stop = position["should_stop"]
-    if not position["inside_epoch"]:
-        return
     ranks = position["ranks"]
     own = ranks[trainer.global_rank] if trainer.global_rank < len(ranks) else {}
-    position["results"] = own.get("results", {})
     for name, state in own.get("metrics", {}).items():
         metric = trainer.lightning_module.get_submodule(name)
         for key, value in state.items():
             setattr(metric, key, value.to(device) if isinstance(value, torch.Tensor) else value)
+    results: dict[str, Any] = own.get("results", {})
+    return results
 
 
 def add_results(trainer: pl.Trainer, earlier: dict[str, Any]) -> None:
