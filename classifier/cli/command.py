@@ -18,7 +18,7 @@ from pytorch_lightning.cli import LightningCLI
 
 import classifier.augment
 import classifier.networks  # noqa: F401  # short class names work for what is imported
-from classifier import runs
+from classifier import runs, trust
 from classifier.callbacks.checkpoints import best_and_last
 from classifier.callbacks.console import Console, RichBar, interactive
 from classifier.callbacks.logger import RunLogger
@@ -30,7 +30,7 @@ from classifier.checkpoints import without_pretrained
 from classifier.cli.arguments import Arguments
 from classifier.cli.links import LINKS, Instantiator, fill, refuse_other_numbers
 from classifier.cli.parser import Parser
-from classifier.cli.run_folder import class_paths, run_folder
+from classifier.cli.run_folder import run_folder
 from classifier.data import ImageDataModule
 from classifier.data.files import find_images
 from classifier.hyperparameters import anchors, with_aliases
@@ -70,6 +70,11 @@ class ClassifierCLI(LightningCLI):
         self.config_text = ""
         self.exit_code = 0
         self.folder: Path | None = None
+        given = arguments.trust
+        with trust.confined(given) if given else contextlib.nullcontext():
+            self._run()
+
+    def _run(self) -> None:
         super().__init__(
             ClassificationModule,
             ImageDataModule,
@@ -80,7 +85,7 @@ class ClassifierCLI(LightningCLI):
             parser_class=Parser,
             parser_kwargs={"allow_abbrev": False, "prog": "classifier"},
             auto_configure_optimizers=False,
-            args=arguments.argv,
+            args=self.arguments.argv,
         )
 
     # ---- the parser ----
@@ -91,7 +96,6 @@ class ClassifierCLI(LightningCLI):
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # static in Lightning
         """Only the one asked for, which halves the time to build the parser."""
-        # weights_only stays at torch's default: a checkpoint never runs code.
         skip = super().subcommands()[self.arguments.verb] | {"weights_only", "return_predictions"}
         return {self.arguments.verb: skip}
 
@@ -113,6 +117,12 @@ class ClassifierCLI(LightningCLI):
             parser.add_argument("--images", nargs="+", help="Image files, folders or globs.")
             parser.add_argument("--output", default="predictions.csv", help="CSV file to write.")
             parser.add_argument("--top_k", type=int, default=5, help="Classes a row, best first.")
+        parser.add_argument(
+            "--trust",
+            metavar="PACKAGE[,PACKAGE]",
+            help="Packages or modules whose classes the config of a checkpoint may use besides "
+            f"{', '.join(trust.PACKAGES)}.",
+        )
         aliases = anchors(self.arguments.texts)
         parser.finish = lambda text: with_aliases(text, aliases)
         parser.where = self.arguments.where
@@ -231,7 +241,7 @@ class ClassifierCLI(LightningCLI):
             monitor = self.settings.model.monitor
             validated = config.limit_val_batches != 0 or not monitor.startswith("val_")
             config.callbacks += best_and_last(folder, monitor if validated else None)
-        modules = {path.partition(".")[0] for path in class_paths(self.settings.as_dict())}
+        modules = {path.partition(".")[0] for path in trust.class_paths(self.settings.as_dict())}
         facts = {
             "id": runs.read_record(folder).get("id") if resumed else uuid.uuid4().hex,
             "name": trial.name if trial else folder.parent.name,
@@ -260,6 +270,10 @@ class ClassifierCLI(LightningCLI):
             )
         for note in notes:
             rank_zero_only(print)(note, file=sys.stderr)
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        # Said aloud, it holds whatever the environment says: a checkpoint never runs code.
+        return {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
 
     def fit(self, model: pl.LightningModule, **settings: Any) -> None:
         """Called in place of ``Trainer.fit``: nobody else trains in the run folder meanwhile."""
@@ -290,5 +304,7 @@ class ClassifierCLI(LightningCLI):
     def predict(self, model: pl.LightningModule, ckpt_path: str, **_: Any) -> None:
         """Called in place of ``Trainer.predict``: the images are files, not a data set."""
         files = self.datamodule.files_dataloader(find_images(self.settings.images))
-        self.trainer.predict(model, files, ckpt_path=ckpt_path, return_predictions=False)
+        self.trainer.predict(
+            model, files, ckpt_path=ckpt_path, return_predictions=False, weights_only=True
+        )
         self.exit_code = int(self.writer.report())
