@@ -54,7 +54,9 @@ USAGE = {
 }
 EPILOG = (
     "--KEY.help CLASS shows the settings of a class, such as --model.optimizer.help Adam or "
-    "--data.help CIFAR10; --print_config shows the whole config and runs nothing."
+    "--data.help CIFAR10; --print_config shows the whole config and runs nothing. "
+    "--trust PACKAGE[,PACKAGE] lets the config of a checkpoint use other classes than those of "
+    f"{', '.join(trust.PACKAGES)}; your own configs and command line may use any."
 )
 
 
@@ -117,12 +119,6 @@ class ClassifierCLI(LightningCLI):
             parser.add_argument("--images", nargs="+", help="Image files, folders or globs.")
             parser.add_argument("--output", default="predictions.csv", help="CSV file to write.")
             parser.add_argument("--top_k", type=int, default=5, help="Classes a row, best first.")
-        parser.add_argument(
-            "--trust",
-            metavar="PACKAGE[,PACKAGE]",
-            help="Packages or modules whose classes the config of a checkpoint may use besides "
-            f"{', '.join(trust.PACKAGES)}.",
-        )
         aliases = anchors(self.arguments.texts)
         parser.finish = lambda text: with_aliases(text, aliases)
         parser.where = self.arguments.where
