@@ -6,6 +6,7 @@ Shapes: N images, C channels, H rows, W columns, K classes.
 import copy
 import math
 import warnings
+from argparse import ArgumentError
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -121,8 +122,11 @@ class ClassificationModule(pl.LightningModule):
         taken = {name: value for name, value in saved.items() if name not in settings}
         allowed = Trust([*PACKAGES, *trust])
         allowed.check_config(taken)
-        with confined(allowed):
-            return super().load_from_checkpoint(path.absolute(), weights_only=True, **settings)
+        try:
+            with confined(allowed):
+                return super().load_from_checkpoint(path.absolute(), weights_only=True, **settings)
+        except ArgumentError as error:  # jsonargparse's
+            raise ValueError(f"'{path}': {error}") from error
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps pixels ``(N, C, H, W)``, uint8 or floating point in 0..255, to logits ``(N, K)``."""

@@ -76,7 +76,7 @@ class Trust:
         if path in self.named:
             self.named |= _util.canonical_import_paths(_util.import_object(path, check_path=False))
         elif not (self.allows(path) and _is_module(module)) and not self._is_named(module, name):
-            raise ImportDenied(refusal([path]))
+            raise ImportDenied(self._refusal([path]))
 
     def check_config(self, config: Any) -> None:
         """Raises `ImportDenied` at once for the class paths of a config that it finds by itself.
@@ -85,23 +85,25 @@ class Trust:
         """
         paths = [path for path in class_paths(config) if "." in path]
         if refused := [path for path in paths if not self.allows(path)]:
-            raise ImportDenied(refusal(refused))
+            raise ImportDenied(self._refusal(refused))
+
+    def _refusal(self, paths: list[str]) -> str:
+        """What the user is told of class paths that the checkpoint may not use."""
+        partly = {package.partition(".")[0] for package in self.packages}
+        missing = []
+        for path in paths:
+            top = path.partition(".")[0]
+            missing.append(path.rpartition(".")[0] if top in partly else top)
+        names = " and ".join(f"'{path}'" for path in dict.fromkeys(paths))
+        return (
+            f"the checkpoint's config names {names}, and importing that would run its code. If "
+            f"you trust the checkpoint: --trust {','.join(dict.fromkeys(missing))}, or trust=[...] "
+            "of load_from_checkpoint."
+        )
 
     def _is_named(self, module: str, name: str) -> bool:
         """Whether the user gives the bare name of a class that is imported already."""
         return name in self.named and isinstance(getattr(sys.modules.get(module), name, None), type)
-
-
-def refusal(paths: Iterable[str]) -> str:
-    """What the user is told of class paths that the checkpoint may not use."""
-    listed = list(dict.fromkeys(paths))
-    packages = list(dict.fromkeys(path.partition(".")[0] for path in listed))
-    names = " and ".join(f"'{path}'" for path in listed[:3])
-    return (
-        f"the checkpoint's config names {names}, and importing that would run its code. If you "
-        f"know where the checkpoint comes from: --trust {','.join(packages)}, or trust=[...] of "
-        "load_from_checkpoint."
-    )
 
 
 def class_paths(config: Any) -> list[str]:
