@@ -6,6 +6,7 @@ are trusted and those that the user names as well.
 
 import contextlib
 import importlib
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
@@ -47,6 +48,7 @@ LOADERS = (
     "yaml",
 )
 """What runs code out of a file; no config may name it, beside what jsonargparse denies itself."""
+FORCE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 
 
 class Trust:
@@ -127,12 +129,19 @@ def strings(value: Any) -> Iterator[str]:
 
 @contextlib.contextmanager
 def confined(trust: Trust) -> Iterator[None]:
-    """Within, configs import what is trusted and nothing else."""
+    """Within, configs import what is trusted and nothing else, and no file is unpickled.
+
+    That a file is when ``weights_only`` is not given, as in some packages, is an exception that a
+    variable of the environment makes.
+    """
     token = _active.set(trust)
+    exception = os.environ.pop(FORCE, None)
     try:
         yield
     finally:
         _active.reset(token)
+        if exception is not None:
+            os.environ[FORCE] = exception
 
 
 def _is_module(name: str) -> bool:
