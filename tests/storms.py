@@ -20,6 +20,8 @@ from classifier import runs
 from classifier.__main__ import main
 
 CODES = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGKILL: -9}
+# For the callbacks that checkpoints may not name otherwise.
+TRUST = ["--trust", "pytorch_lightning"]
 # A fit forked from a process that has imported everything costs half a second, not seven.
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(["classifier.cli.command", "torch.utils.tensorboard"])
@@ -103,7 +105,7 @@ def disturb(
     storm = Storm(runs=1)
     while True:
         begun = run_folder(folder)
-        arguments = ["--ckpt_path", str(begun)] if begun else ["--config", str(config)]
+        arguments = ["--ckpt_path", str(begun), *TRUST] if begun else ["--config", str(config)]
         if begun:
             storm += _position(begun)
         process = fit_in(folder, arguments)

@@ -4,7 +4,6 @@ import random
 import shutil
 import signal
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -68,6 +67,7 @@ CONFIGS = {
     "early stopping": {
         "trainer.callbacks": callback("EarlyStopping", monitor="val_loss", min_delta=10.0),
         "trainer.max_epochs": 8,
+        "save_every.steps": None,
     },
     "moving average": {"trainer.callbacks": callback(EMA, decay=0.9)},
     "mixup and augmentation": {
@@ -89,6 +89,7 @@ CONFIGS = {
         },
         "model.no_decay_norm_bias": True,
         "trainer.max_epochs": 4,
+        "save_every.steps": None,
         "model.lr_scheduler": {
             "class_path": "torch.optim.lr_scheduler.CosineAnnealingLR",
             "init_args": {"T_max": 3},

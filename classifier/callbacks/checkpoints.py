@@ -23,7 +23,8 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import Checkpoint
 
 from classifier import runs
-from classifier.checkpoints import POSITION, read_checkpoint, sync, write_checkpoint
+from classifier.archive import POSITION, sync, write_checkpoint
+from classifier.checkpoints import read_checkpoint
 
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 ASK_EVERY = 16  # batches between questions to the other ranks, each of which makes the device wait
@@ -320,8 +321,9 @@ def restore_metrics(trainer: pl.Trainer, position: dict[str, Any]) -> dict[str, 
     ranks = position["ranks"]
     own = ranks[trainer.global_rank] if trainer.global_rank < len(ranks) else {}
     for name, state in own.get("metrics", {}).items():
-        metric = trainer.lightning_module.get_submodule(name)
-        for key, value in state.items():
+        metric: Any = trainer.lightning_module.get_submodule(name)
+        for key in set(metric.metric_state) & set(state):
+            value = state[key]
             setattr(metric, key, value.to(device) if isinstance(value, torch.Tensor) else value)
     results: dict[str, Any] = own.get("results", {})
     return results
@@ -335,6 +337,5 @@ def add_results(trainer: pl.Trainer, earlier: dict[str, Any]) -> None:
             result = loop._results[key]
             by_extreme = result.meta.is_max_reduction or result.meta.is_min_reduction
             add = result.meta.reduce_fx if by_extreme else torch.add
-            for name, value in saved.items():
-                now = getattr(result, name)
-                setattr(result, name, add(now, value.to(now.device)))
+            for name, now in result.metric_state.items():
+                setattr(result, name, add(now, saved[name].to(now.device)))

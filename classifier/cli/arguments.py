@@ -3,6 +3,7 @@
 Precedence: command line > config files in order > checkpoint > defaults.
 """
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from classifier import checkpoints, runs
+from classifier import checkpoints, runs, trust
+from classifier.archive import epochs_done
 from classifier.hyperparameters import (
     ConfigError,
     ConfigSource,
@@ -36,6 +38,25 @@ SECTIONS = (
     "ckpt_path",
 )
 PREDICT = ("images", "output", "top_k")
+TRAINER = (
+    *(
+        f"pytorch_lightning.callbacks.{name}"
+        for name in (
+            "device_stats_monitor",
+            "early_stopping",
+            "gradient_accumulation_scheduler",
+            "lr_monitor",
+            "model_summary",
+            "progress",
+            "rich_model_summary",
+            "stochastic_weight_avg",
+            "timer",
+            "weight_averaging",
+        )
+    ),
+    "pytorch_lightning.strategies",
+)
+"""What the trainer of a checkpoint may use besides; the other callbacks remove or send files."""
 
 
 class Arguments:
@@ -56,6 +77,7 @@ class Arguments:
         unused: Hyperparameters of the config files that no alias refers to.
         global_step: How many optimizer steps the checkpoint has seen.
         epochs_done: How many epochs it has seen.
+        trust: What class paths may be imported, if a checkpoint's config is among the texts.
     """
 
     def __init__(self, given: Sequence[str]) -> None:
@@ -64,6 +86,7 @@ class Arguments:
         overrides, rest = split_arguments(rest)
         configs, rest = take_option(rest, "--config", "-c")
         paths, rest = take_option(rest, "--ckpt_path")
+        trusted, rest = take_option(rest, "--trust")
         sources = [_read_config(value) for value in configs]
         for source in sources:
             check(source)
@@ -79,12 +102,20 @@ class Arguments:
         self.checkpoint: dict[str, Any] = {}
         self.global_step = self.epochs_done = 0
         self.unsaved_run = unsaved_run(Path(paths[-1])) if paths and self.verb == "fit" else None
-        files = len(sources)
         if self.unsaved_run:
             sources.insert(0, _read_config(str(self.unsaved_run / "config.yaml")))
         elif paths:
-            sources = self._read_checkpoint(paths[-1]) + sources
-            rest += ["--ckpt_path", str(self.checkpoint_path)]
+            path = self._read_checkpoint(paths[-1])
+            # Absolute, for Lightning takes a file called "http…" for an address.
+            rest += ["--ckpt_path", str(path.absolute())]
+        files = len(sources)
+        self.trust: trust.Trust | None = None
+        if "config" in self.checkpoint:
+            self.trust = trust.Trust(
+                [*trust.PACKAGES, *TRAINER, *_packages(trusted)],
+                _names([*(source.text for source in sources), *given]),
+            )
+            sources.insert(0, self._checkpoint_config(self.trust))
         self.sources = sources
         self.texts = apply(sources, overrides)
         # Evaluation leaves out the trainer, which may be what uses them.
@@ -96,7 +127,8 @@ class Arguments:
         self.options = rest
         file = next((source.name for source in sources if Path(source.name).is_file()), None)
         saved = _run_beside(Path(file)) if file else {}
-        self.name = saved.get("name") or (Path(file).stem if file else self.run.get("name"))
+        name = saved.get("name") or (Path(file).stem if file else self.run.get("name"))
+        self.name = name and checkpoints.folder_name(name)
         self.threads: int | None = saved.get("environment", {}).get("threads")
 
     @property
@@ -127,46 +159,52 @@ class Arguments:
                 return f"{source.name}:{line}: "
         return ""
 
+    def _checkpoint_config(self, allowed: trust.Trust) -> ConfigSource:
+        """The config that the checkpoint carries, without what depends on the machine."""
+        name = f"checkpoint '{self.checkpoint_path}'"
+        check(ConfigSource(name, self.checkpoint["config"]))
+        text = self._with_root_found(self.checkpoint["config"])
+        kept = ("hyperparameters", "model", "data")
+        text = keep_keys(
+            text, (*kept, "seed_everything", "trainer") if self.verb == "fit" else kept
+        )
+        allowed.check_config(load(text))
+        return ConfigSource(name, text)
+
     def _with_root_found(self, text: str) -> str:
         """Finds data with a relative root from another folder than that of the training."""
         path = ("data", "init_args", "root")
         root = setting_in(text, path)
         folder = self.run.get("working_folder")
-        if root is None or folder is None or Path(root).exists():
+        if not isinstance(root, str) or folder is None or Path(root).exists():
             return text
         there = Path(folder, root)
         return set_values(text, {path: str(there)}) if there.exists() else text
 
-    def _read_checkpoint(self, path: str) -> list[ConfigSource]:
-        """Reads a checkpoint; returns its config, if it has one."""
-        self.checkpoint_path = checkpoints.resolve(path, "last" if self.verb == "fit" else "best")
+    def _read_checkpoint(self, path: str) -> Path:
+        """Reads a checkpoint; to go on, the one before it if it is damaged. Returns its path."""
+        prefer = "last" if self.verb == "fit" else "best"
+        found = checkpoints.resolve(path, prefer)
+        previous = found.with_name("previous.ckpt")
         try:
-            saved = checkpoints.read_checkpoint(self.checkpoint_path)
+            saved = checkpoints.read_checkpoint(found)
         except ValueError as error:
-            previous = self.checkpoint_path.with_name("previous.ckpt")
-            if self.verb != "fit" or self.checkpoint_path.name != "last.ckpt":
-                raise
-            if not previous.exists():
+            if self.verb != "fit" or found.name != "last.ckpt" or not previous.exists():
                 raise
             print(f"warning: {error} Going on from '{previous}'.", file=sys.stderr)  # noqa: T201
-            self.checkpoint_path = previous
-            saved = checkpoints.read_checkpoint(previous)
+            found, saved = previous, checkpoints.read_checkpoint(previous)
+        self.checkpoint_path = found
         self.checkpoint = saved.get(checkpoints.KEY, {})
         self.global_step = saved.get("global_step", 0)
-        self.epochs_done = checkpoints.epochs_done(saved)
-        if "config" not in self.checkpoint:
-            return []
-        text = self._with_root_found(self.checkpoint["config"])
-        if self.verb != "fit":  # how to run depends on the machine
-            text = keep_keys(text, ("hyperparameters", "model", "data"))
-        return [ConfigSource(f"checkpoint '{self.checkpoint_path}'", text)]
+        self.epochs_done = epochs_done(saved)
+        return found
 
 
 def unsaved_run(path: Path) -> Path | None:
     """The folder of a run that has no checkpoint yet, named by itself or by its last.ckpt."""
     folder = path.parent.parent if path.name == "last.ckpt" else path
-    saved = checkpoints.resolve(str(folder), "last").is_file()
     begun = (folder / "run.json").is_file() and (folder / "config.yaml").is_file()
+    saved = begun and checkpoints.resolve(str(folder), "last").is_file()
     return folder.resolve() if begun and not saved else None
 
 
@@ -183,9 +221,28 @@ def take_option(arguments: Sequence[str], *names: str) -> tuple[list[str], list[
         else:
             value = next(remaining, "")
             if not value or value.startswith("--"):
-                raise ConfigError(f"{name}: a path is missing behind it.")
+                raise ConfigError(f"{name}: a value is missing behind it.")
             values.append(value)
     return values, rest
+
+
+def _packages(options: Sequence[str]) -> list[str]:
+    """The packages of ``--trust``, which may be given several times."""
+    packages = [package.strip() for option in options for package in option.split(",")]
+    for package in packages:
+        if not all(part.isidentifier() for part in package.split(".")):
+            raise ConfigError(f"--trust {package!r}: expected a package, such as timm.data.")
+    return packages
+
+
+def _names(texts: Sequence[str]) -> set[str]:
+    """The texts in YAML values of the user: configs, arguments and ``--option=VALUE``."""
+    names: set[str] = set()
+    for text in texts:
+        for part in (text, text.partition("=")[2]):
+            with contextlib.suppress(ConfigError):  # an argument need not be YAML
+                names |= set(trust.strings(load(part)))
+    return names
 
 
 def _check_sections(source: ConfigSource, verb: str) -> None:
@@ -206,6 +263,8 @@ def _check_sections(source: ConfigSource, verb: str) -> None:
 def keep_keys(text: str, keys: Sequence[str]) -> str:
     """Drops the other top-level keys of a YAML text; aliases survive."""
     root: Any = yaml.compose(text, Loader=yaml.SafeLoader)
+    if root is None:
+        return ""
     root.value = [(key, value) for key, value in root.value if key.value in keys]
     kept: str = yaml.serialize(root, Dumper=yaml.SafeDumper)
     return kept

@@ -21,7 +21,7 @@ from pytorch_lightning.cli import LightningCLI
 
 import classifier.augment
 import classifier.networks  # noqa: F401  # short class names work for what is imported
-from classifier import runs
+from classifier import runs, trust
 from classifier.callbacks.checkpoints import DurableCheckpointIO, RunCheckpoints
 from classifier.callbacks.console import Console, RichBar, interactive
 from classifier.callbacks.logger import RunLogger
@@ -33,7 +33,7 @@ from classifier.checkpoints import without_pretrained
 from classifier.cli.arguments import Arguments
 from classifier.cli.links import LINKS, Instantiator, fill, refuse_other_numbers
 from classifier.cli.parser import Parser
-from classifier.cli.run_folder import class_paths, run_folder
+from classifier.cli.run_folder import run_folder
 from classifier.data import ImageDataModule
 from classifier.data.files import find_images
 from classifier.hyperparameters import anchors, with_aliases
@@ -58,7 +58,9 @@ USAGE = {
 }
 EPILOG = (
     "--KEY.help CLASS shows the settings of a class, such as --model.optimizer.help Adam or "
-    "--data.help CIFAR10; --print_config shows the whole config and runs nothing."
+    "--data.help CIFAR10; --print_config shows the whole config and runs nothing. "
+    "--trust PACKAGE[,PACKAGE] lets the config of a checkpoint use other classes than those of "
+    f"{', '.join(trust.PACKAGES)}; your own configs and command line may use any."
 )
 
 
@@ -74,6 +76,11 @@ class ClassifierCLI(LightningCLI):
         self.config_text = ""
         self.exit_code = 0
         self.folder: Path | None = None
+        given = arguments.trust
+        with trust.confined(given) if given else contextlib.nullcontext():
+            self._run()
+
+    def _run(self) -> None:
         super().__init__(
             ClassificationModule,
             ImageDataModule,
@@ -84,7 +91,7 @@ class ClassifierCLI(LightningCLI):
             parser_class=Parser,
             parser_kwargs={"allow_abbrev": False, "prog": "classifier"},
             auto_configure_optimizers=False,
-            args=arguments.argv,
+            args=self.arguments.argv,
         )
 
     # ---- the parser ----
@@ -95,7 +102,6 @@ class ClassifierCLI(LightningCLI):
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # static in Lightning
         """Only the one asked for, which halves the time to build the parser."""
-        # weights_only stays at torch's default: a checkpoint never runs code.
         skip = super().subcommands()[self.arguments.verb] | {"weights_only", "return_predictions"}
         return {self.arguments.verb: skip}
 
@@ -266,7 +272,7 @@ class ClassifierCLI(LightningCLI):
                     folder, monitor if validated else None, save_every.minutes, save_every.steps
                 )
             )
-        modules = {path.partition(".")[0] for path in class_paths(self.settings.as_dict())}
+        modules = {path.partition(".")[0] for path in trust.class_paths(self.settings.as_dict())}
         facts = {
             "id": runs.read_record(folder).get("id") if resumed else uuid.uuid4().hex,
             "name": trial.name if trial else folder.parent.name,
@@ -295,6 +301,10 @@ class ClassifierCLI(LightningCLI):
             )
         for note in notes:
             rank_zero_only(print)(note, file=sys.stderr)
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        # Said aloud, it holds whatever the environment says: a checkpoint never runs code.
+        return {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
 
     def fit(self, model: pl.LightningModule, **settings: Any) -> None:
         """Called in place of ``Trainer.fit``: nobody else trains in the run folder meanwhile."""
@@ -325,5 +335,7 @@ class ClassifierCLI(LightningCLI):
     def predict(self, model: pl.LightningModule, ckpt_path: str, **_: Any) -> None:
         """Called in place of ``Trainer.predict``: the images are files, not a data set."""
         files = self.datamodule.files_dataloader(find_images(self.settings.images))
-        self.trainer.predict(model, files, ckpt_path=ckpt_path, return_predictions=False)
+        self.trainer.predict(
+            model, files, ckpt_path=ckpt_path, return_predictions=False, weights_only=True
+        )
         self.exit_code = int(self.writer.report())

@@ -2,7 +2,6 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 
@@ -53,13 +52,3 @@ def _is_newest(folder: Path, arguments: Arguments) -> bool:
     except ValueError:  # damaged
         steps = 0
     return bool(arguments.global_step >= steps)
-
-
-def class_paths(config: Any) -> list[str]:
-    """All class paths of a config."""
-    if isinstance(config, dict):
-        own = [config["class_path"]] if isinstance(config.get("class_path"), str) else []
-        return own + class_paths(list(config.values()))
-    if isinstance(config, list):
-        return [path for value in config for path in class_paths(value)]
-    return []
