@@ -255,6 +255,6 @@ def evaluation_metrics(num_classes: int) -> MetricCollection:
     }
     if num_classes > 5:
         metrics["accuracy_top5"] = MulticlassAccuracy(top_k=5, average="micro", **settings)
-    # Groups would be formed of metrics that agree on the first batch, and then share one state: where
-    # the first seven images are all right, F1 would become that of the top five.
+    # Groups would be formed of metrics that agree on the first batch, and share one state from then
+    # on: where its few images are all right, F1 would become that of the top five.
     return MetricCollection(metrics, compute_groups=False)
