@@ -88,9 +88,14 @@ def run_folder_of(checkpoint: Path) -> Path | None:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a file as a whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file as a whole or not at all."""
     part = path.with_name(f".{path.name}.part")
-    with part.open("w", encoding="utf-8") as file:
-        file.write(text)
+    with part.open("wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())  # or a loss of power leaves an empty file under the name
     part.replace(path)

@@ -82,6 +82,7 @@ def _fit(folder: Path, arguments: list[str], environment: dict[str, str]) -> Non
     os.setsid()
     os.chdir(folder)
     os.environ.update(environment)
+    multiprocessing.set_start_method(None, force=True)  # for the workers of data loaders
     signal.signal(signal.SIGINT, signal.default_int_handler)
     output = os.open("output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)

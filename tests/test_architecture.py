@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "classifier"
 LAYERS = [
     {"suggest", "archive", "bombs", "trust"},
-    {"runs", "networks", "augment", "hyperparameters", "checkpoints", "resume"},
+    {"runs", "networks", "augment", "hyperparameters", "checkpoints", "resume", "finite"},
     {"module", "data", "callbacks"},
     {"cli"},
     {"search"},
