@@ -1,6 +1,8 @@
 """Reading a checkpoint: only weights and plain values, never code."""
 
+import hashlib
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,20 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise ValueError(f"'{path}' holds no training checkpoint: it has no 'state_dict'.")
     return checkpoint
+
+
+def weights_digest(weights: Mapping[str, Any]) -> str:
+    """The SHA-256 of a ``state_dict``: names, types, shapes and bits of its tensors."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        value = weights[name]
+        if not isinstance(value, torch.Tensor):  # what a module saves as its extra state
+            digest.update(f"{name} {value!r}\n".encode())
+            continue
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        bits = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(bits.numpy().data)
+    return digest.hexdigest()
 
 
 def resolve(path: str, prefer: str) -> Path:

@@ -8,10 +8,10 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "classifier"
 LAYERS = [
     {"suggest"},
-    {"runs", "networks", "augment", "hyperparameters", "checkpoints", "resume"},
+    {"runs", "networks", "augment", "hyperparameters", "checkpoints", "resume", "provenance"},
     {"module", "data", "callbacks"},
     {"cli"},
-    {"search"},
+    {"search", "reproduce"},
     {"__main__"},
 ]
 LAYER = {part: number for number, parts in enumerate(LAYERS) for part in parts}

@@ -28,6 +28,8 @@ def run_folder(
     if trial:
         # Also without a checkpoint: killed before the first one, it starts again.
         return trial.folder, (trial.folder / "run.json").exists()
+    if handed := os.environ.get(runs.NEW_FOLDER):
+        return Path(handed), False
     checkpoint = arguments.checkpoint_path
     resumed = runs.run_folder_of(checkpoint) if checkpoint else None
     if resumed and _is_newest(resumed, arguments):
