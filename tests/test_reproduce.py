@@ -67,7 +67,7 @@ def refuse(capfd):
 @pytest.fixture
 def copied(trained):
     """A copy of the run of three epochs, to be changed."""
-    return shutil.copytree(trained, "copied/version_0")
+    return shutil.copytree(trained, Path("copied/version_0"))
 
 
 def contents(folder):
@@ -288,8 +288,8 @@ CHANGES = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("change", "reason"), CHANGES.items(), ids=lambda c: str(c)[:40])
-def test_a_change_makes_another_run_and_is_named(change, reason, own_run, reproduce):
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_a_change_makes_another_run_and_is_named(change, own_run, reproduce):
     """6 s each."""
     change(own_run)
 
@@ -298,10 +298,8 @@ def test_a_change_makes_another_run_and_is_named(change, reason, own_run, reprod
     assert (code, lines[-1]) == (1, "different")
     heading = lines.index("then and now differ in")
     named = [line.strip() for line in lines[heading + 1 : -1]]
-    named = [line for line in named if not line.startswith(("parameters", "data.init_args.eval_"))]
-    derived = ("data.mean", "data.std")
-    (line,) = [line for line in named if not line.startswith(derived)]
-    assert re.fullmatch(reason, line)
+    (reason,) = [line for line in named if not line.startswith("parameters: ")]
+    assert re.fullmatch(CHANGES[change], reason)
 
 
 def test_all_changes_are_named_at_once(own_run, reproduce):
@@ -478,13 +476,9 @@ def test_data_that_was_moved_can_be_named(own_run, reproduce):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, None)])
-def test_a_signal_ends_the_training_too(number, code, trained):
-    """8 s. A killed command says nothing to its training, which then ends by itself."""
-    if number == signal.SIGKILL:
-        pytest.skip("nobody can pass it on")
-    config = shutil.copytree(trained, "long") / "config.yaml"
-    edit(config, "limit_train_batches: 10", "limit_train_batches: 1")  # 30 epochs of one batch
+def test_a_signal_ends_the_training_too(trained):
+    """11 s."""
+    config = shutil.copytree(trained, Path("long")) / "config.yaml"
     edit(config, "max_epochs: *epochs", "max_epochs: 100000")
     last = Path("long/checkpoints/last.ckpt")
     saved = torch.load(last, weights_only=True)
@@ -496,8 +490,8 @@ def test_a_signal_ends_the_training_too(number, code, trained):
         while not Path("again/metrics.csv").exists():
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        process.send_signal(number)
-        assert process.wait(30) == code
+        process.terminate()
+        assert process.wait(30) == 128 + signal.SIGTERM
 
     assert runs.read_record(Path("again"))["state"] == "interrupted"
 
