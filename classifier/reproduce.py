@@ -163,7 +163,7 @@ def _reproduce(options: argparse.Namespace) -> int:
         )
     if before.steps == 0:
         raise ConfigError(f"'{options.run}' was not trained for a single step.")
-    name = re.sub(r"[^\w.-]", "_", before.record["name"])  # a checkpoint may be a stranger's
+    name = re.sub(r"[^\w.-]", "_", str(before.record["name"]))  # a checkpoint may be a stranger's
     folder = _new_folder(options.folder, f"{name}_reproduced")
     print(  # noqa: T201
         f"trains '{options.run}' again up to step {before.steps:,}, in {folder}", flush=True
