@@ -1,16 +1,24 @@
-"""Reading a checkpoint: only weights and plain values, never code."""
+"""Reading a checkpoint: only weights and plain values, never code.
+
+Whoever wrote the file may mean harm, so whatever this package goes by is checked here.
+"""
 
 import hashlib
+import math
 import pickle
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from classifier import bombs
+from classifier.archive import check_whole
 from classifier.suggest import did_you_mean
 
 KEY = "classifier"  # the entry with the config text, the data description and the run record
+MAX_CONFIG = 1_000_000  # characters; reading YAML takes 10 s for so many
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -24,16 +32,26 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"'{path}' is a folder without checkpoints/best.ckpt or last.ckpt.")
     if not path.is_file():
         raise FileNotFoundError(f"No checkpoint '{path}'{similar(path)}")
+    size = path.stat().st_size
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        bombs.check_archive(path)
+        check_whole(path)
+        with bombs.limited_memory(size):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        bombs.check_values(checkpoint, size)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"'{path}' is not a checkpoint that loads without running code."
         ) from error
-    except (RuntimeError, ValueError, EOFError, OSError, KeyError) as error:
+    except ValueError as error:
+        raise ValueError(f"'{path}' is not a checkpoint, or it is damaged: {error}.") from error
+    except (MemoryError, RecursionError) as error:
+        raise ValueError(f"'{path}' would take far more memory than its size.") from error
+    except Exception as error:  # a damaged pickle may raise anything
         raise ValueError(f"'{path}' is not a checkpoint, or it is damaged.") from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise ValueError(f"'{path}' holds no training checkpoint: it has no 'state_dict'.")
+    _check_types(path, checkpoint)
     return checkpoint
 
 
@@ -51,10 +69,85 @@ def weights_digest(weights: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
+def folder_name(name: Any) -> str:
+    """Returns the name of a run, which becomes that of a folder.
+
+    Raises:
+        ValueError: If it is none, as ``../other`` is.
+    """
+    if isinstance(name, str) and re.fullmatch(r"(?!\.{1,2}$)[^/\\\x00-\x1f\x7f-\x9f]{1,200}", name):
+        return name
+    raise ValueError(f"the run of the checkpoint is called {name!r:.80}, which names no folder.")
+
+
+def _check_types(path: Path, checkpoint: dict[str, Any]) -> None:
+    """Checks the entries that this package and Lightning go by."""
+    entry = checkpoint.get(KEY, {})
+    found: dict[str, tuple[Any, Callable[[Any], bool]]] = {
+        "pytorch-lightning_version": (
+            checkpoint.get("pytorch-lightning_version", "0"),
+            lambda value: isinstance(value, str) and bool(re.fullmatch(r"\d[\w.+-]{,50}", value)),
+        ),
+        "epoch": (checkpoint.get("epoch", 0), _is_count),
+        "global_step": (checkpoint.get("global_step", 0), _is_count),
+        "state_dict": (checkpoint["state_dict"], _is_mapping),
+        "hyper_parameters": (checkpoint.get("hyper_parameters", {}), _is_mapping),
+        KEY: (entry, _is_mapping),
+    }
+    if _is_mapping(entry):
+        found["config"] = (entry.get("config", ""), _is_config)
+        found["run"] = (entry.get("run", {}), _is_run)
+        found["data"] = (entry.get("data"), lambda value: value is None or _is_description(value))
+    for name, (value, is_right) in found.items():
+        if not is_right(value):
+            raise ValueError(f"'{path}' is not a checkpoint of this package: wrong '{name}'.")
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 62
+
+
+def _is_config(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= MAX_CONFIG
+
+
+def _is_run(value: Any) -> bool:
+    texts = ("id", "name", "working_folder")
+    if not _is_mapping(value) or not all(isinstance(value.get(key, ""), str) for key in texts):
+        return False
+    data = value.get("data", {})
+    return _is_mapping(data) and isinstance(data.get("fingerprint", ""), str)
+
+
+def _is_description(value: Any) -> bool:
+    if not _is_mapping(value) or {"class_names", "in_channels", "mean", "std"} - set(value):
+        return False
+    names, channels = value["class_names"], value["in_channels"]
+    numbers = [value["mean"], value["std"]]
+    return (
+        isinstance(names, list | tuple)
+        and all(isinstance(name, str) for name in names)
+        and type(channels) is int
+        and 0 < channels <= 10_000
+        and all(isinstance(part, list | tuple) and len(part) in (1, channels) for part in numbers)
+        and all(type(x) in (int, float) and math.isfinite(x) for part in numbers for x in part)
+    )
+
+
 def resolve(path: str, prefer: str) -> Path:
-    """The checkpoint meant: a file, or ``checkpoints/<prefer>.ckpt`` of a run folder."""
+    """The checkpoint meant: a file, or ``checkpoints/<prefer>.ckpt`` of a run folder.
+
+    Raises:
+        ValueError: If it is an address in the net.
+    """
+    if "://" in path or "::" in path:  # as fsspec, through which Lightning reads, writes them
+        raise ValueError(f"'{path}' is no file of this machine; download it first.")
     folder = Path(path) / "checkpoints"
-    found = [folder / f"{name}.ckpt" for name in (prefer, "last")]
+    found = [folder / f"{name}.ckpt" for name in (prefer, "last", "previous")]
     return next((file for file in found if file.is_file()), Path(path))
 
 

@@ -6,7 +6,9 @@ Shapes: N images, C channels, H rows, W columns, K classes.
 import copy
 import math
 import warnings
+from argparse import ArgumentError
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -17,9 +19,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+from typing_extensions import Self
 
 from classifier import checkpoints
 from classifier.resume import follow_new_settings
+from classifier.trust import PACKAGES, Trust, confined
 
 Batch = tuple[Tensor, Tensor]  # images (N, C, H, W); labels (N,), or (N, K) when they are mixed
 
@@ -96,6 +100,33 @@ class ClassificationModule(pl.LightningModule):
         self.losses = nn.ModuleDict(
             {stage: MeanMetric(nan_strategy="disable") for stage in self.metrics}
         )
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]  # no streams, no addresses
+        cls, checkpoint_path: str | Path, trust: Sequence[str] = (), **settings: Any
+    ) -> Self:
+        """Builds the module that a checkpoint describes, with its weights.
+
+        Args:
+            checkpoint_path: The file, or its run folder, which means its best checkpoint.
+            trust: Packages or modules whose classes the checkpoint may use besides
+                ``classifier.trust.PACKAGES``.
+            **settings: Arguments of Lightning's method and, instead of those in the checkpoint,
+                of the constructor.
+
+        Raises:
+            ValueError: If the checkpoint is damaged or names a class that is not trusted.
+        """
+        path = checkpoints.resolve(str(checkpoint_path), "best")
+        saved = checkpoints.read_checkpoint(path).get("hyper_parameters", {})
+        taken = {name: value for name, value in saved.items() if name not in settings}
+        allowed = Trust([*PACKAGES, *trust])
+        allowed.check_config(taken)
+        try:
+            with confined(allowed):
+                return super().load_from_checkpoint(path.absolute(), weights_only=True, **settings)
+        except ArgumentError as error:  # jsonargparse's
+            raise ValueError(f"'{path}': {error}") from error
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps pixels ``(N, C, H, W)``, uint8 or floating point in 0..255, to logits ``(N, K)``."""
@@ -224,4 +255,6 @@ def evaluation_metrics(num_classes: int) -> MetricCollection:
     }
     if num_classes > 5:
         metrics["accuracy_top5"] = MulticlassAccuracy(top_k=5, average="micro", **settings)
-    return MetricCollection(metrics)
+    # Groups would be formed of metrics that agree on the first batch, and then share one state: where
+    # the first seven images are all right, F1 would become that of the top five.
+    return MetricCollection(metrics, compute_groups=False)

@@ -5,6 +5,7 @@ that does so can stand in a configuration beside them, by its class path.
 """
 
 import math
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from classifier import bombs
 from classifier.suggest import did_you_mean
 
 __all__ = ["MNISTNet", "SmallResNet", "torchvision_model"]
@@ -267,7 +269,11 @@ def _read_state(path: Path) -> dict[str, Tensor]:
             from safetensors.torch import load_file
 
             return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        if zipfile.is_zipfile(path):  # older files are none
+            bombs.check_archive(path)
+        with bombs.limited_memory(2 * path.stat().st_size):
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        bombs.check_values(state, path.stat().st_size)
     except ImportError as error:
         raise ValueError(f"'{path}' needs a package: pip install safetensors.") from error
     except Exception as error:  # each format has its own exceptions for a damaged file

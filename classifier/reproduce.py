@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ FACTS = ("seed", "device", "devices", "precision", "parameters", "data", "code",
 # The name of a machine changes no bit, nor do its idle cores.
 BESIDE_THE_POINT = ("environment.host", "environment.cores")
 RECORDED = ("seed_everything", "trainer.precision")  # settings that FACTS have, too
-SECTIONS = ("data", "hyperparameters", "model", "seed_everything", "trainer")
+SECTIONS = ("data", "hyperparameters", "model", "seed_everything", "trainer", "trust")
 NOT_COMPARED = ("epoch", "seconds")
 UNEXPLAINED = """\
 nothing that is recorded differs: the training itself is not deterministic (on a GPU see
@@ -155,7 +154,7 @@ def _tolerance(text: str) -> float:
 
 
 def _reproduce(options: argparse.Namespace) -> int:
-    before, config = _find(options.run)
+    before = _find(options.run)
     if len(before.record.get("settings", ())) > 1:
         raise ConfigError(
             f"'{options.run}' was trained on from a checkpoint under other settings, so that no "
@@ -163,12 +162,14 @@ def _reproduce(options: argparse.Namespace) -> int:
         )
     if before.steps == 0:
         raise ConfigError(f"'{options.run}' was not trained for a single step.")
-    name = re.sub(r"[^\w.-]", "_", str(before.record["name"]))  # a checkpoint may be a stranger's
+    name = checkpoints.folder_name(before.record["name"])
     folder = _new_folder(options.folder, f"{name}_reproduced")
     print(  # noqa: T201
         f"trains '{options.run}' again up to step {before.steps:,}, in {folder}", flush=True
     )
-    code = _train(before, config, folder, options.settings)
+    # A checkpoint's own config may be a stranger's; fit confines what it imports.
+    config = options.run / "config.yaml" if options.run.is_dir() else options.run
+    code = _train(before, config.resolve(), folder, options.settings)
     if code:
         runs.give_back(folder)
         message = f"error: the training ended with exit code {code}; there is nothing to compare."
@@ -177,17 +178,19 @@ def _reproduce(options: argparse.Namespace) -> int:
     return _compare(before, Trained.of_folder(folder), options.tolerance)
 
 
-def _find(path: Path) -> tuple[Trained, str]:
-    """What is to be reproduced, and the config to do it with."""
+def _find(path: Path) -> Trained:
+    """What is to be reproduced."""
     if not path.is_dir():
         trained = Trained.of_checkpoint(path)
-        return trained, trained.config
+        if path.suffix != ".ckpt":  # by which fit knows it from a config file
+            raise ConfigError(f"'{path}' is a checkpoint, but its name does not end in .ckpt.")
+        return trained
     if not (path / "run.json").is_file() or not (path / "config.yaml").is_file():
         raise ConfigError(
             f"'{path}' is no run folder: run.json or config.yaml is missing. Name the folder of a "
             "run, such as runs/digits/version_0, or a checkpoint file."
         )
-    return Trained.of_folder(path), (path / "config.yaml").read_text(encoding="utf-8")
+    return Trained.of_folder(path)
 
 
 def _new_folder(wanted: Path | None, name: str) -> Path:
@@ -219,7 +222,7 @@ def _epoch_of(record: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     return {f"epoch {record['epochs']}": {name: str(value) for name, value in values.items()}}
 
 
-def _train(before: Trained, config: str, folder: Path, settings: Sequence[str]) -> int:
+def _train(before: Trained, config: Path, folder: Path, settings: Sequence[str]) -> int:
     """Trains up to the same step in a fresh process; returns its exit code.
 
     Schedules stay as they are: what ends the training is not the number of epochs.
@@ -233,15 +236,13 @@ def _train(before: Trained, config: str, folder: Path, settings: Sequence[str]) 
         runs.NEW_FOLDER: str(folder),
         **({"OMP_NUM_THREADS": str(threads)} if threads else {}),
     }
-    with tempfile.TemporaryDirectory() as temporary:
-        file = Path(temporary, "config.yaml")
-        file.write_text(config, encoding="utf-8")
-        end = ["--trainer.max_steps", str(before.steps), "--trainer.max_time", "null"]
-        command = [sys.executable, "-m", "classifier", "fit", "--config", str(file)]
-        process = subprocess.Popen(
+    end = ["--trainer.max_steps", str(before.steps), "--trainer.max_time", "null"]
+    command = [sys.executable, "-m", "classifier", "fit", "--config", str(config)]
+    return _wait(
+        subprocess.Popen(
             [*command, *settings, *end], cwd=there if there.is_dir() else None, env=environment
         )
-        return _wait(process)
+    )
 
 
 def _search_path() -> str:

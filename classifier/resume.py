@@ -7,6 +7,8 @@ does the opposite: it brings back the learning rate and every other saved settin
 from collections.abc import Mapping
 from typing import Any
 
+from classifier.archive import epochs_done
+
 Settings = Mapping[str, Any]
 
 
@@ -61,9 +63,9 @@ def _follow_schedule(
     if position is None:
         return None
     checkpoint["lr_schedulers"] = []
-    if other_interval:  # checkpoints are saved while their epoch is still the current one
+    if other_interval:
         by_epoch = settings.get("interval") == "epoch"
-        position = checkpoint["epoch"] + 1 if by_epoch else checkpoint["global_step"]
+        position = epochs_done(checkpoint) if by_epoch else checkpoint["global_step"]
     return position
 
 

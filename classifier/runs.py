@@ -156,6 +156,11 @@ def read_metrics(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def direction_of(metric: str) -> Direction:
+    """Losses are minimised, everything else is maximised."""
+    return "minimize" if "loss" in metric else "maximize"
+
+
 def best_value(folder: Path, monitor: str, direction: Direction) -> float | None:
     """The best finite ``monitor`` of all epochs in ``metrics.csv``; None if no epoch has one."""
     values = [float(text) for row in read_metrics(folder) if (text := row.get(monitor))]

@@ -1,4 +1,4 @@
-"""The end of an error message that names what was perhaps meant."""
+"""Words for the user: what was perhaps meant, and names that somebody else chose."""
 
 import difflib
 from collections.abc import Iterable
@@ -12,3 +12,12 @@ def did_you_mean(word: str, words: Iterable[str], otherwise: str = ".") -> str:
     """
     near = difflib.get_close_matches(word, sorted(set(words) - {word}), n=2)
     return f", did you mean {' or '.join(map(repr, near))}?" if near else otherwise
+
+
+def printable(text: str) -> str:
+    r"""Writes out control characters, with which a name could command the terminal.
+
+    >>> printable("cat\x1b[2J")
+    'cat\\x1b[2J'
+    """
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)

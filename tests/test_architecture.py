@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "classifier"
 LAYERS = [
-    {"suggest"},
+    {"suggest", "archive", "bombs", "trust"},
     {"runs", "networks", "augment", "hyperparameters", "checkpoints", "resume", "provenance"},
     {"module", "data", "callbacks"},
     {"cli"},

@@ -33,8 +33,8 @@ class Stop(Callback):
     def __init__(self, number: int = 0) -> None:
         self.number = number
 
-    def on_train_epoch_start(self, trainer, pl_module) -> None:
-        if trainer.current_epoch == 1:
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        if trainer.current_epoch == 1 and batch_idx == 0:
             if not self.number:
                 raise RuntimeError("the cable was pulled")
             signal.raise_signal(self.number)
@@ -78,6 +78,7 @@ def test_the_run_folder_holds_what_the_design_says_and_nothing_else(trained):
         "metrics.csv",
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",
+        "checkpoints/previous.ckpt",
         "events.out.tfevents",
     }
 
@@ -309,7 +310,7 @@ def test_a_checkpoint_callback_of_the_user_does_not_become_the_best(write_config
     best = record_of(folder)["best"]
     assert (best["monitor"], best["checkpoint"]) == ("val_loss", "checkpoints/best.ckpt")
     assert "/checkpoints/best.ckpt\n" in capsys.readouterr().out
-    assert len(list((folder / "checkpoints").iterdir())) == 2 + 2  # and one of each epoch
+    assert len(list((folder / "checkpoints").iterdir())) == 3 + 2  # and one of each epoch
 
 
 def test_a_run_without_validation_still_says_where_it_is(write_config, fit, capsys):

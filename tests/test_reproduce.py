@@ -128,7 +128,7 @@ def test_a_checkpoint_alone_of_the_midst_of_a_training_is_reproduced(
     shutil.rmtree("kept")
     monkeypatch.chdir("elsewhere")
 
-    code, lines = reproduce("some.ckpt", "--folder", "again")
+    code, lines = reproduce("some.ckpt", "--folder", "again", "--trust", "pytorch_lightning")
 
     assert lines[0].startswith(f"weights: identical after step {step} ")
     assert lines[1:] == ["metrics: identical in epoch 1", "identical"]
@@ -158,7 +158,7 @@ def test_a_run_that_was_stopped_early_is_reproduced_up_to_there(write_config, fi
 @pytest.mark.slow
 def test_a_run_that_was_resumed_is_reproduced_in_one_go(write_config, fit, reproduce):
     """6 s. More epochs of the same schedule are no other settings."""
-    changes = {"model.network.init_args.dropout": 0.0, "model.lr_scheduler": COSINE}
+    changes = {"model.network.init_args.dropout": 0.5, "model.lr_scheduler": COSINE}
     folder = fit("--config", write_config({**changes, "trainer.max_epochs": 1}))
     assert main(["fit", "--ckpt_path", str(folder), "--trainer.max_epochs", "3"]) == 0
     assert (folder / "config_0.yaml").exists()
@@ -255,6 +255,17 @@ def own_run(photos, write_module, write_config, fit):
         },
     }
     return fit("--config", write_config(changes))
+
+
+def test_the_network_of_a_checkpoint_alone_is_trusted_by_name_only(own_run, reproduce, capfd):
+    """No code of a stranger runs; a run folder is one's own."""
+    shutil.copy(own_run / "checkpoints" / "last.ckpt", "alone.ckpt")
+    capfd.readouterr()
+
+    assert main(["reproduce", "alone.ckpt"]) == 2
+    assert "the checkpoint's config names 'own.Own'" in capfd.readouterr().err
+
+    assert reproduce("alone.ckpt", "--trust", "own")[1][-1] == "identical"
 
 
 def change_seed(folder):
@@ -441,6 +452,23 @@ def test_a_mistake_is_answered_before_anything_is_trained(
 
     assert re.search(words, message)
     assert not Path("runs/tiny_reproduced").exists()
+
+
+def test_the_config_of_a_checkpoint_is_trained_from_scratch(trained, fit):
+    folder = fit("--config", str(trained / "checkpoints" / "best.ckpt"))
+
+    digests = [runs.read_record(path)["weights_sha256"] for path in (trained, folder)]
+    assert digests[0] == digests[1]
+    assert runs.read_record(folder)["name"] == "tiny"
+
+
+@pytest.mark.parametrize("verb", ["fit", "test"])
+def test_the_config_of_a_checkpoint_does_not_go_with_weights(verb, trained, capsys):
+    checkpoint = str(trained / "checkpoints" / "best.ckpt")
+
+    assert main([verb, "--config", checkpoint, "--ckpt_path", checkpoint]) == 2
+
+    assert "trains from scratch what a checkpoint was trained by" in capsys.readouterr().err
 
 
 def test_a_run_that_is_being_trained_is_left_alone(copied, refuse, monkeypatch):

@@ -17,6 +17,7 @@ from classifier.data import Digits
 from classifier.module import ClassificationModule
 from classifier.resume import follow_new_settings
 
+KEPT = {"best.ckpt", "last.ckpt", "previous.ckpt"}
 COSINE = {
     "class_path": "torch.optim.lr_scheduler.CosineAnnealingLR",
     "init_args": {"T_max": 4},
@@ -162,7 +163,7 @@ def test_an_earlier_best_epoch_stays_the_best(place, fit, write_config):
     resume(stopped, "--model.optimizer.init_args.lr", "1000")
 
     assert float(runs.read_metrics(stopped)[-1]["val_loss"]) > best["value"]
-    assert {path.name for path in (stopped / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert {path.name for path in (stopped / "checkpoints").iterdir()} == KEPT
     assert (stopped / "checkpoints" / "best.ckpt").read_bytes() == content
     assert runs.read_record(stopped)["best"] == best
 
@@ -177,7 +178,7 @@ def test_a_better_epoch_becomes_the_best(fit, write_config):
     assert best["value"] == pytest.approx(min(losses))
     assert load(stopped, "best")["epoch"] == losses.index(min(losses)) >= 2
     assert best["sha256"] == runs.sha256(stopped / "checkpoints" / "best.ckpt")
-    assert {path.name for path in (stopped / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert {path.name for path in (stopped / "checkpoints").iterdir()} == KEPT
 
 
 def test_resuming_a_finished_run_is_harmless(fit, write_config):

@@ -66,7 +66,7 @@ class Console(EpochWatch):
             self._print(trainer, f"{kept} after {seconds}")
         else:
             self._print(trainer, f"best {best.monitor} {best.score:.4f} after {seconds}, {kept}")
-            path = str(shown(best.best_model_path))
+            path = str(shown(best.best))
             self._print(trainer, "  " + shlex.join(["classifier", "test", "--ckpt_path", path]))
         if any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers):
             parent = str(shown(self.folder.parent))
@@ -79,7 +79,7 @@ class Console(EpochWatch):
             return
         go_on = shlex.join(["classifier", "fit", "--ckpt_path", str(shown(self.folder))])
         last = self.folder / "checkpoints" / "last.ckpt"
-        hint = f"; the epoch begins again with\n  {go_on}" if last.exists() else ""
+        hint = f"; it goes on with\n  {go_on}" if last.exists() else ""
         self._print(trainer, f"stopped in epoch {trainer.current_epoch + 1}{hint}")
 
     def _print(self, trainer: pl.Trainer, text: str) -> None:

@@ -1,6 +1,7 @@
 """What a callback has to know of an epoch to report it."""
 
 import time
+from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
@@ -22,6 +23,12 @@ class EpochWatch(Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.validated = True
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"validated": self.validated}  # before a checkpoint inside the epoch
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.validated = state_dict["validated"]
 
     def epoch_metrics(self, trainer: pl.Trainer) -> dict[str, float]:
         """The metrics of this epoch; Lightning's also has those of an earlier validation."""

@@ -10,6 +10,8 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import BasePredictionWriter
 from torch import Tensor
 
+from classifier.suggest import printable
+
 
 class PredictionWriter(BasePredictionWriter):
     """Streams ``file, label, probability`` and the next best classes to a CSV file.
@@ -69,5 +71,5 @@ class PredictionWriter(BasePredictionWriter):
         """Prints what was written and what was not; returns whether a file could not be read."""
         print(f"{self.count} predictions in {self.path}")  # noqa: T201
         for name, reason in self.unreadable:
-            print(f"unreadable: {name}: {reason}", file=sys.stderr)  # noqa: T201
+            print(f"unreadable: {printable(name)}: {printable(reason)}", file=sys.stderr)  # noqa: T201
         return bool(self.unreadable)

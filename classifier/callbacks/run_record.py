@@ -113,6 +113,13 @@ class RunRecord(EpochWatch):
         else:
             self._close(trainer, "interrupted")
 
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "rate": self.rate}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.rate = state_dict["rate"]
+
     def _close(self, trainer: pl.Trainer, state: str) -> None:
         self.record |= {
             "state": state,
@@ -123,12 +130,11 @@ class RunRecord(EpochWatch):
         }
         best = best_checkpoint(trainer)
         if best is not None:
-            path = Path(best.best_model_path)
             self.record["best"] = {
                 "monitor": best.monitor,
                 "value": best.score,
-                "checkpoint": os.path.relpath(path, self.folder),
-                "sha256": runs.sha256(path),
+                "checkpoint": os.path.relpath(best.best, self.folder),
+                "sha256": runs.sha256(best.best),
             }
         runs.write_record(self.folder, self.record)
 

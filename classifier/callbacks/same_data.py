@@ -5,6 +5,8 @@ import sys
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
+from classifier.suggest import printable
+
 
 class SameData(Callback):
     """Warns when images were added, removed or split otherwise since the training.
@@ -26,7 +28,7 @@ class SameData(Callback):
         if found != self.fingerprint:
             print(  # noqa: T201
                 "warning: the images or their split are not those of the training "
-                f"(fingerprint {found}, not {self.fingerprint}); where no test folder "
+                f"(fingerprint {found}, not {printable(self.fingerprint)}); where no test folder "
                 "sets them apart, training images may be among them.",
                 file=sys.stderr,
             )

@@ -3,13 +3,16 @@
 Precedence: command line > config files in order > checkpoint > defaults.
 """
 
+import contextlib
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from classifier import checkpoints, runs
+from classifier import checkpoints, runs, trust
+from classifier.archive import epochs_done
 from classifier.hyperparameters import (
     ConfigError,
     ConfigSource,
@@ -25,8 +28,35 @@ from classifier.hyperparameters import (
 )
 from classifier.suggest import did_you_mean
 
-SECTIONS = ("hyperparameters", "seed_everything", "trainer", "model", "data", "ckpt_path")
+SECTIONS = (
+    "hyperparameters",
+    "seed_everything",
+    "save_every",
+    "trainer",
+    "model",
+    "data",
+    "ckpt_path",
+)
 PREDICT = ("images", "output", "top_k")
+TRAINER = (
+    *(
+        f"pytorch_lightning.callbacks.{name}"
+        for name in (
+            "device_stats_monitor",
+            "early_stopping",
+            "gradient_accumulation_scheduler",
+            "lr_monitor",
+            "model_summary",
+            "progress",
+            "rich_model_summary",
+            "stochastic_weight_avg",
+            "timer",
+            "weight_averaging",
+        )
+    ),
+    "pytorch_lightning.strategies",
+)
+"""What the trainer of a checkpoint may use besides; the other callbacks remove or send files."""
 
 
 class Arguments:
@@ -42,9 +72,12 @@ class Arguments:
         threads: On how many threads the run was trained that the first config file was saved in.
         checkpoint_path: The file that ``--ckpt_path`` means, if given.
         checkpoint: What the checkpoint says of itself: config, data description, run record.
+        unsaved_run: The run folder that ``--ckpt_path`` means, if the run died before its first
+            checkpoint: it begins again there, with its own config.
         unused: Hyperparameters of the config files that no alias refers to.
         global_step: How many optimizer steps the checkpoint has seen.
         epochs_done: How many epochs it has seen.
+        trust: What class paths may be imported, if a checkpoint's config is among the texts.
     """
 
     def __init__(self, given: Sequence[str]) -> None:
@@ -53,7 +86,9 @@ class Arguments:
         overrides, rest = split_arguments(rest)
         configs, rest = take_option(rest, "--config", "-c")
         paths, rest = take_option(rest, "--ckpt_path")
-        sources = [_read_config(value) for value in configs]
+        trusted, rest = take_option(rest, "--trust")
+        carried = [value for value in configs if value.endswith(".ckpt")]
+        sources = [_read_config(value) for value in configs if value not in carried]
         for source in sources:
             check(source)
             _check_sections(source, self.verb)
@@ -67,15 +102,19 @@ class Arguments:
         self.checkpoint_path: Path | None = None
         self.checkpoint: dict[str, Any] = {}
         self.global_step = self.epochs_done = 0
-        if paths:
-            self._read_checkpoint(paths[-1])
-            rest += ["--ckpt_path", str(self.checkpoint_path)]
+        self.unsaved_run = unsaved_run(Path(paths[-1])) if paths and self.verb == "fit" else None
+        if self.unsaved_run:
+            sources.insert(0, _read_config(str(self.unsaved_run / "config.yaml")))
+        else:
+            rest += self._read_what_is_named(paths, carried)
         files = len(sources)
+        self.trust: trust.Trust | None = None
         if "config" in self.checkpoint:
-            text = self._with_root_found(self.checkpoint["config"])
-            if self.verb != "fit":  # how to run depends on the machine
-                text = keep_keys(text, ("hyperparameters", "model", "data"))
-            sources.insert(0, ConfigSource(f"checkpoint '{self.checkpoint_path}'", text))
+            self.trust = trust.Trust(
+                [*trust.PACKAGES, *TRAINER, *_packages(trusted)],
+                _names([*(source.text for source in sources), *given]),
+            )
+            sources.insert(0, self._checkpoint_config(self.trust))
         self.sources = sources
         self.texts = apply(sources, overrides)
         # Evaluation leaves out the trainer, which may be what uses them.
@@ -85,10 +124,9 @@ class Arguments:
         configs = [f"--config={text}" for text in (*self.texts, names)]
         self.argv = [self.verb, *configs, *rest]
         self.options = rest
-        file = next((source.name for source in sources if Path(source.name).is_file()), None)
-        saved = _run_beside(Path(file)) if file else {}
-        self.name = saved.get("name") or (Path(file).stem if file else self.run.get("name"))
-        self.threads: int | None = saved.get("environment", {}).get("threads")
+        self._find_name()
+        if carried:
+            self._forget_weights()
 
     @property
     def run(self) -> dict[str, Any]:
@@ -118,23 +156,86 @@ class Arguments:
                 return f"{source.name}:{line}: "
         return ""
 
+    def _checkpoint_config(self, allowed: trust.Trust) -> ConfigSource:
+        """The config that the checkpoint carries, without what depends on the machine."""
+        name = f"checkpoint '{self.checkpoint_path}'"
+        check(ConfigSource(name, self.checkpoint["config"]))
+        text = self._with_root_found(self.checkpoint["config"])
+        kept = ("hyperparameters", "model", "data")
+        text = keep_keys(
+            text, (*kept, "seed_everything", "trainer") if self.verb == "fit" else kept
+        )
+        allowed.check_config(load(text))
+        return ConfigSource(name, text)
+
     def _with_root_found(self, text: str) -> str:
         """Finds data with a relative root from another folder than that of the training."""
         path = ("data", "init_args", "root")
         root = setting_in(text, path)
         folder = self.run.get("working_folder")
-        if root is None or folder is None or Path(root).exists():
+        if not isinstance(root, str) or folder is None or Path(root).exists():
             return text
         there = Path(folder, root)
         return set_values(text, {path: str(there)}) if there.exists() else text
 
-    def _read_checkpoint(self, path: str) -> None:
+    def _read_what_is_named(self, paths: Sequence[str], configs: Sequence[str]) -> list[str]:
+        """Reads the checkpoint to go on from, or the one whose config is trained from scratch.
+
+        Returns:
+            What the parser has to know of it.
+        """
+        if configs and (self.verb != "fit" or paths):
+            raise ConfigError(
+                f"--config '{configs[-1]}' trains from scratch what a checkpoint was trained by; "
+                "--ckpt_path alone goes on from its weights or evaluates them."
+            )
+        if paths:
+            # Absolute, for Lightning takes a file called "http…" for an address.
+            return ["--ckpt_path", str(self._read_checkpoint(paths[-1]).absolute())]
+        if configs:
+            self._read_checkpoint(configs[-1])
+            if "config" not in self.checkpoint:
+                raise ConfigError(f"--config '{configs[-1]}': this checkpoint carries no config.")
+        return []
+
+    def _find_name(self) -> None:
+        files = (source.name for source in self.sources if Path(source.name).is_file())
+        file = next(files, None)
+        saved = _run_beside(Path(file)) if file else {}
+        name = saved.get("name") or (Path(file).stem if file else self.run.get("name"))
+        self.name = name and checkpoints.folder_name(name)
+        self.threads: int | None = saved.get("environment", {}).get("threads")
+
+    def _forget_weights(self) -> None:
+        """Leaves nothing of a checkpoint but its config, which is trained from scratch."""
+        self.checkpoint_path, self.checkpoint = None, {}
+        self.global_step = self.epochs_done = 0
+
+    def _read_checkpoint(self, path: str) -> Path:
+        """Reads a checkpoint; to go on, the one before it if it is damaged. Returns its path."""
         prefer = "last" if self.verb == "fit" else "best"
-        self.checkpoint_path = checkpoints.resolve(path, prefer)
-        saved = checkpoints.read_checkpoint(self.checkpoint_path)
+        found = checkpoints.resolve(path, prefer)
+        previous = found.with_name("previous.ckpt")
+        try:
+            saved = checkpoints.read_checkpoint(found)
+        except ValueError as error:
+            if self.verb != "fit" or found.name != "last.ckpt" or not previous.exists():
+                raise
+            print(f"warning: {error} Going on from '{previous}'.", file=sys.stderr)  # noqa: T201
+            found, saved = previous, checkpoints.read_checkpoint(previous)
+        self.checkpoint_path = found
         self.checkpoint = saved.get(checkpoints.KEY, {})
         self.global_step = saved.get("global_step", 0)
-        self.epochs_done = saved.get("epoch", -1) + 1  # saved while its epoch is still the current
+        self.epochs_done = epochs_done(saved)
+        return found
+
+
+def unsaved_run(path: Path) -> Path | None:
+    """The folder of a run that has no checkpoint yet, named by itself or by its last.ckpt."""
+    folder = path.parent.parent if path.name == "last.ckpt" else path
+    begun = (folder / "run.json").is_file() and (folder / "config.yaml").is_file()
+    saved = begun and checkpoints.resolve(str(folder), "last").is_file()
+    return folder.resolve() if begun and not saved else None
 
 
 def take_option(arguments: Sequence[str], *names: str) -> tuple[list[str], list[str]]:
@@ -150,9 +251,28 @@ def take_option(arguments: Sequence[str], *names: str) -> tuple[list[str], list[
         else:
             value = next(remaining, "")
             if not value or value.startswith("--"):
-                raise ConfigError(f"{name}: a path is missing behind it.")
+                raise ConfigError(f"{name}: a value is missing behind it.")
             values.append(value)
     return values, rest
+
+
+def _packages(options: Sequence[str]) -> list[str]:
+    """The packages of ``--trust``, which may be given several times."""
+    packages = [package.strip() for option in options for package in option.split(",")]
+    for package in packages:
+        if not all(part.isidentifier() for part in package.split(".")):
+            raise ConfigError(f"--trust {package!r}: expected a package, such as timm.data.")
+    return packages
+
+
+def _names(texts: Sequence[str]) -> set[str]:
+    """The texts in YAML values of the user: configs, arguments and ``--option=VALUE``."""
+    names: set[str] = set()
+    for text in texts:
+        for part in (text, text.partition("=")[2]):
+            with contextlib.suppress(ConfigError):  # an argument need not be YAML
+                names |= set(trust.strings(load(part)))
+    return names
 
 
 def _check_sections(source: ConfigSource, verb: str) -> None:
@@ -173,6 +293,8 @@ def _check_sections(source: ConfigSource, verb: str) -> None:
 def keep_keys(text: str, keys: Sequence[str]) -> str:
     """Drops the other top-level keys of a YAML text; aliases survive."""
     root: Any = yaml.compose(text, Loader=yaml.SafeLoader)
+    if root is None:
+        return ""
     root.value = [(key, value) for key, value in root.value if key.value in keys]
     kept: str = yaml.serialize(root, Dumper=yaml.SafeDumper)
     return kept

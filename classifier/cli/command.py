@@ -1,5 +1,6 @@
 """The LightningCLI of this package: YAML and command line to trainer, module and data."""
 
+import argparse
 import contextlib
 import os
 import secrets
@@ -12,14 +13,16 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from jsonargparse import Namespace
+from jsonargparse.typing import NonNegativeFloat, PositiveInt
+from lightning_fabric.plugins import CheckpointIO
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning.callbacks import Callback, ProgressBar
 from pytorch_lightning.cli import LightningCLI
 
 import classifier.augment
 import classifier.networks  # noqa: F401  # short class names work for what is imported
-from classifier import runs
-from classifier.callbacks.checkpoints import best_and_last
+from classifier import runs, trust
+from classifier.callbacks.checkpoints import DurableCheckpointIO, RunCheckpoints
 from classifier.callbacks.console import Console, RichBar, interactive
 from classifier.callbacks.logger import RunLogger
 from classifier.callbacks.predictions import PredictionWriter
@@ -30,7 +33,7 @@ from classifier.checkpoints import without_pretrained
 from classifier.cli.arguments import Arguments
 from classifier.cli.links import LINKS, Instantiator, fill, refuse_other_numbers
 from classifier.cli.parser import Parser
-from classifier.cli.run_folder import class_paths, run_folder
+from classifier.cli.run_folder import run_folder
 from classifier.data import ImageDataModule
 from classifier.data.files import find_images
 from classifier.hyperparameters import anchors, load, with_aliases
@@ -38,6 +41,7 @@ from classifier.module import ClassificationModule
 from classifier.provenance import code_digests, settings_digest
 from classifier.suggest import did_you_mean
 
+HIDDEN = argparse.SUPPRESS
 USAGE = {
     "fit": (
         "--config FILE [--KEY VALUE ...]",
@@ -55,7 +59,9 @@ USAGE = {
 }
 EPILOG = (
     "--KEY.help CLASS shows the settings of a class, such as --model.optimizer.help Adam or "
-    "--data.help CIFAR10; --print_config shows the whole config and runs nothing."
+    "--data.help CIFAR10; --print_config shows the whole config and runs nothing. "
+    "--trust PACKAGE[,PACKAGE] lets the config of a checkpoint use other classes than those of "
+    f"{', '.join(trust.PACKAGES)}; your own configs and command line may use any."
 )
 
 
@@ -71,6 +77,11 @@ class ClassifierCLI(LightningCLI):
         self.config_text = ""
         self.exit_code = 0
         self.folder: Path | None = None
+        given = arguments.trust
+        with trust.confined(given) if given else contextlib.nullcontext():
+            self._run()
+
+    def _run(self) -> None:
         super().__init__(
             ClassificationModule,
             ImageDataModule,
@@ -81,7 +92,7 @@ class ClassifierCLI(LightningCLI):
             parser_class=Parser,
             parser_kwargs={"allow_abbrev": False, "prog": "classifier"},
             auto_configure_optimizers=False,
-            args=arguments.argv,
+            args=self.arguments.argv,
         )
 
     # ---- the parser ----
@@ -92,7 +103,6 @@ class ClassifierCLI(LightningCLI):
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # static in Lightning
         """Only the one asked for, which halves the time to build the parser."""
-        # weights_only stays at torch's default: a checkpoint never runs code.
         skip = super().subcommands()[self.arguments.verb] | {"weights_only", "return_predictions"}
         return {self.arguments.verb: skip}
 
@@ -110,6 +120,7 @@ class ClassifierCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: Any) -> None:
         for source, target in LINKS:
             parser.link_arguments(source, target, apply_on="instantiate")
+        self._add_save_every(parser)
         if self.arguments.verb == "predict":
             parser.add_argument("--images", nargs="+", help="Image files, folders or globs.")
             parser.add_argument("--output", default="predictions.csv", help="CSV file to write.")
@@ -120,6 +131,24 @@ class ClassifierCLI(LightningCLI):
         usage, parser.description = USAGE[self.arguments.verb]
         parser.usage = f"classifier {self.arguments.verb} {usage}"
         parser.epilog = EPILOG
+
+    def _add_save_every(self, parser: Any) -> None:
+        """For all verbs, because any may be given the config of a training."""
+        shown = self.arguments.verb == "fit"
+        parser.add_argument(
+            "--save_every.minutes",
+            type=NonNegativeFloat,
+            default=5.0,
+            help="How much of an epoch may be lost when a training is killed." if shown else HIDDEN,
+        )
+        parser.add_argument(
+            "--save_every.steps",
+            type=PositiveInt | None,
+            default=None,
+            help="The same, in optimizer steps. The end of an epoch is always saved."
+            if shown
+            else HIDDEN,
+        )
 
     def parse_arguments(self, parser: Any, args: Any) -> None:
         parser.where = self.arguments.where
@@ -179,12 +208,19 @@ class ClassifierCLI(LightningCLI):
             config.callbacks.append(Console(None))
         else:
             self.keep_run(config)
+        self._add_checkpoint_io(config)
         try:
             return super().instantiate_trainer(**kwargs)
         except Exception:
             if self.folder:
                 runs.give_back(self.folder)
             raise
+
+    def _add_checkpoint_io(self, config: Namespace) -> None:
+        plugins = config.plugins or []
+        plugins = plugins if isinstance(plugins, list) else [plugins]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            config.plugins = [*plugins, DurableCheckpointIO()]
 
     def _add_progress_bar(self, config: Namespace) -> None:
         if config.enable_progress_bar is None and not interactive():
@@ -231,8 +267,13 @@ class ClassifierCLI(LightningCLI):
         if config.enable_checkpointing is not False:
             monitor = self.settings.model.monitor
             validated = config.limit_val_batches != 0 or not monitor.startswith("val_")
-            config.callbacks += best_and_last(folder, monitor if validated else None)
-        modules = {path.partition(".")[0] for path in class_paths(self.settings.as_dict())}
+            save_every = self.settings.save_every
+            config.callbacks.append(
+                RunCheckpoints(
+                    folder, monitor if validated else None, save_every.minutes, save_every.steps
+                )
+            )
+        modules = {path.partition(".")[0] for path in trust.class_paths(self.settings.as_dict())}
         facts = {
             "id": runs.read_record(folder).get("id") if resumed else uuid.uuid4().hex,
             "name": trial.name if trial else folder.parent.name,
@@ -270,6 +311,10 @@ class ClassifierCLI(LightningCLI):
         for note in notes:
             rank_zero_only(print)(note, file=sys.stderr)
 
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        # Said aloud, it holds whatever the environment says: a checkpoint never runs code.
+        return {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
+
     def fit(self, model: pl.LightningModule, **settings: Any) -> None:
         """Called in place of ``Trainer.fit``: nobody else trains in the run folder meanwhile."""
         with contextlib.ExitStack() as stack:
@@ -299,5 +344,7 @@ class ClassifierCLI(LightningCLI):
     def predict(self, model: pl.LightningModule, ckpt_path: str, **_: Any) -> None:
         """Called in place of ``Trainer.predict``: the images are files, not a data set."""
         files = self.datamodule.files_dataloader(find_images(self.settings.images))
-        self.trainer.predict(model, files, ckpt_path=ckpt_path, return_predictions=False)
+        self.trainer.predict(
+            model, files, ckpt_path=ckpt_path, return_predictions=False, weights_only=True
+        )
         self.exit_code = int(self.writer.report())

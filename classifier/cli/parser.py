@@ -14,7 +14,7 @@ from jsonargparse import DefaultHelpFormatter, Namespace, _typehints
 from pytorch_lightning.cli import LightningArgumentParser
 
 from classifier.cli.errors import Where, explain
-from classifier.suggest import did_you_mean
+from classifier.suggest import did_you_mean, printable
 
 NOT_WRITABLE = "Unable to serialize instance"  # what jsonargparse writes for such a default
 
@@ -143,7 +143,8 @@ class Parser(LightningArgumentParser):
             message += did_you_mean(option[1], names, f"; it has {', '.join(names)}.")
         if not self.exit_on_error or os.environ.get("JSONARGPARSE_DEBUG"):
             super().error(message, ex)
-        sys.stderr.write(f"error: {explain(message, self.known_names(), self.where)}\n")
+        told = explain(message, self.known_names(), self.where)
+        sys.stderr.write(f"error: {printable(told)}\n")
         self.exit(2)
 
     def known_names(self) -> list[str]:

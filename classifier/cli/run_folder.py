@@ -2,7 +2,6 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 
@@ -30,6 +29,8 @@ def run_folder(
         return trial.folder, (trial.folder / "run.json").exists()
     if handed := os.environ.get(runs.NEW_FOLDER):
         return Path(handed), False
+    if arguments.unsaved_run:
+        return arguments.unsaved_run, True
     checkpoint = arguments.checkpoint_path
     resumed = runs.run_folder_of(checkpoint) if checkpoint else None
     if resumed and _is_newest(resumed, arguments):
@@ -48,15 +49,8 @@ def _is_newest(folder: Path, arguments: Arguments) -> bool:
     if runs.read_record(folder).get("id") != arguments.run.get("id"):
         return False
     last = folder / "checkpoints" / "last.ckpt"
-    steps = read_checkpoint(last)["global_step"] if last.exists() else 0
+    try:
+        steps = read_checkpoint(last)["global_step"] if last.exists() else 0
+    except ValueError:  # damaged
+        steps = 0
     return bool(arguments.global_step >= steps)
-
-
-def class_paths(config: Any) -> list[str]:
-    """All class paths of a config."""
-    if isinstance(config, dict):
-        own = [config["class_path"]] if isinstance(config.get("class_path"), str) else []
-        return own + class_paths(list(config.values()))
-    if isinstance(config, list):
-        return [path for value in config for path in class_paths(value)]
-    return []

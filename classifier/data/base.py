@@ -7,7 +7,7 @@ Shapes: N images, C channels, H rows, W columns, K classes.
 import hashlib
 import warnings
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypedDict
@@ -19,6 +19,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from classifier.data.images import FilesSet, ImageFiles, ImageReader
+from classifier.data.loader import TrainLoader
 from classifier.data.sets import Batch, EpochSampler, ImageSet, MemorySet, whole_batch
 
 
@@ -85,6 +86,8 @@ class ImageDataModule(pl.LightningDataModule):
         }
         self._restored: dict[str, Any] | None = None
         self._is_set_up = False
+        self.seed = 0
+        """Seed of the training, from ``setup`` on; that of rank zero on all ranks."""
 
     @property
     def num_workers(self) -> int:
@@ -153,11 +156,19 @@ class ImageDataModule(pl.LightningDataModule):
             compare_class_names(
                 self._restored["class_names"], self.own_description()["class_names"]
             )
+        # Now, for the steps of a training seed the generator anew.
+        self.seed = torch.initial_seed()
+        if self.trainer:
+            self.seed = self.trainer.strategy.broadcast(self.seed)
         self.train_set, self.val_set, self.test_set = self.load_sets()
         self._is_set_up = True
 
-    def train_dataloader(self) -> DataLoader[Batch]:
-        return self._loader(self.train_set, self.batch_size, shuffle=True)
+    def train_dataloader(self) -> Iterable[Batch]:
+        # Trainer(overfit_batches=…) trains on the same batches in every epoch.
+        trainer: Any = self.trainer
+        shuffle = not (trainer and trainer.overfit_batches)
+        loader = self._loader(self.train_set, self.batch_size, shuffle)
+        return TrainLoader(loader, trainer) if trainer else loader
 
     def val_dataloader(self) -> DataLoader[Batch]:
         return self._loader(self.val_set, self.eval_batch_size, shuffle=False)
@@ -183,11 +194,6 @@ class ImageDataModule(pl.LightningDataModule):
             images, labels = self.mix(images.float(), shares)
         return images, labels
 
-    def training_seed(self) -> int:
-        """The seed of the training; that of rank zero, so that ranks share out one order."""
-        seed = torch.initial_seed()
-        return self.trainer.strategy.broadcast(seed) if self.trainer else seed
-
     def _loader(self, images: ImageSet, batch_size: int, shuffle: bool) -> DataLoader[Batch]:
         if self.num_workers == 0 and isinstance(images, MemorySet):
             # Workers would only copy what one slice delivers, so Lightning's hint does not apply.
@@ -198,10 +204,8 @@ class ImageDataModule(pl.LightningDataModule):
             shuffle,
             num_replicas=trainer.world_size if trainer else 1,
             rank=trainer.global_rank if trainer else 0,
-            seed=self.training_seed(),
+            seed=self.seed,
         )
-        # Lightning sets the epoch of a resumed training too late for workers that read ahead.
-        sampler.set_epoch(trainer.current_epoch if trainer else 0)
         return DataLoader(
             images,
             batch_size,
@@ -211,6 +215,7 @@ class ImageDataModule(pl.LightningDataModule):
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
+            generator=torch.Generator(),  # else each start of a loader draws from the global one
         )
 
 

@@ -17,7 +17,7 @@ from torchvision.transforms import v2
 
 from classifier.data.base import Description, ImageDataModule, at_least_one, proper_fraction
 from classifier.data.images import ImageReader, is_image_name, stack
-from classifier.data.sets import Batch, Buffer, ImageSet, MemorySet, mixed_seed, whole_batch
+from classifier.data.sets import Batch, Buffer, ImageSet, MemorySet, mixed_seed, seeded, whole_batch
 from classifier.data.split import order_by_name, stratified_split
 from classifier.suggest import did_you_mean
 
@@ -47,9 +47,7 @@ class FolderSet(ImageSet):
         return images, self.labels[torch.tensor(keys) % len(self)]
 
     def _image(self, key: int) -> Tensor:
-        with torch.random.fork_rng(devices=[]):
-            # Not torch.manual_seed, which would also reset the generators of the devices.
-            torch.default_generator.manual_seed(mixed_seed(self.seed, key))
+        with seeded(mixed_seed(self.seed, key)):
             return self.read(self.paths[key % len(self)])
 
     def content(self) -> Iterator[Buffer]:
@@ -159,7 +157,7 @@ class ImageFolder(ImageDataModule):
     def _set(self, split: str, paths: list[Path], labels: Tensor) -> ImageSet:
         augmented = split == "train" and not self.in_memory
         read = self._train_reader() if augmented else self.reader()
-        images = FolderSet(paths, labels, read, seed=self.training_seed())
+        images = FolderSet(paths, labels, read, seed=self.seed)
         if not self.in_memory:
             return images
         batches = DataLoader(images, 64, collate_fn=whole_batch, num_workers=self._num_readers())

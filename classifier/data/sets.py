@@ -3,11 +3,14 @@
 Shapes: N images, C channels, H rows, W columns.
 """
 
+import contextlib
 import hashlib
+import random
 from abc import abstractmethod
 from collections.abc import Iterator
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
@@ -83,14 +86,17 @@ class EpochSampler(DistributedSampler[int]):
     ) -> None:
         super().__init__(images, num_replicas, rank, shuffle, seed, drop_last=shuffle)
         self.number = len(images)
+        self.start = 0
+        """How many images of an epoch to leave out, because they were seen before."""
 
     def __iter__(self) -> Iterator[int]:
         if not self.shuffle:
-            yield from range(self.rank, self.number, self.num_replicas)
+            yield from range(self.rank, self.number, self.num_replicas)[self.start :]
             return
         generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.epoch))
         order = torch.randperm(self.number, generator=generator) + self.epoch * self.number
-        yield from order[self.rank : self.total_size : self.num_replicas].tolist()
+        own = order[self.rank : self.total_size : self.num_replicas]
+        yield from own[self.start :].tolist()
 
     def __len__(self) -> int:
         if self.shuffle:
@@ -101,6 +107,23 @@ class EpochSampler(DistributedSampler[int]):
 def mixed_seed(*numbers: int) -> int:
     """Hashes numbers into one seed, so that (0, 1) and (1, 0) share nothing."""
     return int.from_bytes(hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest(), "big")
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Runs a block on random numbers of its own: those of torch's CPU, Python and NumPy."""
+    # NumPy's old, global generator: it is the one that other people's transforms use.
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed, which would also reset the generators of the devices.
+        torch.default_generator.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])  # noqa: NPY002
 
 
 def whole_batch(batch: T) -> T:

@@ -239,7 +239,7 @@ def _completed(found: dict[str, Any], files: Sequence[Path], where: Where) -> Se
     folder = found["folder"] if found["folder"] != Path() else _default_folder([*files, base][0])
     folder = folder.resolve()
     monitor = found["monitor"] or setting_in(text, ("model", "monitor")) or DEFAULT_MONITOR
-    direction = found["direction"] or ("minimize" if "loss" in monitor else "maximize")
+    direction = found["direction"] or runs.direction_of(monitor)
     found |= {"base": base, "folder": folder, "monitor": monitor, "direction": direction}
     settings = Settings(**{**found, "name": found["name"] or folder.name})
     _check(settings, where)

@@ -1,0 +1,116 @@
+"""Checkpoint files: written whole or not at all, and known to be undamaged when they are read.
+
+A file is the zip that ``torch.save`` writes, with the SHA-256 of everything before it as the zip's
+comment, so that damage to any byte is noticed and any other program can read it all the same.
+"""
+
+import contextlib
+import errno
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+POSITION = "position"  # the entry that says where in the training it was saved
+
+MARK = b"sha256:"
+COMMENT = len(MARK) + 64  # bytes of the zip's comment
+END = b"PK\5\6"  # how the last record of a zip begins; its last two bytes count the comment's
+END_SIZE = 22  # bytes of that record
+
+
+class _Hashed:
+    """A file that is written from front to end, and its SHA-256."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.digest = hashlib.sha256()
+
+    def write(self, data: Any) -> int:
+        self.digest.update(data)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def write_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
+    """Writes a checkpoint that is there as a whole or not at all, whatever happens meanwhile.
+
+    Raises:
+        OSError: If it cannot be written, for want of space or of permission; what was under the
+            name is still there.
+    """
+    part = path.with_name(f".{path.name}.part")  # in the same folder, so on the same disk
+    try:
+        with part.open("wb") as file:
+            hashed = _Hashed(file)
+            torch.save(checkpoint, hashed)  # type: ignore[arg-type]  # it only writes
+            file.seek(-2, os.SEEK_END)
+            file.write(COMMENT.to_bytes(2, "little"))
+            file.write(MARK + hashed.digest.hexdigest().encode())
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+        sync(path.parent)
+    except OSError as error:
+        raise _with_path(error, path) from error
+    except RuntimeError as error:  # torch's, where the file's own was raised inside of it
+        cause = error.__context__ or error.__cause__
+        if not isinstance(cause, OSError):
+            raise
+        raise _with_path(cause, path) from error
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink()
+
+
+def _with_path(error: OSError, path: Path) -> OSError:
+    return OSError(error.errno or errno.EIO, error.strerror or str(error), str(path))
+
+
+def sync(folder: Path) -> None:
+    """Makes sure that the names of new files survive a loss of power."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def check_whole(path: Path) -> None:
+    """Finds out whether a checkpoint that was written by this package is undamaged.
+
+    One from elsewhere has no checksum and is let through.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        file.seek(max(0, size - END_SIZE - COMMENT))
+        tail = file.read()
+        start = tail.rfind(END)
+        end, comment = tail[start : start + END_SIZE], tail[start + END_SIZE :]
+        if start >= 0 and len(end) == END_SIZE and end[-2:] == b"\0\0" and not comment:
+            return
+        digest = hashlib.sha256()
+        file.seek(0)
+        left = size - COMMENT - 2
+        while left > 0:
+            block = file.read(min(left, 1 << 20))
+            digest.update(block)
+            left -= len(block)
+        digest.update(b"\0\0")  # without a comment, as it was when it was hashed
+    whole = end[-2:] == COMMENT.to_bytes(2, "little")
+    if not whole or comment != MARK + digest.hexdigest().encode():
+        raise ValueError(f"'{path}' is damaged: its checksum is not that of its content.")
+
+
+def epochs_done(checkpoint: Mapping[str, Any]) -> int:
+    """How many epochs a checkpoint has seen as a whole."""
+    inside = checkpoint.get(POSITION, {}).get("inside_epoch", False)
+    return int(checkpoint.get("epoch", -1)) + (not inside)  # its epoch is the one it is of

@@ -1,0 +1,117 @@
+"""Refuses files that would unpack to far more than they hold.
+
+Shapes and sizes are in bytes unless said otherwise.
+"""
+
+import contextlib
+import struct
+import sys
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+MAX_LEVELS = 100
+MAX_VALUES = 10_000_000  # with everything that is referred to twice counted twice
+MAX_EXPANSION = 4  # bytes of all tensors per byte of the file; views of one storage share it
+SPARE_MEMORY = 1 << 28
+END = b"PK\x05\x06"  # of the directory of a zip file
+
+
+def check_archive(path: Path) -> None:
+    """Checks that a zip file is one as ``torch.save`` writes it: entries side by side, as they are.
+
+    Raises:
+        ValueError: If it is not a zip file, or entries are compressed or overlap.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = sorted(archive.infolist(), key=lambda entry: entry.header_offset)
+            start = archive.start_dir
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise ValueError("it is not a zip file as torch.save writes it") from error
+    with path.open("rb") as file:
+        file.seek(start)
+        directory = file.read()
+    place = directory.find(END)
+    offset = struct.unpack_from("<I", directory, place + 16)[0]
+    # Python and PyTorch look for the directory in different ways, so there must be but one.
+    if directory.count(END) != 1 or offset not in (start, 0xFFFFFFFF):
+        raise ValueError("its directory is ambiguous")
+    end = 0
+    for entry in entries:
+        stored = entry.compress_type == zipfile.ZIP_STORED
+        if not stored or entry.file_size != entry.compress_size:
+            raise ValueError(f"its entry '{entry.filename}' is compressed")
+        if entry.header_offset < end:
+            raise ValueError(f"its entry '{entry.filename}' overlaps another")
+        end = entry.header_offset + entry.file_size
+    if end > start:
+        raise ValueError("its entries are larger than the file")
+
+
+@contextlib.contextmanager
+def limited_memory(size: int) -> Iterator[None]:
+    """Lets the process allocate ``size`` more, and some to spare; beyond, a MemoryError is raised.
+
+    Only Linux can tell what a process has allocated; elsewhere nothing is limited.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    import resource
+
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    wanted = pages * resource.getpagesize() + size + SPARE_MEMORY
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limits = [limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_AS, (min([wanted, *limits]), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def check_values(value: Any, size: int) -> None:
+    """Checks that what was loaded from a file of ``size`` is in proportion to it.
+
+    Raises:
+        ValueError: If tensors claim more than the file can hold, as one number repeated by a stride
+            of 0, or if values are nested too deeply or refer to one another too often.
+    """
+    views: dict[Any, int] = {}
+    _extent(value, {}, views, 0)
+    if sum(views.values()) > MAX_EXPANSION * size:
+        raise ValueError(
+            f"its tensors have {sum(views.values()):,} bytes, but the file has {size:,}"
+        )
+
+
+def _extent(value: Any, seen: dict[int, int | None], views: dict[Any, int], level: int) -> int:
+    """Returns how many values there are in a value, as often as it refers to each."""
+    if isinstance(value, Tensor):
+        views[_view(value)] = value.numel() * value.element_size()
+    if not isinstance(value, Mapping | list | tuple | set | frozenset):
+        return 1
+    if level > MAX_LEVELS:
+        raise ValueError(f"its values are nested in more than {MAX_LEVELS} levels")
+    if id(value) not in seen:
+        seen[id(value)] = None
+        parts = (*value, *value.values()) if isinstance(value, Mapping) else value
+        seen[id(value)] = 1 + sum(_extent(part, seen, views, level + 1) for part in parts)
+    known = seen[id(value)]
+    if known is None:
+        raise ValueError("a value contains itself")
+    if known > MAX_VALUES:
+        raise ValueError(f"it makes more than {MAX_VALUES:,} values out of few")
+    return known
+
+
+def _view(tensor: Tensor) -> Any:
+    """The same for tensors that show the same numbers of a storage in the same way."""
+    if tensor.layout != torch.strided or tensor.is_meta:
+        return id(tensor)
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype

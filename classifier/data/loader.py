@@ -1,0 +1,65 @@
+"""The training batches of a run, in an order and with random numbers that nothing else changes."""
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader
+
+from classifier.data.sets import Batch, EpochSampler, mixed_seed
+
+
+class TrainLoader:
+    """Yields the batches that a training has not seen yet, each with a seed of its own.
+
+    Which batches come, and what the step on each draws (dropout, MixUp, augmentation), depends on
+    (seed, epoch, position, rank) alone: not on worker processes, prefetching, validation in
+    between, or on where a training was broken off. Epoch and position are the trainer's, read when
+    the first batch is asked for; the checkpoint holds nothing of the loader.
+
+    Lightning leaves it as it is, for it is no DataLoader.
+
+    Args:
+        loader: Loads the batches; its sampler is an ``EpochSampler``.
+        trainer: Whose progress decides.
+    """
+
+    def __init__(self, loader: DataLoader[Batch], trainer: pl.Trainer) -> None:
+        self.loader = loader
+        self.trainer = trainer
+
+    def __len__(self) -> int:
+        """The number of batches in a whole epoch."""
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        sampler: Any = self.loader.sampler
+        assert isinstance(sampler, EpochSampler)
+        loop: Any = self.trainer.fit_loop
+        epoch = loop.epoch_progress.current.processed
+        position = loop.epoch_loop.batch_progress.current.ready
+        sampler.set_epoch(epoch)
+        sampler.start = position * int(self.loader.batch_size or 1)
+        for number, batch in enumerate(self.loader, position):
+            self._seed_step(mixed_seed(sampler.seed, epoch, number, sampler.rank))
+            yield batch
+
+    def _seed_step(self, seed: int) -> None:
+        """Seeds every generator that a training step may draw from, in 10 microseconds."""
+        # torch.manual_seed takes 90 of them, looking for kinds of devices that are not there.
+        torch.default_generator.manual_seed(seed)
+        if self.trainer.strategy.root_device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002  # other people's transforms use it
+
+    # Lightning warns of a loader that cannot go on inside an epoch unless it has these.
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass

@@ -1,0 +1,171 @@
+"""A training that is killed and goes on ends with the same bits as one that is left alone."""
+
+import random
+import shutil
+import signal
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import storms
+import yaml
+from PIL import Image
+from storms import Storm
+
+BASE = """\
+seed_everything: 1
+save_every: {steps: 2}
+trainer:
+  max_epochs: 3
+  limit_train_batches: 12
+  limit_val_batches: 2
+model:
+  network: {class_path: classifier.networks.MNISTNet, init_args: {width: 4}}
+  optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 0.01}}
+data:
+  class_path: classifier.data.Digits
+  init_args: {batch_size: 16}
+"""
+
+
+def plateau(**arguments):
+    return {
+        "class_path": "torch.optim.lr_scheduler.ReduceLROnPlateau",
+        "init_args": {"factor": 0.5, "patience": 0, "threshold": 0.5, **arguments},
+    }
+
+
+def callback(name, **arguments):
+    return [{"class_path": name, "init_args": arguments}]
+
+
+def folder_of_images(**arguments):
+    return {
+        "data": {
+            "class_path": "classifier.data.ImageFolder",
+            "init_args": {"root": "../images", "image_size": 16, "batch_size": 4, **arguments},
+        }
+    }
+
+
+AUGMENT = [
+    {"class_path": "classifier.augment.RandomShift", "init_args": {"max_shift": 1}},
+    {"class_path": "torchvision.transforms.v2.RandomInvert"},
+]
+EMA = "pytorch_lightning.callbacks.EMAWeightAveraging"
+CONFIGS = {
+    "every step": {"save_every": {"steps": 1}},
+    "every clean point": {"save_every": {"minutes": 0}},
+    "plateau of val_loss": {"model.lr_scheduler": plateau(), "trainer.max_epochs": 5},
+    "plateau of train_loss": {"model.lr_scheduler": plateau(), "model.monitor": "train_loss"},
+    "validation twice an epoch": {"trainer.val_check_interval": 0.5},
+    "validation thrice, not at the end": {"trainer.val_check_interval": 5, "save_every.steps": 1},
+    "validation every other epoch": {"trainer.check_val_every_n_epoch": 2, "trainer.max_epochs": 4},
+    "accumulation of 3": {"trainer.accumulate_grad_batches": 3},
+    "accumulation of 5": {"trainer.accumulate_grad_batches": 5, "save_every.steps": 1},
+    "steps instead of epochs": {"trainer.max_epochs": -1, "trainer.max_steps": 30},
+    "early stopping": {
+        "trainer.callbacks": callback("EarlyStopping", monitor="val_loss", min_delta=10.0),
+        "trainer.max_epochs": 8,
+        "save_every.steps": None,
+    },
+    "moving average": {"trainer.callbacks": callback(EMA, decay=0.9)},
+    "mixup and augmentation": {
+        "data.init_args.mix": {"class_path": "torchvision.transforms.v2.MixUp"},
+        "data.init_args.augment": AUGMENT,
+    },
+    "one cycle by step": {
+        "model.lr_scheduler": {
+            "class_path": "torch.optim.lr_scheduler.OneCycleLR",
+            "init_args": {"max_lr": 0.05, "total_steps": 36},
+        },
+        "model.interval": "step",
+    },
+    "one batch an epoch": {"trainer.limit_train_batches": 1, "trainer.max_epochs": 12},
+    "momentum and a schedule": {
+        "model.optimizer": {
+            "class_path": "torch.optim.SGD",
+            "init_args": {"lr": 0.5, "momentum": 0.9, "weight_decay": 1.0e-3},
+        },
+        "model.no_decay_norm_bias": True,
+        "trainer.max_epochs": 4,
+        "save_every.steps": None,
+        "model.lr_scheduler": {
+            "class_path": "torch.optim.lr_scheduler.CosineAnnealingLR",
+            "init_args": {"T_max": 3},
+        },
+    },
+    "checkpoints of the user": {
+        "trainer.callbacks": callback("ModelCheckpoint", every_n_train_steps=5, save_top_k=-1)
+    },
+    "files": folder_of_images(num_workers=0),
+    "files, two workers": folder_of_images(num_workers=2),
+    "files, decoded once": folder_of_images(in_memory=True, num_workers=0),
+}
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory):
+    """A folder of 96 noisy images in two classes."""
+    root = tmp_path_factory.mktemp("data") / "images"
+    noise = np.random.default_rng(0)
+    for number in range(96):
+        folder = root / ("dark" if number % 2 else "light")
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = noise.integers(0, 128, (20, 20, 3)) + 127 * (number % 2 == 0)
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
+    return root
+
+
+def write(folder, changes):
+    """Writes the base config with changes by dotted key."""
+    config = yaml.safe_load(BASE)
+    for key, value in changes.items():
+        *path, last = key.split(".")
+        section = config
+        for part in path:
+            section = section[part]
+        section[last] = value
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def storm(folder, images, name, number, repeats, seed):
+    """Disturbs a training some times, and compares each with a calm one."""
+    folder = folder / name.replace(" ", "_").replace(",", "")
+    folder.mkdir()
+    shutil.copytree(images, folder / "images")
+    config = write(folder, CONFIGS[name])
+    seconds = storms.calm(folder / "calm", config)
+    expected = storms.facts(folder / "calm")
+    chance = random.Random(f"{name} {seed}")
+    total = Storm()
+    for repeat in range(repeats):
+        place = folder / f"run_{repeat}"
+        total += storms.disturb(place, config, number, seconds, chance)
+        if wrong := storms.differences(expected, storms.facts(place)):
+            total.different.append(f"{name} {repeat}: {', '.join(wrong)}")
+        else:
+            shutil.rmtree(place)
+    print(name, total, f"{seconds:.1f} s", flush=True)
+    return total
+
+
+def storm_all(folder, images, number, repeats):
+    """Disturbs a training of each config, two at a time."""
+    storms.warm_up()
+    with ThreadPoolExecutor(2) as pool:
+        done = pool.map(lambda name: storm(folder, images, name, number, repeats, 0), CONFIGS)
+    return sum(done, Storm())
+
+
+@pytest.mark.slow
+def test_no_storm_of_kills_changes_a_bit(tmp_path, images):
+    total = storm_all(tmp_path, images, signal.SIGKILL, repeats=8)
+
+    print(total)
+    assert total.different == []
+    assert total.runs >= 150
+    assert total.signals >= 500
+    assert min(total.inside, total.between) >= 50
