@@ -11,6 +11,7 @@ VERBS = {
     "test": "evaluate a checkpoint on the test set",
     "predict": "write the classes of image files to a CSV file",
     "search": "train a config with many values of its hyperparameters",
+    "reproduce": "train a run again from its record and compare the two",
 }
 HELP = f"""\
 usage: classifier <command> [options]
@@ -44,6 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from classifier.search import run as search
 
             return search(arguments[1:])
+        if verb == "reproduce":
+            from classifier.reproduce import run as reproduce
+
+            return reproduce(arguments[1:])
         from classifier.cli import run
 
         return run(list(arguments))

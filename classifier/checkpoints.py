@@ -3,6 +3,7 @@
 Whoever wrote the file may mean harm, so whatever this package goes by is checked here.
 """
 
+import hashlib
 import math
 import pickle
 import re
@@ -52,6 +53,20 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise ValueError(f"'{path}' holds no training checkpoint: it has no 'state_dict'.")
     _check_types(path, checkpoint)
     return checkpoint
+
+
+def weights_digest(weights: Mapping[str, Any]) -> str:
+    """The SHA-256 of a ``state_dict``: names, types, shapes and bits of its tensors."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        value = weights[name]
+        if not isinstance(value, torch.Tensor):  # what a module saves as its extra state
+            digest.update(f"{name} {value!r}\n".encode())
+            continue
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        bits = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(bits.numpy().data)
+    return digest.hexdigest()
 
 
 def folder_name(name: Any) -> str:

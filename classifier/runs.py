@@ -26,6 +26,7 @@ from filelock import FileLock, Timeout
 Direction = Literal["minimize", "maximize"]
 
 LOCK = ".lock"
+NEW_FOLDER = "CLASSIFIER_NEW_FOLDER"  # hands a training the folder that was claimed for it
 LOCK_SECONDS = 10  # an earlier process, or its data loader workers, may still be ending
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "jsonargparse", "numpy")
 

@@ -63,6 +63,8 @@ def test_a_command_of_the_readme_is_understood(command, monkeypatch, trained, ow
             if "--config" in arguments
             else ["--help"]
         )
+    elif arguments[0] == "reproduce":
+        arguments.append("--help")
     elif "--help" not in arguments and "--print_config" not in arguments:
         arguments.append("--print_config")
 

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 
 from classifier import runs
 from classifier.callbacks.checkpoints import best_checkpoint
 from classifier.callbacks.epochs import EpochWatch
+from classifier.checkpoints import weights_digest
 
 
 class RunRecord(EpochWatch):
@@ -36,7 +38,12 @@ class RunRecord(EpochWatch):
         self.record |= {
             "data": {**data.describe(), "fingerprint": data.fingerprint()},
             "parameters": sum(p.numel() for p in pl_module.parameters()),
+            "device": trainer.strategy.root_device.type,
+            "devices": trainer.world_size,
+            "precision": str(trainer.precision),
         }
+        # Lightning may have set it for processes that share the cores.
+        self.record["environment"]["threads"] = torch.get_num_threads()
         pl_module.provenance = {  # type: ignore[assignment]  # of ClassificationModule
             "config": self.config,
             "data": data.describe(),
@@ -49,7 +56,8 @@ class RunRecord(EpochWatch):
             return
         if (self.folder / "run.json").exists():
             earlier = runs.read_record(self.folder)
-            self.record["metrics"] = earlier.get("metrics", {})
+            done = ("metrics", "epochs", "steps")
+            self.record |= {name: earlier[name] for name in done if name in earlier}
             self.record["resumed"] = [*earlier.pop("resumed", []), earlier]
         self.record |= {"pid": os.getpid(), "started": _now()}
         runs.save_config(self.folder, self.config)
@@ -78,12 +86,16 @@ class RunRecord(EpochWatch):
         }
         self.rows.append({**row, **metrics})
         runs.write_metrics(self.folder, self.rows)
-        self.record["metrics"] = metrics
+        # What a checkpoint says of this epoch.
+        done = {"epochs": trainer.current_epoch + 1, "steps": trainer.global_step}
+        self.record |= {"metrics": metrics, **done}
         for logger in trainer.loggers:
             logger.log_metrics({"lr": self.rate}, trainer.global_step - 1)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        weights = trainer.strategy.lightning_module_state_dict()  # all ranks may have a part
         if trainer.is_global_zero:
+            self.record["weights_sha256"] = weights_digest(weights)
             self._close(trainer, "finished")
 
     def on_exception(

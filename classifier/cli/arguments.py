@@ -87,7 +87,8 @@ class Arguments:
         configs, rest = take_option(rest, "--config", "-c")
         paths, rest = take_option(rest, "--ckpt_path")
         trusted, rest = take_option(rest, "--trust")
-        sources = [_read_config(value) for value in configs]
+        carried = [value for value in configs if value.endswith(".ckpt")]
+        sources = [_read_config(value) for value in configs if value not in carried]
         for source in sources:
             check(source)
             _check_sections(source, self.verb)
@@ -104,10 +105,8 @@ class Arguments:
         self.unsaved_run = unsaved_run(Path(paths[-1])) if paths and self.verb == "fit" else None
         if self.unsaved_run:
             sources.insert(0, _read_config(str(self.unsaved_run / "config.yaml")))
-        elif paths:
-            path = self._read_checkpoint(paths[-1])
-            # Absolute, for Lightning takes a file called "http…" for an address.
-            rest += ["--ckpt_path", str(path.absolute())]
+        else:
+            rest += self._read_what_is_named(paths, carried)
         files = len(sources)
         self.trust: trust.Trust | None = None
         if "config" in self.checkpoint:
@@ -125,11 +124,9 @@ class Arguments:
         configs = [f"--config={text}" for text in (*self.texts, names)]
         self.argv = [self.verb, *configs, *rest]
         self.options = rest
-        file = next((source.name for source in sources if Path(source.name).is_file()), None)
-        saved = _run_beside(Path(file)) if file else {}
-        name = saved.get("name") or (Path(file).stem if file else self.run.get("name"))
-        self.name = name and checkpoints.folder_name(name)
-        self.threads: int | None = saved.get("environment", {}).get("threads")
+        self._find_name()
+        if carried:
+            self._forget_weights()
 
     @property
     def run(self) -> dict[str, Any]:
@@ -180,6 +177,39 @@ class Arguments:
             return text
         there = Path(folder, root)
         return set_values(text, {path: str(there)}) if there.exists() else text
+
+    def _read_what_is_named(self, paths: Sequence[str], configs: Sequence[str]) -> list[str]:
+        """Reads the checkpoint to go on from, or the one whose config is trained from scratch.
+
+        Returns:
+            What the parser has to know of it.
+        """
+        if configs and (self.verb != "fit" or paths):
+            raise ConfigError(
+                f"--config '{configs[-1]}' trains from scratch what a checkpoint was trained by; "
+                "--ckpt_path alone goes on from its weights or evaluates them."
+            )
+        if paths:
+            # Absolute, for Lightning takes a file called "http…" for an address.
+            return ["--ckpt_path", str(self._read_checkpoint(paths[-1]).absolute())]
+        if configs:
+            self._read_checkpoint(configs[-1])
+            if "config" not in self.checkpoint:
+                raise ConfigError(f"--config '{configs[-1]}': this checkpoint carries no config.")
+        return []
+
+    def _find_name(self) -> None:
+        files = (source.name for source in self.sources if Path(source.name).is_file())
+        file = next(files, None)
+        saved = _run_beside(Path(file)) if file else {}
+        name = saved.get("name") or (Path(file).stem if file else self.run.get("name"))
+        self.name = name and checkpoints.folder_name(name)
+        self.threads: int | None = saved.get("environment", {}).get("threads")
+
+    def _forget_weights(self) -> None:
+        """Leaves nothing of a checkpoint but its config, which is trained from scratch."""
+        self.checkpoint_path, self.checkpoint = None, {}
+        self.global_step = self.epochs_done = 0
 
     def _read_checkpoint(self, path: str) -> Path:
         """Reads a checkpoint; to go on, the one before it if it is damaged. Returns its path."""

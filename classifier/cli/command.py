@@ -38,8 +38,9 @@ from classifier.cli.run_folder import run_folder
 from classifier.data import ImageDataModule
 from classifier.data.files import find_images
 from classifier.data.workers import WorkerNames
-from classifier.hyperparameters import anchors, with_aliases
+from classifier.hyperparameters import anchors, load, with_aliases
 from classifier.module import ClassificationModule
+from classifier.provenance import code_digests, settings_digest
 from classifier.suggest import did_you_mean
 
 HIDDEN = argparse.SUPPRESS
@@ -281,6 +282,8 @@ class ClassifierCLI(LightningCLI):
             "working_folder": str(Path.cwd()),
             "command": shlex.join(["classifier", *self.arguments.given]),
             "seed": self.settings.seed_everything,
+            "settings": self._settings_so_far(),
+            "code": code_digests(modules),
             "environment": runs.environment(modules),
         }
         config.callbacks += [
@@ -290,6 +293,12 @@ class ClassifierCLI(LightningCLI):
         ]
         if trial:
             config.callbacks.append(TrialReport(trial))
+
+    def _settings_so_far(self) -> list[str]:
+        """Digests of the settings that the weights were trained under, one after the other."""
+        now = settings_digest(load(self.config_text))
+        before = self.arguments.run.get("settings", ["unknown"])
+        return list(dict.fromkeys([*before, now])) if self.arguments.checkpoint_path else [now]
 
     def _print_notes(self) -> None:
         """Says what has no effect, and what keeps the run from repeating another to the bit."""

@@ -1,13 +1,22 @@
 """Runs a command; what goes wrong becomes a message of few lines and an exit code."""
 
+import argparse
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from classifier.cli.quiet import quiet
+from classifier.hyperparameters import ConfigError
+
+
+class CommandParser(argparse.ArgumentParser):
+    """The parser of a command that is not Lightning's: says a mistake in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{self.prog}: {message}; see {self.prog} --help.")
 
 
 def run(given: Sequence[str]) -> int:

@@ -27,6 +27,8 @@ def run_folder(
     if trial:
         # Also without a checkpoint: killed before the first one, it starts again.
         return trial.folder, (trial.folder / "run.json").exists()
+    if handed := os.environ.get(runs.NEW_FOLDER):
+        return Path(handed), False
     if arguments.unsaved_run:
         return arguments.unsaved_run, True
     checkpoint = arguments.checkpoint_path

@@ -3,9 +3,8 @@
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
 
-from classifier.cli.run import explained
+from classifier.cli.run import CommandParser, explained
 from classifier.hyperparameters import ConfigError
 from classifier.search import report
 from classifier.search.launch import search
@@ -14,13 +13,6 @@ from classifier.search.settings import parse
 from classifier.search.stop import Stop
 from classifier.search.worker import work
 from classifier.suggest import did_you_mean
-
-
-class ActionParser(argparse.ArgumentParser):
-    """Says a mistake in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{self.prog}: {message}; see {self.prog} --help.")
 
 
 def run(given: Sequence[str]) -> int:
@@ -40,7 +32,8 @@ def _act(given: Sequence[str]) -> int:
         otherwise = f"; there are {', '.join(ACTIONS)}, and --config FILE."
         raise ConfigError(f"search has no '{name}'{did_you_mean(name, ACTIONS, otherwise)}")
     meaning, add_options, action = ACTIONS[name]
-    parser = ActionParser(prog=f"classifier search {name}", description=meaning, allow_abbrev=False)
+    prog = f"classifier search {name}"
+    parser = CommandParser(prog=prog, description=meaning, allow_abbrev=False)
     parser.add_argument("folder", type=Path, metavar="DIR", help="The search folder.")
     if add_options:
         add_options(parser)

@@ -1,0 +1,382 @@
+"""``classifier reproduce``: trains a run again from its own record and compares the two."""
+
+import argparse
+import contextlib
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import classifier
+from classifier import checkpoints, runs
+from classifier.cli.run import CommandParser, explained
+from classifier.hyperparameters import ConfigError, load
+from classifier.provenance import decisive, flat, is_installed
+from classifier.suggest import did_you_mean
+
+FACTS = ("seed", "device", "devices", "precision", "parameters", "data", "code", "environment")
+# The name of a machine changes no bit, nor do its idle cores.
+BESIDE_THE_POINT = ("environment.host", "environment.cores")
+RECORDED = ("seed_everything", "trainer.precision")  # settings that FACTS have, too
+SECTIONS = ("data", "hyperparameters", "model", "seed_everything", "trainer", "trust")
+NOT_COMPARED = ("epoch", "seconds")
+UNEXPLAINED = """\
+nothing that is recorded differs: the training itself is not deterministic (on a GPU see
+trainer.deterministic), or it reads what the record does not know, such as a file of weights"""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What is kept of a training up to one of its steps.
+
+    Attributes:
+        record: The run record.
+        config: Text of the config that it was trained with.
+        steps: How many optimizer steps the weights have seen.
+        digest: SHA-256 of the weights.
+        weights: The ``state_dict``; None if no checkpoint was kept.
+        metrics: The metrics of each epoch as texts, by "epoch N", and the "best" of a whole run.
+    """
+
+    record: Mapping[str, Any]
+    config: str
+    steps: int
+    digest: str
+    weights: Mapping[str, Any] | None
+    metrics: Mapping[str, Mapping[str, str]]
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> "Trained":
+        """The last step of a run folder.
+
+        Raises:
+            ValueError: If no step was kept, or the run is still being trained.
+        """
+        record = runs.read_record(folder)
+        if record["state"] == "running":
+            with runs.locked(folder):  # else it was killed
+                pass
+        last = folder / "checkpoints" / "last.ckpt"
+        if last.is_file():
+            kept = cls.of_checkpoint(last)
+        elif "weights_sha256" in record:
+            text = (folder / "config.yaml").read_text(encoding="utf-8")
+            steps, digest = record["steps"], record["weights_sha256"]
+            kept = cls(record, text, steps, digest, None, _epochs_of(folder, steps))
+        else:
+            raise ConfigError(
+                f"'{folder}' was {record['state']} before its first checkpoint; there is nothing "
+                "to compare with."
+            )
+        best = record.get("best", {}) if record["state"] == "finished" else {}
+        value = {"best": {best["monitor"]: str(best["value"])}} if best else {}
+        metrics = {**kept.metrics, **value}
+        return cls(record, kept.config, kept.steps, kept.digest, kept.weights, metrics)
+
+    @classmethod
+    def of_checkpoint(cls, path: Path) -> "Trained":
+        """A checkpoint, wherever it is; in its run folder with the metrics up to its step.
+
+        Raises:
+            ValueError: If it carries no config.
+        """
+        saved = checkpoints.read_checkpoint(path)
+        own = saved.get(checkpoints.KEY, {})
+        if "config" not in own:
+            raise ConfigError(
+                f"'{path}' carries no config and no run record, so that nothing says how it was "
+                "trained; a checkpoint of 'classifier fit' does."
+            )
+        record, steps = own["run"], saved["global_step"]
+        folder = runs.run_folder_of(path)
+        if folder and runs.read_record(folder).get("id") == record["id"]:
+            metrics = _epochs_of(folder, steps)
+        else:
+            metrics = _epoch_of(record)
+        weights = saved["state_dict"]
+        digest = checkpoints.weights_digest(weights)
+        return cls(record, own["config"], steps, digest, weights, metrics)
+
+
+def run(given: Sequence[str]) -> int:
+    """Runs ``reproduce``.
+
+    Returns:
+        0 for identical or within tolerance; 1 for different, or if the training failed; 2 for what
+        the user can mend; 130 or 143 after a signal.
+    """
+    return explained(lambda: _reproduce(_parse(given)))
+
+
+def _parse(given: Sequence[str]) -> argparse.Namespace:
+    parser = CommandParser(
+        prog="classifier reproduce",
+        usage="classifier reproduce RUN [--folder DIR] [--tolerance NUMBER] [--KEY VALUE ...]",
+        description="Trains a run again in a process and a folder of its own, from the record in "
+        "its folder or checkpoint alone and up to the same step, and compares weights and metrics. "
+        "Says 'identical' or 'within tolerance' (exit code 0) or 'different' (1), and what "
+        "differs in settings, code, data and environment.",
+        epilog="--KEY VALUE changes a setting, as for fit: --data.root DIR where the data was "
+        "moved. The training starts in the folder that the run was started in, if it exists; "
+        "relative paths count from there.",
+        allow_abbrev=False,
+    )
+    help_text = "A run folder, which means its last checkpoint, or a checkpoint file."
+    parser.add_argument("run", type=Path, metavar="RUN", help=help_text)
+    help_text = "New folder for the second training. (runs/NAME_reproduced/version_N)"
+    parser.add_argument("--folder", type=Path, metavar="DIR", help=help_text)
+    help_text = "How far each weight and metric may be off, absolute or relative. (0.0001)"
+    parser.add_argument("--tolerance", type=_tolerance, default=1e-4, help=help_text)
+    options, settings = parser.parse_known_args(given)
+    options.settings = settings
+    for word in settings:
+        name = word.partition("=")[0].removeprefix("--")
+        if word.startswith("--") and name.partition(".")[0] not in SECTIONS:
+            known = ("folder", "tolerance", *SECTIONS)
+            raise ConfigError(f"reproduce has no --{name}{did_you_mean(name, known)}")
+    return options
+
+
+def _tolerance(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 <= (value := float(text)) < math.inf:
+            return value
+    raise argparse.ArgumentTypeError(f"'{text}' is not a number of at least 0")
+
+
+def _reproduce(options: argparse.Namespace) -> int:
+    before = _find(options.run)
+    if len(before.record.get("settings", ())) > 1:
+        raise ConfigError(
+            f"'{options.run}' was trained on from a checkpoint under other settings, so that no "
+            "single config leads to its weights; reproduce a checkpoint from before the change."
+        )
+    if before.steps == 0:
+        raise ConfigError(f"'{options.run}' was not trained for a single step.")
+    name = checkpoints.folder_name(before.record["name"])
+    folder = _new_folder(options.folder, f"{name}_reproduced")
+    print(  # noqa: T201
+        f"trains '{options.run}' again up to step {before.steps:,}, in {folder}", flush=True
+    )
+    # A checkpoint's own config may be a stranger's; fit confines what it imports.
+    config = options.run / "config.yaml" if options.run.is_dir() else options.run
+    code = _train(before, config.resolve(), folder, options.settings)
+    if code:
+        runs.give_back(folder)
+        message = f"error: the training ended with exit code {code}; there is nothing to compare."
+        print(message, file=sys.stderr)  # noqa: T201
+        return code
+    return _compare(before, Trained.of_folder(folder), options.tolerance)
+
+
+def _find(path: Path) -> Trained:
+    """What is to be reproduced."""
+    if not path.is_dir():
+        trained = Trained.of_checkpoint(path)
+        if path.suffix != ".ckpt":  # by which fit knows it from a config file
+            raise ConfigError(f"'{path}' is a checkpoint, but its name does not end in .ckpt.")
+        return trained
+    if not (path / "run.json").is_file() or not (path / "config.yaml").is_file():
+        raise ConfigError(
+            f"'{path}' is no run folder: run.json or config.yaml is missing. Name the folder of a "
+            "run, such as runs/digits/version_0, or a checkpoint file."
+        )
+    return Trained.of_folder(path)
+
+
+def _new_folder(wanted: Path | None, name: str) -> Path:
+    if wanted is None:
+        return runs.claim_folder(Path("runs").resolve(), name)
+    try:
+        wanted.mkdir(parents=True)
+    except FileExistsError as error:
+        raise ConfigError(f"--folder '{wanted}' exists; name a new one.") from error
+    return wanted.resolve()
+
+
+def _epochs_of(folder: Path, steps: int) -> dict[str, dict[str, str]]:
+    """The metrics of the epochs that had ended at a step."""
+    rows = [row for row in runs.read_metrics(folder) if int(row["step"]) <= steps]
+    return {
+        f"epoch {int(row['epoch']) + 1}": {
+            name: text for name, text in row.items() if text and name not in NOT_COMPARED
+        }
+        for row in rows
+    }
+
+
+def _epoch_of(record: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """The metrics of the last epoch that had ended, which are all that a checkpoint knows."""
+    if "metrics" not in record:
+        return {}
+    values = {"step": record["steps"], **record["metrics"]}
+    return {f"epoch {record['epochs']}": {name: str(value) for name, value in values.items()}}
+
+
+def _train(before: Trained, config: Path, folder: Path, settings: Sequence[str]) -> int:
+    """Trains up to the same step in a fresh process; returns its exit code.
+
+    Schedules stay as they are: what ends the training is not the number of epochs.
+    """
+    there = Path(before.record.get("working_folder", "."))
+    threads = before.record.get("environment", {}).get("threads")
+    environment = {
+        **os.environ,
+        "PYTHONPATH": _search_path(),
+        "PYTHONSAFEPATH": "1",  # -m would put the working folder before the installed packages
+        runs.NEW_FOLDER: str(folder),
+        **({"OMP_NUM_THREADS": str(threads)} if threads else {}),
+    }
+    end = ["--trainer.max_steps", str(before.steps), "--trainer.max_time", "null"]
+    command = [sys.executable, "-m", "classifier", "fit", "--config", str(config)]
+    return _wait(
+        subprocess.Popen(
+            [*command, *settings, *end], cwd=there if there.is_dir() else None, env=environment
+        )
+    )
+
+
+def _search_path() -> str:
+    """``PYTHONPATH`` with which the process finds this package too, seen from any folder."""
+    folders = [Path(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    package = Path(classifier.__file__).parent
+    own = [] if is_installed(package) else [package.parent]
+    return os.pathsep.join(str(folder.resolve()) for folder in (*folders, *own))
+
+
+def _wait(process: subprocess.Popen[bytes]) -> int:
+    """Waits for the training, which ends in good order on the signals that come meanwhile."""
+    handlers = {
+        signal.SIGTERM: lambda *_: process.terminate(),
+        signal.SIGINT: lambda *_: None,  # Ctrl-C reaches both
+    }
+    former = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        code = process.wait()
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+    return 128 - code if code < 0 else code
+
+
+# ---- the comparison ----
+
+
+def _compare(before: Trained, now: Trained, tolerance: float) -> int:
+    """Prints what is the same and what is not; the verdict comes last."""
+    weights, weights_line = _compared_weights(before, now)
+    metrics, metrics_line = _compared_metrics(before.metrics, now.metrics)
+    differences = _differences(before, now)
+    gap = max(weights, metrics)
+    identical = before.digest == now.digest and metrics == 0
+    lines = [weights_line, metrics_line]
+    if differences:
+        lines += ["then and now differ in", *(f"  {difference}" for difference in differences)]
+    elif not identical:
+        lines.append(UNEXPLAINED)
+    if identical:
+        verdict = "identical"
+    elif gap <= tolerance:
+        verdict = f"within tolerance: off by at most {gap:.1g}, {tolerance:g} is allowed"
+    else:
+        verdict = "different"
+    print(*lines, verdict, sep="\n")  # noqa: T201
+    return int(not identical and gap > tolerance)
+
+
+def _compared_weights(before: Trained, now: Trained) -> tuple[float, str]:
+    if before.digest == now.digest:
+        return 0, f"weights: identical after step {before.steps:,} (sha256 {before.digest[:12]})"
+    if before.weights is None or now.weights is None:
+        return math.inf, f"weights: sha256 {before.digest[:12]} then, {now.digest[:12]} now"
+    names = sorted(before.weights.keys() | now.weights.keys())
+    gaps = {name: _tensor_gap(before.weights.get(name), now.weights.get(name)) for name in names}
+    worst = max(names, key=lambda name: gaps[name])
+    number = sum(gap > 0 for gap in gaps.values())
+    if gaps[worst] < math.inf:
+        most = f"by up to {gaps[worst]:.2g} ({worst})"
+    else:
+        old, new = (_kind(weights.get(worst)) for weights in (before.weights, now.weights))
+        most = f"{worst} {old} then, {new} now"
+    return gaps[worst], f"weights: {number} of {len(names)} tensors differ, {most}"
+
+
+def _tensor_gap(then: Any, now: Any) -> float:
+    """The largest difference of two values, absolute below 1 and relative above."""
+    if not isinstance(then, Tensor) or not isinstance(now, Tensor):
+        return 0.0 if repr(then) == repr(now) else math.inf
+    if then.shape != now.shape or then.dtype != now.dtype:
+        return math.inf
+    old, new = then.double(), now.double()
+    gaps = (old - new).abs() / old.abs().clamp(min=1)
+    gaps = torch.where((old == new) | (old.isnan() & new.isnan()), 0.0, gaps)
+    return float(gaps.nan_to_num(math.inf, math.inf).max()) if gaps.numel() else 0.0
+
+
+def _kind(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return "missing" if value is None else repr(value)
+    return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+
+
+def _compared_metrics(
+    before: Mapping[str, Mapping[str, str]], now: Mapping[str, Mapping[str, str]]
+) -> tuple[float, str]:
+    first, largest = "", 0.0
+    for epoch, then in before.items():
+        again = now.get(epoch, {})
+        gaps = {name: _metric_gap(value, again.get(name)) for name, value in then.items()}
+        largest = max([largest, *gaps.values()])
+        if any(gaps.values()) and not first:
+            name = max(gaps, key=lambda name: gaps[name])
+            values = f"{then[name]} then, {again.get(name, 'missing')} now"
+            first = f"metrics: different from {epoch} on: {name} {values}"
+    epochs = [name for name in before if name != "best"]
+    if first or not epochs:
+        return largest, first or "metrics: none are kept"
+    return 0, f"metrics: identical {'up to' if len(epochs) > 1 else 'in'} {epochs[-1]}"
+
+
+def _metric_gap(then: str, now: str | None) -> float:
+    if now is None:
+        return math.inf
+    return _tensor_gap(*(torch.tensor(float(text), dtype=torch.double) for text in (then, now)))
+
+
+def _differences(before: Trained, now: Trained) -> list[str]:
+    """What is recorded and differs: of each start of the run, and of the settings."""
+    again = _facts(now.record)
+    found = [
+        (key, then.get(key), again.get(key))
+        for then in (_facts(start) for start in (*before.record.get("resumed", ()), before.record))
+        for key in {**then, **again}
+    ]
+    old, new = (decisive(load(trained.config)) for trained in (before, now))
+    found += [(key, old.get(key), new.get(key)) for key in {**old, **new} if key not in RECORDED]
+    lines = (f"{key}: {_short(a)} then, {_short(b)} now" for key, a, b in found if a != b)
+    return list(dict.fromkeys(lines))
+
+
+def _facts(record: Mapping[str, Any]) -> dict[str, Any]:
+    facts = flat({name: record[name] for name in FACTS if name in record})
+    return {
+        key.removeprefix("environment."): value
+        for key, value in facts.items()
+        if key not in BESIDE_THE_POINT
+    }
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{40,64}", value):
+        return value[:12]
+    text = "none" if value is None else str(value)
+    return text if len(text) <= 80 else f"{text[:79]}…"
