@@ -119,6 +119,9 @@ def _is_run(value: Any) -> bool:
     texts = ("id", "name", "working_folder")
     if not _is_mapping(value) or not all(isinstance(value.get(key, ""), str) for key in texts):
         return False
+    environment = value.get("environment", {})
+    if not _is_mapping(environment) or not _is_mapping(environment.get("packages", {})):
+        return False
     data = value.get("data", {})
     return _is_mapping(data) and isinstance(data.get("fingerprint", ""), str)
 

@@ -160,7 +160,7 @@ def test_an_earlier_best_epoch_stays_the_best(place, fit, write_config):
     best = runs.read_record(stopped)["best"]
     content = (stopped / "checkpoints" / "best.ckpt").read_bytes()
 
-    resume(stopped, "--model.optimizer.init_args.lr", "1000")
+    resume(stopped, "--model.optimizer.init_args.lr", "1")
 
     assert float(runs.read_metrics(stopped)[-1]["val_loss"]) > best["value"]
     assert {path.name for path in (stopped / "checkpoints").iterdir()} == KEPT
@@ -229,7 +229,7 @@ def test_a_checkpoint_that_was_moved_resumes_into_a_new_folder(trained):
 
 def test_an_older_checkpoint_starts_a_new_run_and_leaves_the_old_one_alone(fit, write_config):
     old = fit("--config", write_config({"trainer.max_epochs": 1}))
-    resume(old, "--model.optimizer.init_args.lr", "1000", epochs=2)
+    resume(old, "--model.optimizer.init_args.lr", "1", epochs=2)
     assert (load(old, "best")["epoch"], load(old)["epoch"]) == (0, 1)
     before = {path: runs.sha256(path) for path in old.rglob("*") if path.is_file()}
 
@@ -624,3 +624,10 @@ def test_a_checkpoint_of_weights_alone_or_of_python_stays_as_it_is(missing):
     follow_new_settings(after, settings)
 
     assert after == json.loads(json.dumps(before))
+
+
+def test_going_on_with_another_precision_is_noted(stopped, capsys):
+    resume(stopped, "--trainer.precision", "bf16-mixed")
+
+    told = capsys.readouterr().err
+    assert "so will the last bits: precision bf16-mixed, not 32-true." in told

@@ -337,8 +337,8 @@ def test_another_number_of_threads_than_that_of_the_config_is_noted(trained, fit
     fit("--config", str(trained / "config.yaml"))
 
     assert capsys.readouterr().err == (
-        "note: this config was trained on 1 thread, here are 2; "
-        "OMP_NUM_THREADS=1 gives the same bits.\n"
+        "note: conditions differ from before, so will the last bits: threads 2, not 1. "
+        "OMP_NUM_THREADS=1 sets the threads.\n"
     )
 
 

@@ -69,7 +69,7 @@ class Arguments:
         argv: The arguments for the parser: verb, configs, then everything else.
         name: What the run is called: the first config file, or the run that it was saved in, or
             the checkpoint's run.
-        threads: On how many threads the run was trained that the first config file was saved in.
+        before: The record of the run that the first config file was saved in, or of the checkpoint.
         checkpoint_path: The file that ``--ckpt_path`` means, if given.
         checkpoint: What the checkpoint says of itself: config, data description, run record.
         unsaved_run: The run folder that ``--ckpt_path`` means, if the run died before its first
@@ -204,7 +204,7 @@ class Arguments:
         saved = _run_beside(Path(file)) if file else {}
         name = saved.get("name") or (Path(file).stem if file else self.run.get("name"))
         self.name = name and checkpoints.folder_name(name)
-        self.threads: int | None = saved.get("environment", {}).get("threads")
+        self.before: dict[str, Any] = saved or self.run
 
     def _forget_weights(self) -> None:
         """Leaves nothing of a checkpoint but its config, which is trained from scratch."""

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from jsonargparse import Namespace
 from jsonargparse.typing import NonNegativeFloat, PositiveInt
 from lightning_fabric.plugins import CheckpointIO
@@ -29,6 +28,7 @@ from classifier.callbacks.logger import RunLogger
 from classifier.callbacks.predictions import PredictionWriter
 from classifier.callbacks.run_record import RunRecord
 from classifier.callbacks.same_data import SameData
+from classifier.callbacks.same_conditions import SameConditions
 from classifier.callbacks.trial import Trial, TrialReport
 from classifier.checkpoints import without_pretrained
 from classifier.cli.arguments import Arguments
@@ -287,6 +287,7 @@ class ClassifierCLI(LightningCLI):
             "environment": runs.environment(modules),
         }
         config.callbacks += [
+            SameConditions(self.arguments.before),
             FiniteLoss(folder, facts["seed"]),
             RunRecord(folder, self.config_text, facts),
             Console(folder),
@@ -301,20 +302,9 @@ class ClassifierCLI(LightningCLI):
         return list(dict.fromkeys([*before, now])) if self.arguments.checkpoint_path else [now]
 
     def _print_notes(self) -> None:
-        """Says what has no effect, and what keeps the run from repeating another to the bit."""
-        notes = [
-            f"warning: no alias uses the hyperparameter '{name}', so it has no effect."
-            for name in self.arguments.unused
-        ]
-        here, there = torch.get_num_threads(), self.arguments.threads
-        if there not in (None, here):
-            threads = "1 thread" if there == 1 else f"{there} threads"
-            verb = "is" if here == 1 else "are"
-            notes.append(
-                f"note: this config was trained on {threads}, here {verb} {here}; "
-                f"OMP_NUM_THREADS={there} gives the same bits."
-            )
-        for note in notes:
+        """Says what has no effect."""
+        for name in self.arguments.unused:
+            note = f"warning: no alias uses the hyperparameter '{name}', so it has no effect."
             rank_zero_only(print)(note, file=sys.stderr)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
