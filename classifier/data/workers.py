@@ -20,16 +20,11 @@ import pytorch_lightning as pl
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from lightning_fabric.utilities.seed import pl_worker_init_function
 from pytorch_lightning.callbacks import Callback
+from torch.utils.data._utils import signal_handling
 
 HANG_SECONDS = 600
 PATH_BYTES = 4096
 PR_SET_PDEATHSIG = 1  # of prctl(2)
-REMEDIES = {
-    "Killed": "\nThe system kills what takes too much memory: fewer data.num_workers or a smaller "
-    "data.batch_size take less.",
-    "Bus error": "\nShared memory, /dev/shm, is full: fewer data.num_workers or a smaller "
-    "data.batch_size take less.",
-}
 
 
 def workers(number: int) -> dict[str, Any]:
@@ -65,6 +60,10 @@ class Crew:
         self.trainer = os.getpid()
         self.rank = rank_zero_only.rank  # type: ignore[attr-defined]  # set by Lightning, undeclared
         Crew.known.add(self)
+        if signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL:
+            # PyTorch notices at once that a worker died, by a handler that it sets only once; but
+            # Lightning takes it away at the end of each run. So it is told to set it again.
+            signal_handling._SIGCHLD_handler_set = False
 
     def __call__(self, number: int) -> None:
         """Binds this process to its trainer, and does what Lightning does for a worker."""
@@ -106,7 +105,11 @@ class WorkerNames(Callback):
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        if isinstance(exception, RuntimeError) and (text := named(str(exception))):
+        if not isinstance(exception, RuntimeError):
+            return
+        # While a batch is awaited, the cause alone tells how a worker ended.
+        texts = [named(str(error)) for error in (exception.__cause__, exception)]
+        if text := texts[0] or texts[1]:
             exception.args = (text,)
 
 
@@ -121,8 +124,14 @@ def named(text: str) -> str | None:
     names = [_name(desk, number) for desk, number in _desks() if desk.pid in lost]
     if not names:
         return None
-    remedy = next((hint for sign, hint in REMEDIES.items() if sign in told[2]), "")
-    return f"data worker {', '.join(names)} {told[2].strip()}.{remedy}"
+    text = f"data worker {', '.join(names)} {told[2].strip()}."
+    if "exit code" in text:
+        return text
+    memory = "shared memory, /dev/shm," if "Bus error" in text else "memory"
+    return (
+        f"{text}\nMost often {memory} ran out; fewer data.num_workers or a smaller "
+        "data.batch_size take less."
+    )
 
 
 def _hung() -> str | None:
