@@ -1,5 +1,6 @@
 """TensorBoard's events in the run folder."""
 
+import contextlib
 from pathlib import Path
 
 from pytorch_lightning.loggers import TensorBoardLogger
@@ -23,6 +24,11 @@ class RunLogger(TensorBoardLogger):
             default_hp_metric=False,  # otherwise a made-up metric of -1
             purge_step=purge_step,
         )
+
+    def finalize(self, status: str) -> None:
+        # A full disk, which it finds once more, must not hide why a training failed.
+        with contextlib.suppress(OSError) if status == "failed" else contextlib.nullcontext():
+            super().finalize(status)
 
     def save(self) -> None:
         """Flushes the events; Lightning's hparams.yaml would repeat a part of config.yaml."""
