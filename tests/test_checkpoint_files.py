@@ -11,7 +11,7 @@ import pytest
 import storms
 import torch
 from conftest import TINY
-from disks import enlarge, small_disk
+from disks import enlarge, fill, read_only, small_disk
 
 from classifier.__main__ import main
 from classifier.checkpoints import read_checkpoint
