@@ -4,6 +4,7 @@ Shapes: N images, C channels, H rows, W columns, K classes.
 """
 
 import copy
+import dataclasses
 import math
 import warnings
 from argparse import ArgumentError
@@ -22,6 +23,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 from typing_extensions import Self
 
 from classifier import checkpoints
+from classifier.finite import LossWatch, largest, mean_over_ranks
 from classifier.resume import follow_new_settings
 from classifier.trust import PACKAGES, Trust, confined
 
@@ -47,6 +49,10 @@ class ClassificationModule(pl.LightningModule):
             two dimensions) from weight decay.
         mean: Mean of each channel, in 0..1.
         std: Standard deviation of each channel, in 0..1.
+        skip_bad_steps: Whether to skip an optimizer step of which a loss is not finite or has
+            exploded, or the gradient is not finite, rather than to stop. Weights and optimizer stay
+            as they are, and the bad batch counts in no metric and no running statistics. Each step
+            waits for the device.
     """
 
     def __init__(
@@ -62,6 +68,7 @@ class ClassificationModule(pl.LightningModule):
         no_decay_norm_bias: bool = False,
         mean: Sequence[float] = (0.0,),
         std: Sequence[float] = (1.0,),
+        skip_bad_steps: bool = False,
     ) -> None:
         super().__init__()
         # From the command line the hyperparameters are plain class_path mappings. Elsewhere they
@@ -77,6 +84,9 @@ class ClassificationModule(pl.LightningModule):
         self.interval = interval
         self.no_decay_norm_bias = no_decay_norm_bias
         self.class_names = list(class_names)
+        self.skip_bad_steps = skip_bad_steps
+        self.watch = LossWatch()
+        self._step_is_bad = False
         self.replayed_steps: int | None = None
         self.provenance: dict[str, Any] = {}
         """What a checkpoint says of itself: ``config`` text, ``data`` and ``run`` record."""
@@ -135,10 +145,18 @@ class ClassificationModule(pl.LightningModule):
 
     def step(self, batch: Batch, stage: Literal["train_", "val_", "test_"]) -> Tensor:
         """Computes the loss of a batch and logs it with the metrics of the stage."""
+        logits, loss = self._evaluate(batch)
+        self._measure(logits, loss, batch, stage)
+        return loss
+
+    def _evaluate(self, batch: Batch) -> tuple[Tensor, Tensor]:
         images, labels = batch
         logits = self(images)
         self._check(logits, len(images))
-        loss: Tensor = self.loss(logits, labels)
+        return logits, self.loss(logits, labels)
+
+    def _measure(self, logits: Tensor, loss: Tensor, batch: Batch, stage: str) -> None:
+        images, labels = batch
         classes = labels if labels.ndim == 1 else labels.argmax(1)
         metrics: Any = self.metrics[stage]  # ModuleDict hides the type
         metrics.update(logits, classes)
@@ -147,10 +165,42 @@ class ClassificationModule(pl.LightningModule):
         losses.update(loss.detach().expand(len(images)))
         self.log(f"{stage}loss", losses, prog_bar=True, on_step=False, on_epoch=True)
         self.log_dict(metrics, on_step=False, on_epoch=True)
-        return loss
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self.step(batch, "train_")
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Returns the ``loss``, and its mean over the ranks as ``step_loss``."""
+        skips = self.skip_bad_steps
+        statistics = [buffer.clone() for buffer in self.network.buffers()] if skips else []
+        logits, loss = self._evaluate(batch)
+        mean = mean_over_ranks(loss.detach())
+        if skips and not self.watch.allows(mean.item()):
+            self._step_is_bad = True
+            for buffer, before in zip(self.network.buffers(), statistics, strict=True):
+                buffer.copy_(before)
+            # Its gradient is zeros rather than none: DDP and a scaler of losses wait for one.
+            loss = sum((p.flatten()[:0].sum() for p in self._trained()), torch.zeros_like(mean))
+        else:
+            self._measure(logits, loss, batch, "train_")
+        return {"loss": loss, "step_loss": mean}
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Takes the gradient from a bad step: without one, optimizers leave all as it is."""
+        if not self.skip_bad_steps:
+            return
+        skipped = self._step_is_bad or not self._gradient_is_finite()
+        if skipped:
+            optimizer.zero_grad()
+        self._step_is_bad = False
+        self.watch.count(skipped)
+        self.log("skipped_steps", float(skipped), on_step=False, on_epoch=True, reduce_fx="sum")
+
+    def _gradient_is_finite(self) -> bool:
+        if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+            return True  # or else the scaler of the losses skips the step, and adapts
+        gradients = [p.grad for p in self._trained() if p.grad is not None]
+        return math.isfinite(mean_over_ranks(largest(gradients)).item())
+
+    def _trained(self) -> list[nn.Parameter]:
+        return [p for p in self.parameters() if p.requires_grad]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self.step(batch, "val_")
@@ -197,6 +247,7 @@ class ClassificationModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[checkpoints.KEY] = self.provenance
+        checkpoint["loss_watch"] = dataclasses.asdict(self.watch)
         network = checkpoint["hyper_parameters"].get("network")
         if network is not None:
             network = copy.deepcopy(network)
@@ -205,6 +256,7 @@ class ClassificationModule(pl.LightningModule):
             checkpoint["hyper_parameters"] = hyperparameters
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.watch = LossWatch(**checkpoint.get("loss_watch", {}))
         self.replayed_steps = follow_new_settings(checkpoint, self.hparams)
 
     def on_train_start(self) -> None:
@@ -224,7 +276,7 @@ class ClassificationModule(pl.LightningModule):
         self.trainer.lr_scheduler_configs[0].scheduler = scheduler
 
     def _parameter_groups(self) -> list[Any]:
-        parameters = [p for p in self.parameters() if p.requires_grad]
+        parameters = self._trained()
         if not self.no_decay_norm_bias:
             return parameters
         return [
@@ -255,6 +307,6 @@ def evaluation_metrics(num_classes: int) -> MetricCollection:
     }
     if num_classes > 5:
         metrics["accuracy_top5"] = MulticlassAccuracy(top_k=5, average="micro", **settings)
-    # Groups would be formed of metrics that agree on the first batch, and then share one state: where
-    # the first seven images are all right, F1 would become that of the top five.
+    # Groups would be formed of metrics that agree on the first batch, and share one state from then
+    # on: where its few images are all right, F1 would become that of the top five.
     return MetricCollection(metrics, compute_groups=False)

@@ -91,8 +91,13 @@ def run_folder_of(checkpoint: Path) -> Path | None:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a file as a whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file as a whole or not at all."""
     with written_whole(path) as file:
-        file.write(text.encode())
+        file.write(content)
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:

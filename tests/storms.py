@@ -6,10 +6,12 @@ import multiprocessing
 import os
 import random
 import signal
+import socket
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from torch import Tensor
 from classifier import runs
 from classifier.__main__ import main
 
+PATIENCE = 60.0  # seconds after which a process counts as hanging
 CODES = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGKILL: -9}
 # For the callbacks that checkpoints may not name otherwise.
 TRUST = ["--trust", "pytorch_lightning"]
@@ -56,17 +59,30 @@ def warm_up() -> None:
     process.join()
 
 
-def fit_in(folder: Path, arguments: Sequence[str]) -> Any:
-    """Starts ``classifier fit`` in a folder, in a process of its own."""
+def fit_in(folder: Path, arguments: Sequence[str], ranks: int = 1) -> list[Any]:
+    """Starts ``classifier fit`` in a folder, in a process of its own for each rank."""
     folder.mkdir(exist_ok=True)
-    process = context.Process(target=_fit, args=(folder, list(arguments)))
-    process.start()
-    return process
+    arguments = list(arguments)
+    shared: dict[str, str] = {}
+    if ranks > 1:
+        arguments += ["--trainer.devices", str(ranks), "--trainer.strategy", "ddp"]
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
+    processes = []
+    for rank in range(ranks):
+        own = {**shared, "NODE_RANK": "0", "LOCAL_RANK": str(rank)} if ranks > 1 else {}
+        processes.append(context.Process(target=_fit, args=(folder, arguments, own)))
+        processes[-1].start()
+    return processes
 
 
-def _fit(folder: Path, arguments: list[str]) -> None:
+def _fit(folder: Path, arguments: list[str], environment: dict[str, str]) -> None:
     os.setsid()
     os.chdir(folder)
+    os.environ.update(environment)
+    multiprocessing.set_start_method(None, force=True)  # for the workers of data loaders
     signal.signal(signal.SIGINT, signal.default_int_handler)
     output = os.open("output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
@@ -81,26 +97,50 @@ def run_folder(folder: Path) -> Path | None:
     return begun[-1] if begun else None
 
 
-def calm(folder: Path, config: Path) -> float:
+def calm(folder: Path, config: Path, ranks: int = 1) -> float:
     """Trains without disturbance; returns the seconds it took."""
     started = time.monotonic()
-    process = fit_in(folder, ["--config", str(config)])
-    process.join()
-    assert process.exitcode == 0, (folder / "output.txt").read_text()
+    processes = fit_in(folder, ["--config", str(config)], ranks)
+    assert ended(processes) == [0] * ranks, (folder / "output.txt").read_text()
     return time.monotonic() - started
 
 
+def ended(processes: Sequence[Any]) -> list[int]:
+    """Waits for processes that have to end soon; returns their exit codes.
+
+    As a launcher does, it kills the others when one has died before they found each other.
+    """
+    wait([process.sentinel for process in processes], PATIENCE)
+    for process in processes:
+        process.join(PATIENCE / 4)
+    if any(process.exitcode for process in processes):
+        for process in processes:
+            process.kill()
+            process.join()
+    codes = [process.exitcode for process in processes]
+    for process in processes:
+        process.kill()
+    assert None not in codes, "it hangs"
+    return codes
+
+
 def disturb(
-    folder: Path, config: Path, number: signal.Signals, seconds: float, chance: random.Random
+    folder: Path,
+    config: Path,
+    number: signal.Signals,
+    seconds: float,
+    chance: random.Random,
+    ranks: int = 1,
 ) -> Storm:
-    """Trains, with a signal at a random time of each of the first starts.
+    """Trains, with a signal at a random time of each of the first starts, to any of the ranks.
 
     Args:
         folder: Where to train.
         config: What to train.
         number: The signal.
         seconds: How long the training takes without disturbance.
-        chance: Draws the times.
+        chance: Draws the times, and the ranks.
+        ranks: How many processes train.
     """
     storm = Storm(runs=1)
     while True:
@@ -108,18 +148,21 @@ def disturb(
         arguments = ["--ckpt_path", str(begun), *TRUST] if begun else ["--config", str(config)]
         if begun:
             storm += _position(begun)
-        process = fit_in(folder, arguments)
+        processes = fit_in(folder, arguments, ranks)
         if storm.signals < 6:
-            process.join(chance.uniform(0.25, 0.95) * seconds)
-            if process.is_alive():
-                os.kill(process.pid, number)
-                storm.signals += 1
-        process.join()
-        if process.exitcode == 0:
+            processes[0].join(chance.uniform(0.25, 0.95) * seconds)
+            for process in chance.sample(processes, chance.randint(1, ranks)):
+                if process.is_alive():
+                    os.kill(process.pid, number)
+                    storm.signals += 1
+        codes = ended(processes)
+        if codes == [0] * ranks:
             return storm
+        # Before the training begins SIGTERM does what it does to any process; a rank fails when
+        # another one is gone.
+        expected = {CODES[number], -number} | ({0, 1, -9} if ranks > 1 else set())
         output = (folder / "output.txt").read_text()
-        # Before the training begins SIGTERM does what it does to any process.
-        assert process.exitcode in (CODES[number], -number), output
+        assert set(codes) <= expected, f"{codes}\n{output}"
         assert "Traceback" not in output
 
 

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "classifier"
 LAYERS = [
     {"durable"},
     {"suggest", "archive", "bombs", "trust"},
-    {"runs", "networks", "augment", "hyperparameters", "checkpoints", "resume"},
+    {"runs", "networks", "augment", "hyperparameters", "checkpoints", "resume", "finite"},
     {"module", "data", "callbacks"},
     {"cli"},
     {"search"},

@@ -61,7 +61,7 @@ def assert_one_complete_run(folder):
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
     assert [path.name for path in Path("runs").iterdir()] == ["tiny"]
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == [
-        *("best.ckpt", "last.ckpt")
+        *("best.ckpt", "last.ckpt", "previous.ckpt")
     ]
     assert len(list(folder.glob("events.out.tfevents*"))) == 1
     assert yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["devices"] in (2, "2")

@@ -131,19 +131,19 @@ def write(folder, changes):
     return path
 
 
-def storm(folder, images, name, number, repeats, seed):
+def storm(folder, images, name, number, repeats, ranks=1):
     """Disturbs a training some times, and compares each with a calm one."""
     folder = folder / name.replace(" ", "_").replace(",", "")
     folder.mkdir()
     shutil.copytree(images, folder / "images")
     config = write(folder, CONFIGS[name])
-    seconds = storms.calm(folder / "calm", config)
+    seconds = storms.calm(folder / "calm", config, ranks)
     expected = storms.facts(folder / "calm")
-    chance = random.Random(f"{name} {seed}")
+    chance = random.Random(f"{name} {number}")
     total = Storm()
     for repeat in range(repeats):
         place = folder / f"run_{repeat}"
-        total += storms.disturb(place, config, number, seconds, chance)
+        total += storms.disturb(place, config, number, seconds, chance, ranks)
         if wrong := storms.differences(expected, storms.facts(place)):
             total.different.append(f"{name} {repeat}: {', '.join(wrong)}")
         else:
@@ -156,7 +156,7 @@ def storm_all(folder, images, number, repeats):
     """Disturbs a training of each config, two at a time."""
     storms.warm_up()
     with ThreadPoolExecutor(2) as pool:
-        done = pool.map(lambda name: storm(folder, images, name, number, repeats, 0), CONFIGS)
+        done = pool.map(lambda name: storm(folder, images, name, number, repeats), CONFIGS)
     return sum(done, Storm())
 
 
@@ -169,3 +169,28 @@ def test_no_storm_of_kills_changes_a_bit(tmp_path, images):
     assert total.runs >= 150
     assert total.signals >= 500
     assert min(total.inside, total.between) >= 50
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def test_no_storm_of_signals_changes_a_bit(tmp_path, images, number):
+    total = storm_all(tmp_path, images, number, repeats=2)
+
+    print(total)
+    assert total.different == []
+    assert total.signals >= 100
+
+
+RANKS = ["every step", "accumulation of 3", "plateau of val_loss", "validation twice an epoch"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM"])
+def test_no_storm_on_two_ranks_changes_a_bit(tmp_path, images, number):
+    storms.warm_up()
+
+    total = sum((storm(tmp_path, images, name, number, 3, ranks=2) for name in RANKS), Storm())
+
+    print(total)
+    assert total.different == []
+    assert total.signals >= 40

@@ -357,7 +357,7 @@ def test_a_trial_that_fails_does_not_touch_the_others(own_folder):
         f"exit code 1; see {trial_folder(search.folder, 6) / 'output.log'}",
         "no epoch measured val_loss",
         "killed by signal 9, 3 times",
-        "val_loss is nan after epoch 1",
+        "train_loss is nan in epoch 1, step 1",
     ]
 
 

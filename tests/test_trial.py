@@ -28,6 +28,15 @@ import subprocess
 from pathlib import Path
 
 from pytorch_lightning.callbacks import Callback
+from torch import nn
+
+
+class Undefined(nn.CrossEntropyLoss):
+    '''NaN in validation.'''
+
+    def forward(self, logits, labels):
+        loss = super().forward(logits, labels)
+        return loss if logits.requires_grad else loss * float("nan")
 
 
 class Start(Callback):
@@ -180,7 +189,8 @@ def test_an_epoch_that_did_not_measure_the_monitor_is_not_reported(folder, write
 
 
 def test_a_value_that_is_not_a_number_is_reported_as_it_is(folder, write_trial):
-    write_trial({"model.optimizer": {"class_path": "SGD", "init_args": {"lr": 1e30}}})
+    Path("own.py").write_text(OWN_CODE)
+    write_trial({"model.loss": {"class_path": "own.Undefined"}})
 
     reports = Search(folder, monitor="val_loss", direction="minimize").reports()
 

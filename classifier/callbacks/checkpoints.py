@@ -76,7 +76,9 @@ class RunCheckpoints(Checkpoint):
         self.candidate = math.nan  # of the epoch that just ended, if it is better
         self.saved = time.monotonic()
         self.saved_step = 0
-        self.signal = 0
+        self.signal = 0  # that this process got
+        self.told = 0  # that any rank got
+        self.handlers: dict[signal.Signals, Any] = {}  # from before the training
         self.inside_epoch: bool | None = None  # while saving; None if somebody else saves
         self.position: dict[str, Any] = {}  # of the checkpoint that was loaded
         self.begins_anew = False  # resumed between two epochs
@@ -122,35 +124,49 @@ class RunCheckpoints(Checkpoint):
             begin_epoch(trainer)  # it was saved here, and need not be again
             self.begins_anew = False
         elif trainer.current_epoch > 0:
+            self._agree(trainer, False)
             self._save(trainer, inside_epoch=False)
-            self._stop_if_told(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._save(trainer, inside_epoch=False)
 
     def _save_if_asked(self, trainer: pl.Trainer) -> None:
-        alone = trainer.world_size == 1
-        if not alone and (trainer.fit_loop.batch_idx + 1) % ASK_EVERY:
-            return
-        if self.steps and trainer.global_step - self.saved_step >= self.steps:
-            due = True
-        else:
-            due = trainer.is_global_zero and time.monotonic() - self.saved >= 60 * self.minutes
-        if not alone:
-            asked = torch.tensor([due, self.signal], device=trainer.strategy.root_device)
-            due, self.signal = trainer.strategy.reduce(asked, reduce_op="max").tolist()
-        if due or self.signal:
+        due = self.steps is not None and trainer.global_step - self.saved_step >= self.steps
+        if trainer.world_size == 1 or (trainer.fit_loop.batch_idx + 1) % ASK_EVERY == 0:
+            late = trainer.is_global_zero and time.monotonic() - self.saved >= 60 * self.minutes
+            due = self._agree(trainer, due or late)
+        if due:
             self._save(trainer, inside_epoch=True)
-            self._stop_if_told(trainer)
+
+    def _agree(self, trainer: pl.Trainer, due: bool) -> bool:
+        """Whether any rank has to save or was told to stop."""
+        if trainer.world_size > 1:
+            asked = torch.tensor([due, self.signal], device=trainer.strategy.root_device)
+            due, self.told = trainer.strategy.reduce(asked, reduce_op="max").tolist()
+        else:
+            self.told = self.signal
+        return bool(due or self.told)
 
     # ---- being told to stop ----
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # Lightning's handlers save inside the handler, where a third of all files are torn, and
-        # talk to the other ranks there. Its teardown brings back those from before the training.
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        no_signal_handlers(trainer)
         for number in STOPS:
-            if signal.getsignal(number) is not signal.SIG_IGN:  # as a shell does in the background
+            handler = signal.getsignal(number)
+            if handler is not signal.SIG_IGN:  # as a shell does in the background
+                self.handlers[number] = handler
                 signal.signal(number, self._note)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        while self.handlers:
+            signal.signal(*self.handlers.popitem())
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        self.teardown(trainer, pl_module, "fit")
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.saved, self.saved_step = time.monotonic(), trainer.global_step
         if self.position:
             self.earlier = restore_metrics(trainer, self.position)
@@ -162,10 +178,6 @@ class RunCheckpoints(Checkpoint):
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         self.signal = number
-
-    def _stop_if_told(self, trainer: pl.Trainer) -> None:
-        if self.signal:
-            raise Stopped(128 + self.signal)
 
     # ---- saving ----
 
@@ -190,6 +202,8 @@ class RunCheckpoints(Checkpoint):
             new.replace(self.last)
             sync(self.folder)
         self.saved, self.saved_step = time.monotonic(), trainer.global_step
+        if self.told:
+            raise Stopped(128 + self.told)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -258,6 +272,16 @@ def all_ranks(trainer: pl.Trainer, value: Any) -> list[Any]:
 
 
 # ---- Lightning's inside, for want of hooks; tests/test_exact.py fails when it changes ----
+
+
+def no_signal_handlers(trainer: pl.Trainer) -> None:
+    """Keeps off Lightning's handlers.
+
+    They save inside the handler, where a third of all files are torn, and talk to the other ranks
+    there, which may be in the midst of talking about something else.
+    """
+    connector: Any = trainer._signal_connector
+    connector.register_signal_handlers = lambda: None
 
 
 def is_inside_epoch(trainer: pl.Trainer) -> bool:

@@ -24,6 +24,7 @@ import classifier.networks  # noqa: F401  # short class names work for what is i
 from classifier import runs, trust
 from classifier.callbacks.checkpoints import DurableCheckpointIO, RunCheckpoints
 from classifier.callbacks.console import Console, RichBar, interactive
+from classifier.callbacks.finite_loss import FiniteLoss
 from classifier.callbacks.logger import RunLogger
 from classifier.callbacks.predictions import PredictionWriter
 from classifier.callbacks.run_record import RunRecord
@@ -37,6 +38,7 @@ from classifier.cli.run_folder import run_folder
 from classifier.cli.writing import writing
 from classifier.data import ImageDataModule
 from classifier.data.files import find_images
+from classifier.data.workers import WorkerNames
 from classifier.hyperparameters import anchors, with_aliases
 from classifier.module import ClassificationModule
 from classifier.suggest import did_you_mean
@@ -195,7 +197,7 @@ class ClassifierCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         config = self._get(self.config_init, "trainer")
-        config.callbacks = list(config.callbacks or [])
+        config.callbacks = [WorkerNames(), *(config.callbacks or [])]
         self._check_monitors(config.callbacks)
         self._add_progress_bar(config)
         if fingerprint := self.arguments.run.get("data", {}).get("fingerprint"):
@@ -205,7 +207,7 @@ class ClassifierCLI(LightningCLI):
         if self.arguments.verb != "fit":
             config.logger = False
         elif config.fast_dev_run or config.barebones:
-            config.callbacks.append(Console(None))
+            config.callbacks += [FiniteLoss(None, self.settings.seed_everything), Console(None)]
         else:
             self.keep_run(config)
         self._add_checkpoint_io(config)
@@ -283,7 +285,11 @@ class ClassifierCLI(LightningCLI):
             "seed": self.settings.seed_everything,
             "environment": runs.environment(modules),
         }
-        config.callbacks += [RunRecord(folder, self.config_text, facts), Console(folder)]
+        config.callbacks += [
+            FiniteLoss(folder, facts["seed"]),
+            RunRecord(folder, self.config_text, facts),
+            Console(folder),
+        ]
         if trial:
             config.callbacks.append(TrialReport(trial))
 

@@ -163,7 +163,13 @@ def message_of(error: Exception) -> str:
         text = explain(text)
     if type(error).__name__ == "MisconfigurationException":
         text = f"trainer: {text}"
-    return text if is_users(error) and text else f"{type(error).__name__}: {text}"
+    speaks = is_users(error) or is_explained(error)
+    return text if speaks and text else f"{type(error).__name__}: {text}"
+
+
+def is_explained(error: Exception) -> bool:
+    """Whether it is a failure that this package tells of in its own words."""
+    return isinstance(error, FloatingPointError) or str(error).startswith("data worker ")
 
 
 def is_users(error: Exception) -> bool:

@@ -32,9 +32,6 @@ def prepare() -> None:
 
 def explained(command: Callable[[], Any]) -> int:
     """Runs a command and returns its exit code; prints what went wrong in a few lines."""
-    from classifier.cli.errors import is_users, message_of
-    from classifier.suggest import printable
-
     try:
         return int(command())
     except SystemExit as stop:
@@ -48,8 +45,16 @@ def explained(command: Callable[[], Any]) -> int:
     except Exception as error:
         if os.environ.get("CLASSIFIER_DEBUG"):
             raise
-        print(f"error: {printable(message_of(error))}", file=sys.stderr)  # noqa: T201
-        if is_users(error):
-            return 2
+        return _told(error)
+
+
+def _told(error: Exception) -> int:
+    from classifier.cli.errors import is_explained, is_users, message_of
+    from classifier.suggest import printable
+
+    print(f"error: {printable(message_of(error))}", file=sys.stderr)  # noqa: T201
+    if is_users(error):
+        return 2
+    if not is_explained(error):
         print("CLASSIFIER_DEBUG=1 shows where it was raised.", file=sys.stderr)  # noqa: T201
-        return 1
+    return 1

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from classifier.data.images import FilesSet, ImageFiles, ImageReader
 from classifier.data.loader import TrainLoader
 from classifier.data.sets import Batch, EpochSampler, ImageSet, MemorySet, whole_batch
+from classifier.data.workers import workers
 
 
 class Description(TypedDict):
@@ -180,7 +181,7 @@ class ImageDataModule(pl.LightningDataModule):
         """Reads image files to predict, in the order given, as batches of ``ImageFiles``."""
         files = FilesSet(paths, self.reader())
         return DataLoader(
-            files, self.eval_batch_size, collate_fn=whole_batch, num_workers=self.num_workers
+            files, self.eval_batch_size, collate_fn=whole_batch, **workers(self.num_workers)
         )
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
@@ -212,7 +213,7 @@ class ImageDataModule(pl.LightningDataModule):
             sampler=sampler,
             drop_last=shuffle and len(sampler) >= batch_size,
             collate_fn=whole_batch,
-            num_workers=self.num_workers,
+            **workers(self.num_workers),
             persistent_workers=self.num_workers > 0,
             pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
             generator=torch.Generator(),  # else each start of a loader draws from the global one

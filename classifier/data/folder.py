@@ -19,6 +19,7 @@ from classifier.data.base import Description, ImageDataModule, at_least_one, pro
 from classifier.data.images import ImageReader, is_image_name, stack
 from classifier.data.sets import Batch, Buffer, ImageSet, MemorySet, mixed_seed, seeded, whole_batch
 from classifier.data.split import order_by_name, stratified_split
+from classifier.data.workers import workers
 from classifier.suggest import did_you_mean
 
 SPLIT_NAMES = {"train": ["train"], "val": ["val", "valid", "validation"], "test": ["test"]}
@@ -160,7 +161,7 @@ class ImageFolder(ImageDataModule):
         images = FolderSet(paths, labels, read, seed=self.seed)
         if not self.in_memory:
             return images
-        batches = DataLoader(images, 64, collate_fn=whole_batch, num_workers=self._num_readers())
+        batches = DataLoader(images, 64, collate_fn=whole_batch, **workers(self._num_readers()))
         return MemorySet(torch.cat([pixels for pixels, _ in batches]), labels)
 
     def _num_readers(self) -> int:

@@ -17,6 +17,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from classifier.data.workers import reading
+
 
 class ImageFiles(NamedTuple):
     """A batch of image files to predict, in the order they were given."""
@@ -136,7 +138,8 @@ class ImageReader:
             ValueError: The file cannot be read.
             TypeError: The transform changed the pixels' type, so their 0..255 scale is in doubt.
         """
-        image: Tensor = self.transform(read_image(path, self.in_channels))
+        with reading(path):
+            image: Tensor = self.transform(read_image(path, self.in_channels))
         if image.dtype != torch.uint8:
             raise TypeError(
                 f"The transforms turn uint8 images into {image.dtype}; leave out conversion and "

@@ -112,6 +112,8 @@ def become_ordinary() -> None:
     """Makes a process that was just forked like one that a person started."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the server ignores both
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # It would also start the workers of data loaders from a server, which imports torch first.
+    multiprocessing.set_start_method(None, force=True)
     for name in [name for name in os.environ if name.startswith("SLURM_")]:
         del os.environ[name]  # Lightning would take the tasks of a job for ranks of one training
 

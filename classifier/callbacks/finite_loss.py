@@ -1,0 +1,200 @@
+"""Stops a training that has diverged before it harms a checkpoint, and keeps the batch."""
+
+import io
+import math
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor
+
+from classifier import runs
+from classifier.callbacks.console import shown
+from classifier.checkpoints import read_checkpoint
+from classifier.finite import EXPLODED, LossWatch, largest, mean_over_ranks
+
+MAX_IN_A_ROW = 10  # skipped steps; after so many the weights are broken, not the batch
+REMEDY = (
+    "A lower learning rate, trainer.gradient_clip_val or another trainer.precision may help; "
+    "model.skip_bad_steps leaves such steps out."
+)
+
+
+@dataclass
+class Step:
+    """A step that was taken: its batch as the module saw it, and its loss on the way to the host.
+
+    Attributes:
+        batch: Images and labels.
+        loss: The mean over the ranks.
+        epoch: Counted from 0.
+        batch_index: That of the batch in the epoch, counted from 0.
+        number: That of the optimizer step, counted from 1.
+        arrived: When the copy of the loss is complete; None if it already is.
+    """
+
+    batch: Any
+    loss: Tensor
+    epoch: int
+    batch_index: int
+    number: int
+    arrived: torch.cuda.Event | None = None
+
+    def __post_init__(self) -> None:
+        if self.loss.is_cuda:
+            self.loss = self.loss.to("cpu", non_blocking=True)
+            self.arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self.arrived.record()
+
+    def loss_value(self) -> float:
+        """The loss, once it has arrived."""
+        if self.arrived:
+            self.arrived.synchronize()
+        return self.loss.item()
+
+
+class FiniteLoss(Callback):
+    """Raises a FloatingPointError when the loss is not finite or has exploded (``LossWatch``).
+
+    The batch is kept in ``bad_batch.pt``. On a GPU the loss is looked at one step late, so that the
+    host need not wait for it. No checkpoint is written of weights that are not finite, or before
+    the loss of the newest step is known.
+
+    With ``model.skip_bad_steps`` the module leaves out the step, and the training goes on unless
+    ten in a row, or a whole epoch, were left out.
+
+    Args:
+        folder: The run folder; None when nothing is kept (``fast_dev_run``).
+        seed: That of the run.
+    """
+
+    def __init__(self, folder: Path | None, seed: int | None) -> None:
+        self.folder = folder
+        self.seed = seed
+        self.newest: Step | None = None
+        self.pending = False
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self.number = trainer.global_step + 1  # at the end it depends on accumulation
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        self._look(trainer, pl_module)
+        loss = outputs["step_loss"]
+        self.newest = Step(batch, loss, trainer.current_epoch, batch_idx, self.number)
+        self.pending = True
+        if self.newest.arrived is None:
+            self._look(trainer, pl_module)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._look(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._look_closely(trainer, pl_module)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._look_closely(trainer, pl_module)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        skipped = _watch(pl_module).skipped
+        if skipped and trainer.is_global_zero:
+            print(  # noqa: T201
+                f"warning: {skipped} of {trainer.global_step} steps were skipped, for their loss "
+                "or gradient was not finite or had exploded.",
+                file=sys.stderr,
+            )
+
+    def _look(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Judges the newest step, if that was not done."""
+        if self.newest is None or not self.pending:
+            return
+        self.pending = False
+        watch, loss = _watch(pl_module), self.newest.loss_value()
+        if not watch.allows(loss):
+            self._keep(trainer, self.newest)
+            if not pl_module.skip_bad_steps:
+                self._stop(trainer, _described(loss, watch), REMEDY)
+        if watch.in_a_row >= min(MAX_IN_A_ROW, trainer.num_training_batches):
+            what = f"{watch.in_a_row} steps in a row were skipped, the last"
+            self._stop(trainer, what, "The weights or all batches are to blame, not one batch.")
+
+    def _look_closely(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Judges the weights too: a gradient can overflow where the loss did not."""
+        self._look(trainer, pl_module)
+        if self.newest is None:
+            return
+        if not math.isfinite(mean_over_ranks(largest(pl_module.parameters())).item()):
+            self._keep(trainer, self.newest)
+            self._stop(trainer, "the weights are no longer finite", REMEDY)
+
+    def _keep(self, trainer: pl.Trainer, step: Step) -> None:
+        """Writes what a replay of the step needs; each rank its own batch."""
+        if self.folder is None:
+            return
+        images, labels = step.batch
+        file = io.BytesIO()
+        facts = {
+            "images": images.cpu(),
+            "labels": labels.cpu(),
+            "loss": step.loss_value(),
+            "seed": self.seed,
+            "epoch": step.epoch,
+            "batch": step.batch_index,
+            "step": step.number,
+            "rank": trainer.global_rank,
+        }
+        torch.save(facts, file)
+        runs.write_bytes(self.folder / _file_name(trainer.global_rank), file.getvalue())
+
+    def _stop(self, trainer: pl.Trainer, what: str, remedy: str) -> NoReturn:
+        if not trainer.is_global_zero:
+            # Rank zero speaks for all; it would be killed unheard if another failed before it.
+            raise SystemExit(0)
+        step = self.newest
+        assert step is not None
+        lines = [f"{what} in epoch {step.epoch + 1}, step {step.number}", remedy]
+        if self.folder:
+            lines.insert(1, _kept(self.folder))
+        raise FloatingPointError("\n".join(lines))
+
+
+def _watch(pl_module: pl.LightningModule) -> LossWatch:
+    watch: LossWatch = pl_module.watch  # type: ignore[assignment]  # of ClassificationModule
+    return watch
+
+
+def _described(loss: float, watch: LossWatch) -> str:
+    if not math.isfinite(loss):
+        return f"train_loss is {loss}"
+    return (
+        f"train_loss is {loss:.3g}, over {EXPLODED:,.0f} times the first, {watch.first_loss:.3g},"
+    )
+
+
+def _file_name(rank: int) -> str:
+    return f"bad_batch_rank_{rank}.pt" if rank else "bad_batch.pt"
+
+
+def _kept(folder: Path) -> str:
+    """What is kept, and where a training can go on."""
+    batch = f"The batch is kept in {shown(folder / _file_name(0))}"
+    last = folder / "checkpoints" / "last.ckpt"
+    if not last.exists():
+        return f"{batch}; there is no checkpoint yet."
+    go_on = shlex.join(["classifier", "fit", "--ckpt_path", str(shown(folder))])
+    return f"{batch}; from step {read_checkpoint(last)['global_step']} goes on: {go_on}"
