@@ -268,6 +268,8 @@ def test_a_finished_run_has_nothing_to_train_and_says_so(write_config, capsys):
 
 # ---- the private parts of Lightning ----
 
+EPOCHS = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
+BATCHES = {"ready": 2, "started": 2, "processed": 2, "completed": 1}
 PARTS = {
     "epoch_loop._should_accumulate()": False,
     "epoch_loop._num_ready_batches_reached()": False,
@@ -279,11 +281,9 @@ PARTS = {
     "loop.epoch_progress.current.processed": 0,
     "loop.epoch_progress.current.ready": 1,
     "loop.batch_idx": 1,
-    "state['epoch_progress']['total']": dict(ready=1, started=1, processed=0, completed=0),
-    "state['epoch_progress']['current']": dict(ready=1, started=1, processed=0, completed=0),
-    "state['epoch_loop.batch_progress']['current']": (
-        dict(ready=2, started=2, processed=2, completed=1)
-    ),
+    "state['epoch_progress']['total']": EPOCHS,
+    "state['epoch_progress']['current']": EPOCHS,
+    "state['epoch_loop.batch_progress']['current']": BATCHES,
     "state['epoch_loop.batch_progress']['is_last_batch']": False,
     "mean.meta.is_max_reduction": False,
     "mean.meta.is_min_reduction": False,
