@@ -4,8 +4,6 @@ A file is the zip that ``torch.save`` writes, with the SHA-256 of everything bef
 comment, so that damage to any byte is noticed and any other program can read it all the same.
 """
 
-import contextlib
-import errno
 import hashlib
 import os
 from collections.abc import Mapping
@@ -13,6 +11,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
+
+from classifier.durable import sync, written_whole
 
 POSITION = "position"  # the entry that says where in the training it was saved
 
@@ -44,41 +44,17 @@ def write_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
         OSError: If it cannot be written, for want of space or of permission; what was under the
             name is still there.
     """
-    part = path.with_name(f".{path.name}.part")  # in the same folder, so on the same disk
-    try:
-        with part.open("wb") as file:
-            hashed = _Hashed(file)
+    with written_whole(path) as file:
+        hashed = _Hashed(file)
+        try:
             torch.save(checkpoint, hashed)  # type: ignore[arg-type]  # it only writes
-            file.seek(-2, os.SEEK_END)
-            file.write(COMMENT.to_bytes(2, "little"))
-            file.write(MARK + hashed.digest.hexdigest().encode())
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-        sync(path.parent)
-    except OSError as error:
-        raise _with_path(error, path) from error
-    except RuntimeError as error:  # torch's, where the file's own was raised inside of it
-        cause = error.__context__ or error.__cause__
-        if not isinstance(cause, OSError):
-            raise
-        raise _with_path(cause, path) from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
-
-
-def _with_path(error: OSError, path: Path) -> OSError:
-    return OSError(error.errno or errno.EIO, error.strerror or str(error), str(path))
-
-
-def sync(folder: Path) -> None:
-    """Makes sure that the names of new files survive a loss of power."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        except RuntimeError as error:  # torch's, where the file's own was raised inside of it
+            cause = error.__context__ or error.__cause__
+            raise cause if isinstance(cause, OSError) else error from None
+        file.seek(-2, os.SEEK_END)
+        file.write(COMMENT.to_bytes(2, "little"))
+        file.write(MARK + hashed.digest.hexdigest().encode())
+    sync(path.parent)
 
 
 def check_whole(path: Path) -> None:
@@ -107,7 +83,7 @@ def check_whole(path: Path) -> None:
         digest.update(b"\0\0")  # without a comment, as it was when it was hashed
     whole = end[-2:] == COMMENT.to_bytes(2, "little")
     if not whole or comment != MARK + digest.hexdigest().encode():
-        raise ValueError(f"'{path}' is damaged: its checksum is not that of its content.")
+        raise ValueError("its checksum is not that of its content")
 
 
 def epochs_done(checkpoint: Mapping[str, Any]) -> int:

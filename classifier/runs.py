@@ -9,6 +9,7 @@ import contextlib
 import csv
 import functools
 import hashlib
+import io
 import json
 import math
 import os
@@ -22,6 +23,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from filelock import FileLock, Timeout
+
+from classifier.durable import written_whole
 
 Direction = Literal["minimize", "maximize"]
 
@@ -94,12 +97,8 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file as a whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as file:
+    with written_whole(path) as file:
         file.write(content)
-        file.flush()
-        os.fsync(file.fileno())  # or a loss of power leaves an empty file under the name
-    part.replace(path)
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
@@ -142,14 +141,12 @@ def save_config(folder: Path, text: str) -> None:
 
 def write_metrics(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Writes ``metrics.csv``: one row an epoch, a column for every name that any row has."""
-    path = folder / "metrics.csv"
-    part = path.with_name(f".{path.name}.part")
-    with part.open("w", encoding="utf-8", newline="") as file:
-        columns = list(dict.fromkeys(name for row in rows for name in row))
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
-    part.replace(path)
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(folder / "metrics.csv", text.getvalue())
 
 
 def read_metrics(folder: Path) -> list[dict[str, str]]:

@@ -23,8 +23,9 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import Checkpoint
 
 from classifier import runs
-from classifier.archive import POSITION, sync, write_checkpoint
+from classifier.archive import POSITION, write_checkpoint
 from classifier.checkpoints import read_checkpoint
+from classifier.durable import sync, written_whole
 
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 ASK_EVERY = 16  # batches between questions to the other ranks, each of which makes the device wait
@@ -181,18 +182,21 @@ class RunCheckpoints(Checkpoint):
     # ---- saving ----
 
     def _save(self, trainer: pl.Trainer, inside_epoch: bool) -> None:
-        better = not math.isnan(self.candidate)
+        better, before = not math.isnan(self.candidate), self.score
         if better:
             self.score, self.candidate = self.candidate, math.nan
         self.inside_epoch = inside_epoch
         new = self.folder / "new.ckpt"
         try:
             trainer.save_checkpoint(new, weights_only=False)
+            if better and trainer.is_global_zero:  # first, for the others know of it
+                replace_by_copy(new, self.best)
+        except BaseException:
+            self.score = before  # as that of the file still is
+            raise
         finally:
             self.inside_epoch = None
         if trainer.is_global_zero:
-            if better:  # first, for the others know of it
-                replace_by_copy(new, self.best)
             if self.last.exists():
                 replace_by_copy(self.last, self.last.with_name("previous.ckpt"))
             new.replace(self.last)
@@ -247,15 +251,16 @@ def best_checkpoint(trainer: pl.Trainer) -> RunCheckpoints | None:
 
 def replace_by_copy(source: Path, target: Path) -> None:
     """Puts the content of a file under another name, in one go; without copying if possible."""
-    part = target.with_name(f".{target.name}.part")
-    part.unlink(missing_ok=True)
+    link = target.with_name(f".{target.name}.link")
+    link.unlink(missing_ok=True)
     try:
-        os.link(source, part)
+        os.link(source, link)
     except OSError:  # not every file system has links
-        shutil.copyfile(source, part)
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-    part.replace(target)
+        with source.open("rb") as content, written_whole(target) as file:
+            shutil.copyfileobj(content, file)
+    else:
+        link.replace(target)
+        link.unlink(missing_ok=True)  # it stays if it and target were names of the same file
 
 
 def all_ranks(trainer: pl.Trainer, value: Any) -> list[Any]:

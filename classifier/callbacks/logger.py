@@ -1,6 +1,9 @@
 """TensorBoard's events in the run folder."""
 
+import contextlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pytorch_lightning.loggers import TensorBoardLogger
 
@@ -23,6 +26,19 @@ class RunLogger(TensorBoardLogger):
             default_hp_metric=False,  # otherwise a made-up metric of -1
             purge_step=purge_step,
         )
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        try:
+            super().log_metrics(metrics, step)
+        except ValueError as error:
+            if isinstance(error.__cause__, OSError):  # a full disk, not a value of a wrong type
+                raise error.__cause__ from None
+            raise
+
+    def finalize(self, status: str) -> None:
+        # A full disk, which it finds once more, must not hide why a training failed.
+        with contextlib.suppress(OSError) if status == "failed" else contextlib.nullcontext():
+            super().finalize(status)
 
     def save(self) -> None:
         """Flushes the events; Lightning's hparams.yaml would repeat a part of config.yaml."""

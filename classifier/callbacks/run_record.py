@@ -1,5 +1,6 @@
 """Keeps the run folder: config, record, metrics of each epoch."""
 
+import contextlib
 import os
 import traceback
 from collections.abc import Mapping
@@ -105,13 +106,15 @@ class RunRecord(EpochWatch):
             return
         if "started" not in self.record:  # before on_fit_start: nothing was written
             runs.give_back(self.folder)
-        elif isinstance(exception, Exception):
-            self.record["error"] = f"{type(exception).__name__}: {exception}"
-            lines = traceback.format_exception(exception)
-            runs.write_text(self.folder / "traceback.txt", "".join(lines))
-            self._close(trainer, "failed")
-        else:
-            self._close(trainer, "interrupted")
+            return
+        failed = isinstance(exception, Exception)
+        with contextlib.suppress(OSError):  # of a full disk, which may be why it ended
+            if failed:
+                self.record["error"] = f"{type(exception).__name__}: {exception}"
+            self._close(trainer, "failed" if failed else "interrupted")
+            if failed:
+                lines = traceback.format_exception(exception)
+                runs.write_text(self.folder / "traceback.txt", "".join(lines))
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "rate": self.rate}

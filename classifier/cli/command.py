@@ -35,6 +35,7 @@ from classifier.cli.arguments import Arguments
 from classifier.cli.links import LINKS, Instantiator, fill, refuse_other_numbers
 from classifier.cli.parser import Parser
 from classifier.cli.run_folder import run_folder
+from classifier.cli.writing import writing
 from classifier.data import ImageDataModule
 from classifier.data.files import find_images
 from classifier.data.workers import WorkerNames
@@ -254,7 +255,8 @@ class ClassifierCLI(LightningCLI):
         root = Path(config.default_root_dir or "runs").resolve()
         name = self.arguments.name or type(self.datamodule).__name__.lower()
         trial = Trial.from_environment()
-        folder, resumed = run_folder(self.arguments, root, name, trial)
+        with writing(root):
+            folder, resumed = run_folder(self.arguments, root, name, trial)
         self.folder = folder
         done = self.arguments.epochs_done
         if resumed and config.max_epochs is not None and 0 <= config.max_epochs < done:
@@ -315,6 +317,7 @@ class ClassifierCLI(LightningCLI):
         """Called in place of ``Trainer.fit``: nobody else trains in the run folder meanwhile."""
         with contextlib.ExitStack() as stack:
             if self.folder and self.trainer.is_global_zero:
+                stack.enter_context(writing(self.folder))
                 # Before Lightning opens the logger, which writes to the folder at once.
                 stack.enter_context(runs.locked(self.folder))
             self.trainer.fit(model, **settings)

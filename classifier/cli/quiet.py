@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import threading
 import warnings
 
 NOTES = re.compile(
@@ -28,11 +29,18 @@ def quiet() -> None:
         ".*callbacks used to create the checkpoint need to be provided",  # evaluation has none
     ):
         warnings.filterwarnings("ignore", message)
+    threading.excepthook = _report_thread
     import pytorch_lightning  # noqa: F401  # makes the handlers
 
     for name in ("pytorch_lightning", "lightning_fabric"):
         for handler in logging.getLogger(name).handlers:
             handler.addFilter(_is_news)
+
+
+def _report_thread(failure: threading.ExceptHookArgs) -> None:
+    # TensorBoard's raises what it met, a full disk for example, once more in the main thread.
+    if not type(failure.thread).__module__.startswith("tensorboard"):
+        threading.__excepthook__(failure)
 
 
 def _is_news(record: logging.LogRecord) -> bool:

@@ -1,0 +1,38 @@
+"""What the user is told when a run cannot be written."""
+
+import contextlib
+import errno
+import os
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+from classifier.callbacks.console import shown
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Says of a disk that is full or may not be written which file it is about, and what to do.
+
+    Args:
+        folder: The run folder, or that of all runs.
+
+    Raises:
+        OSError: With that as its text.
+    """
+    try:
+        yield
+    except OSError as error:
+        path = Path(os.fsdecode(error.filename or folder))
+        begun = (folder / "run.json").is_file()
+        again = f"then classifier fit --ckpt_path {shlex.quote(str(shown(folder)))} goes on."
+        if error.errno in FULL:
+            remedy = f"Free some space; {again if begun else 'then give the same command again.'}"
+        elif path.is_relative_to(folder) or folder.is_relative_to(path):
+            other = "or name another folder, --trainer.default_root_dir FOLDER."
+            remedy = f"Make it writable{'; ' + again if begun else ', ' + other}"
+        else:
+            raise
+        raise OSError(f"'{shown(path)}': {error.strerror}. {remedy}") from error
