@@ -9,7 +9,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,22 @@ data:
         init_args: {max_shift: 1}
     mix: {class_path: torchvision.transforms.v2.MixUp, init_args: {alpha: 0.2}}
 """
+IMAGE_FOLDER = CONFIG[: CONFIG.index("data:")] + """\
+data:
+  class_path: classifier.data.ImageFolder
+  init_args:
+    root: photos
+    image_size: 16
+    num_workers: 0
+    batch_size: 2
+    val_fraction: 0.3
+    test_fraction: 0.3
+    eval_transform:
+      - class_path: torchvision.transforms.v2.Resize
+        init_args: {size: 16}
+      - class_path: torchvision.transforms.v2.CenterCrop
+        init_args: {size: 16}
+"""
 SEARCH = """\
 base: tiny.yaml
 folder: found
@@ -126,6 +142,33 @@ SCALARS = [
     *("|", ">", "|\n x", '"', "'", "[", "{", "]", "}", ",", ":", "- 1", "?", "@a", "`a", "#", "a: b"),
     *("..", ".", "/", "~root", "$HOME", "${HOME}", "tiny.yaml", "images", "a.b.c.d", "os", "x" * 999),
     *("[" * 90 + "]" * 90, "[" * 2000, "{" * 300, "9" * 5000, "=", "<<", "1e", "--", "-", "0.1.2"),
+]
+NUMBERS = [
+    *("-1", "0", "1", "2", "3", "1.0", "0.5", "-0.5", "1.5", ".nan", ".inf", "-.inf", "1e-300", "1e300"),
+    *("1000000", "2147483648", "99999999999999999999999999", "null", "true", "false", "-2147483649"),
+    *("[0.1, 0.2]", "[]", "[1]", "[.nan, .inf]", "[-1, 2, 3]", "[[1, 2], [3]]", "1e5", "1e-5", "'1'"),
+]
+SETTINGS = {
+    "trainer": (
+        "accelerator strategy devices precision logger fast_dev_run max_epochs min_epochs min_steps "
+        "max_time limit_val_batches overfit_batches val_check_interval check_val_every_n_epoch "
+        "num_sanity_val_steps log_every_n_steps enable_checkpointing enable_progress_bar "
+        "enable_model_summary accumulate_grad_batches gradient_clip_algorithm deterministic benchmark "
+        "inference_mode use_distributed_sampler profiler detect_anomaly barebones plugins "
+        "sync_batchnorm reload_dataloaders_every_n_epochs default_root_dir enable_autolog_hparams "
+        "model_registry"
+    ),
+    "model": "no_decay_norm_bias class_names mean std monitor interval loss lr_scheduler optimizer",
+    "data": "eval_batch_size val_fraction split_seed augment mix mean std num_workers in_memory "
+    "train_transform in_channels image_size test_fraction batch_size root",
+    "hyperparameters": "epochs lr x",
+    "network": "num_classes in_channels width dropout depth",
+}
+WORDS = [
+    *("value", "norm", "warn", "min", "simple", "advanced", "cpu", "cuda", "mps", "auto", "ddp", "fsdp"),
+    *("ddp_spawn", "deepspeed", "16", "bf16-mixed", "64-true", "16-true", "val_loss", "val_f1", "step"),
+    *("TensorBoardLogger", "CSVLogger", "[CSVLogger, CSVLogger]", "00:00:00:00", "{seconds: 1}", "photos"),
+    *("[a, b]", "[a, a, a, a, a, a, a, a, a, a]", "[0, 1]", "torchvision.transforms.v2.CutMix", "RandomFlip"),
 ]
 CLASSES = [
     *("os", "os.system", "os.path", "math.pi", "builtins.int", "builtins.print", "int", "print"),
@@ -293,6 +336,21 @@ def add_key(lines, at, chance):
     lines.insert(at, f"{space}{chance.choice(['x', 'null', '1', 'käse', 'k' * 2000, 'a.b', '<<', ''])}: 1")
 
 
+@_lines
+def add_setting(lines, at, chance):
+    """Sets what the config leaves out, to what may or may not be allowed."""
+    section = chance.choice(["trainer", "trainer", "trainer", *SETTINGS])
+    name = chance.choice(SETTINGS[section].split())
+    value = chance.choice(chance.choice([NUMBERS, NUMBERS, WORDS, SCALARS]))
+    start = next(i for i, line in enumerate(lines) if line.strip() == f"{section}:")
+    space = "  "
+    if section in ("data", "network"):
+        start = next(i for i in range(start, len(lines)) if lines[i].strip() == "init_args:")
+        space = re.match(" *", lines[start])[0] + "  "
+    lines[:] = [line for line in lines if line.partition(":")[0] != space + name]
+    lines.insert(start + 1, f"{space}{name}: {value}")
+
+
 def _values(text: str) -> list[re.Match[str]]:
     return list(re.finditer(r"(?<=: )(?!\{|\[)[^\n,}\]]+", text))
 
@@ -300,6 +358,12 @@ def _values(text: str) -> list[re.Match[str]]:
 def replace_value(text, chance):
     value = chance.choice(_values(text))
     return text[: value.start()] + chance.choice(SCALARS) + text[value.end() :]
+
+
+def replace_number(text, chance):
+    value = chance.choice([value for value in _values(text) if re.match("(&[a-z_]+ )?[0-9]", value[0])])
+    anchor = re.match("(&[a-z_]+ )?", value[0])[0]
+    return text[: value.start()] + anchor + chance.choice(NUMBERS) + text[value.end() :]
 
 
 def replace_class(text, chance):
@@ -380,14 +444,15 @@ def bomb(text, chance):
 
 def several(text, chance):
     for mutate in chance.sample(TEXT_MUTATIONS[:-1], chance.randint(2, 4)):
-        with contextlib.suppress(IndexError, ValueError):  # nothing left to mutate
+        with contextlib.suppress(IndexError, ValueError, StopIteration):  # nothing left to mutate
             text = mutate(text, chance)
     return text
 
 
 TEXT_MUTATIONS: list[Text] = [
     *(delete_line, delete_lines, double_line, swap_lines, indent_line, dedent_line, move_block),
-    *(add_key, *[replace_value] * 6, *[replace_class] * 4, replace_section, *[change_key] * 2),
+    *(add_key, *[replace_value] * 4, *[replace_class] * 5, *[replace_number] * 5, replace_section, *[change_key] * 2),
+    *[add_setting] * 6,
     *(swap_keys, change_anchor, insert_text, delete_text, truncate, change_ends, repeat_text),
     *(merge_key, bomb, several),
 ]
@@ -469,10 +534,12 @@ def case_of(number: int) -> Case:
             [SEARCHING, ["test", "--config", "tiny.yaml", "--ckpt_path", BEST], [*FIT, "--print_config"],
              ["predict", "--ckpt_path", BEST, "--images", "images", "--output", "new.csv", "--config", "tiny.yaml"]]
         )  # fmt: skip
+    if name == "tiny.yaml" and chance.random() < 0.2:
+        text = IMAGE_FOLDER
     mutate = chance.choice(TEXT_MUTATIONS)
     try:
         mutated = mutate(text, chance)
-    except IndexError:  # it has no anchor
+    except (IndexError, StopIteration):  # it has no such place
         mutated = truncate(text, chance)
     return Case(mutate.__name__, command, {name: encoded(mutated, chance)})
 
@@ -487,6 +554,10 @@ def surroundings(folder: Path, trained: Path) -> None:
     (folder / "predictions.csv").write_text("kept\n")
     (folder / "images").mkdir()
     Image.new("L", (8, 8), 90).save(folder / "images" / "0.png")
+    for number in range(16):
+        path = folder / "photos" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 16 + number), (15 * number, 80, 10)).save(path)
 
 
 # ---- running one ----
@@ -573,7 +644,7 @@ def contents(folder: Path) -> dict[str, bytes | None]:
     return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in paths}
 
 
-def judge(code: int | None, printed: str, said: str, outside: str) -> Iterator[str]:
+def judge(code: int | None, printed: str, said: str, outside: str) -> list[str]:
     """Says what is wrong with the exit code, the messages and the places that were written to."""
     wrong = [f"outside: {line}" for line in outside.splitlines()]
     if code not in (0, 1, 2, 143):

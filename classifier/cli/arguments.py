@@ -216,11 +216,9 @@ def take_option(arguments: Sequence[str], *names: str) -> tuple[list[str], list[
         name, equals, value = argument.partition("=")
         if name not in names:
             rest.append(argument)
-        elif equals:
-            values.append(value)
         else:
-            value = next(remaining, "")
-            if not value or value.startswith("--"):
+            value = value if equals else next(remaining, "")
+            if not value or (value.startswith("--") and not equals):
                 raise ConfigError(f"{name}: a value is missing behind it.")
             values.append(value)
     return values, rest

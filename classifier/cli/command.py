@@ -36,7 +36,7 @@ from classifier.cli.parser import Parser
 from classifier.cli.run_folder import run_folder
 from classifier.data import ImageDataModule
 from classifier.data.files import find_images
-from classifier.hyperparameters import anchors, with_aliases
+from classifier.hyperparameters import ConfigError, anchors, with_aliases
 from classifier.module import ClassificationModule
 from classifier.suggest import did_you_mean
 
@@ -152,7 +152,13 @@ class ClassifierCLI(LightningCLI):
     def parse_arguments(self, parser: Any, args: Any) -> None:
         parser.where = self.arguments.where
         self.config = parser.parse_args(args)
-        if self.settings.seed_everything is True:  # Lightning would take 0
+        seed = self.settings.seed_everything
+        if not isinstance(seed, bool) and seed is not None and not 0 <= seed < 2**32:
+            where = self.arguments.where("seed_everything")
+            raise ConfigError(
+                f"{where}seed_everything: a seed is from 0 to {2**32 - 1:,}, not {seed}."
+            )
+        if seed is True:  # Lightning would take 0
             drawn = secrets.randbelow(2**32)
             # Ranks that Lightning starts find the seed of rank zero in this variable.
             self.settings.seed_everything = int(os.environ.get("PL_GLOBAL_SEED", drawn))
@@ -195,7 +201,7 @@ class ClassifierCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         config = self._get(self.config_init, "trainer")
         config.callbacks = list(config.callbacks or [])
-        self._check_monitors(config.callbacks)
+        self._check_monitors(config.callbacks, validated=config.limit_val_batches != 0)
         self._add_progress_bar(config)
         if fingerprint := self.arguments.run.get("data", {}).get("fingerprint"):
             config.callbacks.append(SameData(fingerprint))
@@ -228,7 +234,7 @@ class ClassifierCLI(LightningCLI):
         if wanted and not any(isinstance(c, ProgressBar) for c in config.callbacks):
             config.callbacks.append(RichBar())
 
-    def _check_monitors(self, callbacks: list[Callback]) -> None:
+    def _check_monitors(self, callbacks: list[Callback], validated: bool) -> None:
         """Finds out now, not after the first epoch, that nothing logs a monitored metric."""
         names = self.model.metric_names()
         if any(not type(c).__module__.startswith(("pytorch_l", "classifier")) for c in callbacks):
@@ -237,6 +243,9 @@ class ClassifierCLI(LightningCLI):
             if monitor is not None and monitor not in names:
                 hint = did_you_mean(monitor, names, f"; there are {', '.join(names)}.")
                 raise ValueError(f"{key}: no metric '{monitor}'{hint}")
+            # Without validation the best checkpoint is the last one.
+            if not validated and key != "model.monitor" and str(monitor).startswith("val_"):
+                raise ValueError(f"{key}: trainer.limit_val_batches is 0, so there is no {monitor}.")
 
     def monitors(self, callbacks: list[Callback]) -> list[tuple[str, str | None]]:
         """The metrics that must be logged, each with the setting that names it."""

@@ -1,5 +1,6 @@
 """Turns errors of the libraries into one to three lines: key, value, expectation, remedy."""
 
+import errno
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -11,6 +12,8 @@ from classifier.hyperparameters import ConfigError
 from classifier.suggest import did_you_mean
 
 PACKAGE = str(Path(__file__).resolve().parents[1])
+# What a path that somebody gave can be, besides missing.
+PATHS = {errno.EACCES, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EROFS}
 Where = Callable[[str], str]  # maps a dotted key to "file:line: ", or to "" when no file has it
 
 # jsonargparse tries every type of a union and reports each; these lines tell no cause.
@@ -163,6 +166,8 @@ def message_of(error: Exception) -> str:
         text = explain(text)
     if type(error).__name__ == "MisconfigurationException":
         text = f"trainer: {text}"
+    if isinstance(error, OSError) and error.filename is not None:
+        text = f"'{error.filename}': {error.strerror}."
     return text if is_users(error) and text else f"{type(error).__name__}: {text}"
 
 
@@ -176,6 +181,8 @@ def is_users(error: Exception) -> bool:
     if type(error).__name__ == "MisconfigurationException":
         return True
     if isinstance(error, ConfigError | FileNotFoundError):
+        return True
+    if isinstance(error, OSError) and error.errno in PATHS:
         return True
     codes = list(_codes(error.__traceback__))
     if codes and codes[-1].co_filename.startswith(PACKAGE):

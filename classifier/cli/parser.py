@@ -10,11 +10,12 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 import yaml
-from jsonargparse import DefaultHelpFormatter, Namespace, _typehints
+from jsonargparse import DefaultHelpFormatter, Namespace, _typehints, get_loader, set_loader
 from pytorch_lightning.cli import LightningArgumentParser
 
 from classifier.cli.errors import Where, explain
-from classifier.suggest import did_you_mean, printable
+from classifier.hyperparameters import ConfigError, load
+from classifier.suggest import did_you_mean, shown
 
 NOT_WRITABLE = "Unable to serialize instance"  # what jsonargparse writes for such a default
 
@@ -92,6 +93,18 @@ _typehints.discard_init_args_on_class_path_change = _drop_former_defaults(
 )
 
 
+_load = get_loader("yaml")
+
+
+def _load_checked(text: str) -> Any:
+    """Refuses what jsonargparse's loader fails at: wrong tags, nesting without end."""
+    load(text)
+    return _load(text)
+
+
+set_loader("yaml", _load_checked, exceptions=(yaml.YAMLError, ConfigError))
+
+
 class Parser(LightningArgumentParser):
     """LightningCLI's parser.
 
@@ -144,7 +157,7 @@ class Parser(LightningArgumentParser):
         if not self.exit_on_error or os.environ.get("JSONARGPARSE_DEBUG"):
             super().error(message, ex)
         told = explain(message, self.known_names(), self.where)
-        sys.stderr.write(f"error: {printable(told)}\n")
+        sys.stderr.write(f"error: {shown(told)}\n")
         self.exit(2)
 
     def known_names(self) -> list[str]:

@@ -33,7 +33,7 @@ def prepare() -> None:
 def explained(command: Callable[[], Any]) -> int:
     """Runs a command and returns its exit code; prints what went wrong in a few lines."""
     from classifier.cli.errors import is_users, message_of
-    from classifier.suggest import printable
+    from classifier.suggest import shown
 
     try:
         return int(command())
@@ -48,7 +48,7 @@ def explained(command: Callable[[], Any]) -> int:
     except Exception as error:
         if os.environ.get("CLASSIFIER_DEBUG"):
             raise
-        print(f"error: {printable(message_of(error))}", file=sys.stderr)  # noqa: T201
+        print(f"error: {shown(message_of(error))}", file=sys.stderr)  # noqa: T201
         if is_users(error):
             return 2
         print("CLASSIFIER_DEBUG=1 shows where it was raised.", file=sys.stderr)  # noqa: T201

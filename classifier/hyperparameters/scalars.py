@@ -19,6 +19,16 @@ class Loader(yaml.SafeLoader):
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            # What PyYAML lets through for values such as `!!float x` and `!!timestamp x`.
+            problem = f"{node.value!r} is not of the kind {node.tag.rpartition(':')[2]}."
+            raise yaml.constructor.ConstructorError(
+                problem=problem, problem_mark=node.start_mark
+            ) from error
+
 
 Loader.add_implicit_resolver(
     FLOAT,
