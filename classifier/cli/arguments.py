@@ -26,6 +26,7 @@ from classifier.hyperparameters import (
     unused,
     values,
 )
+from classifier.hyperparameters.text import children, compose, dotted, places
 from classifier.suggest import did_you_mean
 
 SECTIONS = (
@@ -37,6 +38,7 @@ SECTIONS = (
     "data",
     "ckpt_path",
 )
+CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
 PREDICT = ("images", "output", "top_k")
 TRAINER = (
     *(
@@ -91,6 +93,7 @@ class Arguments:
         for source in sources:
             check(source)
             _check_sections(source, self.verb)
+            _check_classes(source)
         if not paths:
             paths = [path for s in sources if (path := (load(s.text) or {}).get("ckpt_path"))]
         asks = any(
@@ -185,7 +188,7 @@ class Arguments:
         """Reads a checkpoint; to go on, the one before it if it is damaged. Returns its path."""
         prefer = "last" if self.verb == "fit" else "best"
         found = checkpoints.resolve(path, prefer)
-        previous = found.with_name("previous.ckpt")
+        previous = found.parent / "previous.ckpt"
         try:
             saved = checkpoints.read_checkpoint(found)
         except ValueError as error:
@@ -256,6 +259,22 @@ def _check_sections(source: ConfigSource, verb: str) -> None:
             raise ConfigError(
                 f"{source.name}:{line}: {key} has settings of its own, not {value!r}."
             )
+
+
+def _check_classes(source: ConfigSource) -> None:
+    """Refuses what jsonargparse explains in many lines: other keys beside a class path."""
+    for path, node in places(compose(source.text, source.name)):
+        keys = {key: value for key, _, value in children(node)}
+        if not {"class_path", "init_args"} & keys.keys() or isinstance(node, yaml.SequenceNode):
+            continue
+        for key, value in keys.items():
+            where = f"{source.name}:{locate(source.text, (*path, key))}: {dotted(path)}"
+            if key not in CLASS_KEYS:
+                named = getattr(keys.get("class_path"), "value", "class_path")
+                hint = did_you_mean(str(key), CLASS_KEYS, f"; there are {', '.join(CLASS_KEYS)}.")
+                raise ConfigError(f"{where}: no setting '{key}' beside {named}{hint}")
+            if key == "class_path" and value.tag != "tag:yaml.org,2002:str":
+                raise ConfigError(f"{where}: a class_path is a text such as package.module.Class.")
 
 
 def keep_keys(text: str, keys: Sequence[str]) -> str:

@@ -31,7 +31,7 @@ from classifier.callbacks.same_data import SameData
 from classifier.callbacks.trial import Trial, TrialReport
 from classifier.checkpoints import without_pretrained
 from classifier.cli.arguments import Arguments
-from classifier.cli.links import LINKS, Instantiator, fill, refuse_other_numbers
+from classifier.cli.links import LINKS, Instantiator, fill, refuse_nulls, refuse_other_numbers
 from classifier.cli.parser import Parser
 from classifier.cli.run_folder import run_folder
 from classifier.data import ImageDataModule
@@ -179,6 +179,7 @@ class ClassifierCLI(LightningCLI):
         config, parser = self.settings, self._parser(self.subcommand)
         if self.arguments.verb == "predict" and not config.images:
             raise ValueError("predict needs --images PATH ..., image files, folders or globs.")
+        refuse_nulls(config.as_dict(), self.arguments)
         resumable = config.clone()
         resumable.ckpt_path = None  # a config that is run again starts again
         self.config_text = parser.dump(resumable, skip_unset=False)
@@ -245,7 +246,9 @@ class ClassifierCLI(LightningCLI):
                 raise ValueError(f"{key}: no metric '{monitor}'{hint}")
             # Without validation the best checkpoint is the last one.
             if not validated and key != "model.monitor" and str(monitor).startswith("val_"):
-                raise ValueError(f"{key}: trainer.limit_val_batches is 0, so there is no {monitor}.")
+                raise ValueError(
+                    f"{key}: trainer.limit_val_batches is 0, so there is no {monitor}."
+                )
 
     def monitors(self, callbacks: list[Callback]) -> list[tuple[str, str | None]]:
         """The metrics that must be logged, each with the setting that names it."""

@@ -104,7 +104,7 @@ def _cause(message: str) -> str:
 def _plain(line: str) -> str:
     line = CALLABLE.sub("", line).strip().removeprefix("- ")
     line = re.sub(r'^Parser key "[^"]+":\s*', "", line)
-    return re.sub(r"\. Got value: .*$", "", line)
+    return re.sub(r"\. Got value:.*$", "", line)
 
 
 def _expected(line: str) -> list[str]:
@@ -118,11 +118,13 @@ def _expected(line: str) -> list[str]:
 
 
 def _translated(line: str, given: str) -> str:
-    if path := re.match(r"Expected a dot import path string: (.+)$", line):
+    if path := re.match(r"Expected a dot import path string: ?(.*)$", line):
         hint = did_you_mean(path[1], _class_names(), ", expected package.module.Class.")
         return f"'{path[1]}' is not a class path{hint}"
     if other := re.match(r"Import path (\S*) ?does not correspond to a subclass of (\w+)", line):
         return f"{repr(other[1]) if other[1] else given} is not a {other[2]}."
+    if base := re.match(r"Expected '(\S+)' to be a subclass of <class '(?:\w+\.)*(\w+)'>", line):
+        return f"'{base[1]}' is not a {base[2]}."
     if attribute := re.match(r"module '([\w.]+)' has no attribute '(\w+)'", line):
         found = vars(sys.modules.get(attribute[1], sys)).items()
         hint = did_you_mean(attribute[2], (name for name, value in found if callable(value)))
@@ -137,7 +139,7 @@ def _given(message: str) -> str:
     patterns = (
         r"NestedArg\(key='[^']*', val='([^']*)'\)",
         r"Got value: ([^(\n]+)$",
-        r"Given value: (.*)",
+        r"Given value: (.*?)(?:\. Got value: .*)?$",
     )
     found = (re.search(pattern, message, re.M) for pattern in patterns)
     return next((f"'{match[1].strip()}'" for match in found if match), "the value")
