@@ -21,7 +21,7 @@ def shown(text: str) -> str:
     953
     """
     lines = printable(text).splitlines()
-    return "\n".join(l if len(l) < 1000 else f"{l[:800]} … {l[-150:]}" for l in lines)
+    return "\n".join(x if len(x) < 1000 else f"{x[:800]} … {x[-150:]}" for x in lines)
 
 
 def printable(text: str) -> str:

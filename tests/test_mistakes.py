@@ -72,7 +72,7 @@ IN_THE_FILE = {
     "text with a quote for a number": (
         "lr: &lr 0.01",
         'lr: &lr "it\'s"',
-        ["tiny.yaml:16", "it's", "is not a number"],
+        ["tiny.yaml:18", "it's", "is not a number"],
     ),
     "class name misspelt": (NETWORK, "MNISTNett", ["tiny.yaml:11", "'MNISTNet'"]),
     "class path misspelt": (NETWORK, f"{NETWORK}t", ["tiny.yaml:11", "MNISTNett", "'MNISTNet'"]),
@@ -158,8 +158,11 @@ ON_THE_COMMAND_LINE = {
         [*FIT, "--model.interval", "steps"],
         ["interval", "'steps'", "epoch or step"],
     ),
-    "wrong date": ([*FIT, "--model.monitor", "!!timestamp x"], ["monitor", "timestamp x"]),
-    "nested without end": ([*FIT, "--trainer.max_epochs", "[" * 50_000], ["max_epochs", "number"]),
+    "wrong date": ([*FIT, "--model.monitor", "!!timestamp x"], ["model.monitor", "timestamp"]),
+    "nested without end": (
+        [*FIT, "--trainer.max_epochs", "[" * 50_000],
+        ["max_epochs", "100 levels"],
+    ),
     "seed too large": ([*FIT, "--seed_everything", str(2**32)], ["seed_everything", "4294967296"]),
     "no validation to stop by": (
         [

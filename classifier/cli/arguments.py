@@ -4,6 +4,7 @@ Precedence: command line > config files in order > checkpoint > defaults.
 """
 
 import contextlib
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ from classifier.hyperparameters import (
     unused,
     values,
 )
+from classifier.hyperparameters.scalars import MAX_LEVELS
 from classifier.hyperparameters.text import children, compose, dotted, places
 from classifier.suggest import did_you_mean
 
@@ -89,11 +91,10 @@ class Arguments:
         configs, rest = take_option(rest, "--config", "-c")
         paths, rest = take_option(rest, "--ckpt_path")
         trusted, rest = take_option(rest, "--trust")
+        _check_values(rest)
         sources = [_read_config(value) for value in configs]
         for source in sources:
-            check(source)
-            _check_sections(source, self.verb)
-            _check_classes(source)
+            _check_config(source, self.verb)
         if not paths:
             paths = [path for s in sources if (path := (load(s.text) or {}).get("ckpt_path"))]
         asks = any(
@@ -244,6 +245,23 @@ def _names(texts: Sequence[str]) -> set[str]:
             with contextlib.suppress(ConfigError):  # an argument need not be YAML
                 names |= set(trust.strings(load(part)))
     return names
+
+
+def _check_values(arguments: Sequence[str]) -> None:
+    """Refuses what jsonargparse fails at: tags that do not fit, and brackets by the thousand."""
+    name = ""
+    for argument in arguments:
+        value = argument
+        if argument.startswith("--"):
+            name, _, value = argument.partition("=")
+        if re.search(r"!!\w+ ", value) or value.count("[") + value.count("{") > MAX_LEVELS:
+            load(value, name)
+
+
+def _check_config(source: ConfigSource, verb: str) -> None:
+    check(source)
+    _check_sections(source, verb)
+    _check_classes(source)
 
 
 def _check_sections(source: ConfigSource, verb: str) -> None:

@@ -10,11 +10,10 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 import yaml
-from jsonargparse import DefaultHelpFormatter, Namespace, _typehints, get_loader, set_loader
+from jsonargparse import DefaultHelpFormatter, Namespace, _typehints
 from pytorch_lightning.cli import LightningArgumentParser
 
 from classifier.cli.errors import Where, explain
-from classifier.hyperparameters import ConfigError, load
 from classifier.suggest import did_you_mean, shown
 
 NOT_WRITABLE = "Unable to serialize instance"  # what jsonargparse writes for such a default
@@ -91,18 +90,6 @@ def _plain(default: Any) -> Any:
 _typehints.discard_init_args_on_class_path_change = _drop_former_defaults(
     _typehints.discard_init_args_on_class_path_change
 )
-
-
-_load = get_loader("yaml")
-
-
-def _load_checked(text: str) -> Any:
-    """Refuses what jsonargparse's loader fails at: wrong tags, nesting without end."""
-    load(text)
-    return _load(text)
-
-
-set_loader("yaml", _load_checked, exceptions=(yaml.YAMLError, ConfigError))
 
 
 class Parser(LightningArgumentParser):
