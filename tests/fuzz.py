@@ -80,14 +80,17 @@ def run(case: Case, prepared: Path, folder: Path) -> Outcome:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)  # also what it may have left behind
     process.join()
+    code = process.exitcode
+    if code == 255:  # what multiprocessing says where two threads ask it at once
+        code = int((folder / "code").read_text())
     outputs = [
         (folder / name).read_text(errors="replace") for name in ("stdout", "stderr", "outside")
     ]
-    wrong = ["it hung"] if hung else judge(process.exitcode, *outputs)
-    wrong += differences(case, process.exitcode, before, contents(work))
+    wrong = ["it hung"] if hung else judge(code, *outputs)
+    wrong += differences(case, code, before, contents(work))
     if not wrong:
         shutil.rmtree(folder)
-    return Outcome(case, process.exitcode, wrong, outputs[1])
+    return Outcome(case, code, wrong, outputs[1])
 
 
 def _run(work: Path, arguments: list[str]) -> None:
@@ -106,7 +109,9 @@ def _run(work: Path, arguments: list[str]) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     watch(work.parent)
-    sys.exit(main(arguments))
+    code = main(arguments)
+    (work.parent / "code").write_text(str(code))
+    sys.exit(code)
 
 
 def watch(folder: Path) -> None:

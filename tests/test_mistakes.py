@@ -163,6 +163,14 @@ ON_THE_COMMAND_LINE = {
         [*FIT, "--trainer.max_epochs", "[" * 50_000],
         ["max_epochs", "100 levels"],
     ),
+    "more processes than the machine bears": (
+        [*FIT, "--trainer.devices", "1000000", "--trainer.accelerator", "cpu"],
+        ["trainer.devices", "1000000", "at most"],
+    ),
+    "more readers than a machine bears": (
+        [*FIT, *folder_data("pairs"), "--data.num_workers", "1000000"],
+        ["num_workers", "1024", "1000000"],
+    ),
     "seed too large": ([*FIT, "--seed_everything", str(2**32)], ["seed_everything", "4294967296"]),
     "no validation to stop by": (
         [

@@ -40,6 +40,7 @@ from classifier.hyperparameters import ConfigError, anchors, with_aliases
 from classifier.module import ClassificationModule
 from classifier.suggest import did_you_mean
 
+MAX_PROCESSES = max(8, os.cpu_count() or 1)  # of one training on this machine
 HIDDEN = argparse.SUPPRESS
 USAGE = {
     "fit": (
@@ -216,7 +217,9 @@ class ClassifierCLI(LightningCLI):
             self.keep_run(config)
         self._add_checkpoint_io(config)
         try:
-            return super().instantiate_trainer(**kwargs)
+            trainer = super().instantiate_trainer(**kwargs)
+            _check_processes(trainer)
+            return trainer
         except Exception:
             if self.folder:
                 runs.give_back(self.folder)
@@ -351,3 +354,12 @@ class ClassifierCLI(LightningCLI):
             model, files, ckpt_path=ckpt_path, return_predictions=False, weights_only=True
         )
         self.exit_code = int(self.writer.report())
+
+
+def _check_processes(trainer: pl.Trainer) -> None:
+    """Refuses what would bring the machine down: a process starts for each device of the CPU."""
+    if trainer.num_devices > MAX_PROCESSES:
+        raise ValueError(
+            f"trainer.devices: {trainer.num_devices} processes are too many for this machine, at "
+            f"most {MAX_PROCESSES}."
+        )
