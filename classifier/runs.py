@@ -30,6 +30,7 @@ Direction = Literal["minimize", "maximize"]
 
 LOCK = ".lock"
 NEW_FOLDER = "CLASSIFIER_NEW_FOLDER"  # hands a training the folder that was claimed for it
+EVENTS = "events.out.tfevents"
 LOCK_SECONDS = 10  # an earlier process, or its data loader workers, may still be ending
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "jsonargparse", "numpy")
 
@@ -41,13 +42,12 @@ def claim_folder(root: Path, name: str) -> Path:
     instant get a folder each.
     """
     parent = root / name
-    parent.mkdir(parents=True, exist_ok=True)
     taken = [path.name.removeprefix("version_") for path in parent.glob("version_*")]
     number = max((int(text) + 1 for text in taken if text.isdecimal()), default=0)
     while True:
         folder = parent / f"version_{number}"
         try:
-            folder.mkdir()
+            folder.mkdir(parents=True)
         except FileExistsError:
             number += 1
         else:
@@ -55,10 +55,14 @@ def claim_folder(root: Path, name: str) -> Path:
 
 
 def give_back(folder: Path) -> None:
-    """Removes a claimed folder in which nothing was written yet; any other stays as it is."""
+    """Removes a claimed folder in which no run began; any other stays as it is.
+
+    Lightning opens TensorBoard's events before it knows whether there is something to train.
+    """
     with contextlib.suppress(OSError):
-        if all(path.name == LOCK for path in folder.iterdir()):
+        if all(path.name.startswith((LOCK, EVENTS)) for path in folder.iterdir()):
             shutil.rmtree(folder)
+            folder.parent.rmdir()  # if that was the first
 
 
 @contextlib.contextmanager

@@ -14,6 +14,16 @@ def did_you_mean(word: str, words: Iterable[str], otherwise: str = ".") -> str:
     return f", did you mean {' or '.join(map(repr, near))}?" if near else otherwise
 
 
+def shown(text: str) -> str:
+    r"""A message as the terminal gets it: without commands to it, and without pages of one value.
+
+    >>> len(shown("9" * 5000))
+    953
+    """
+    lines = printable(text).splitlines()
+    return "\n".join(x if len(x) < 1000 else f"{x[:800]} … {x[-150:]}" for x in lines)
+
+
 def printable(text: str) -> str:
     r"""Writes out control characters, with which a name could command the terminal.
 

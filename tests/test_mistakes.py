@@ -55,6 +55,25 @@ IN_THE_FILE = {
         "    init_arg:\n      lr",
         ["init_arg", "Adam"],
     ),
+    "class_path misspelt": (
+        f"class_path: {NETWORK}",
+        f"class_pat: {NETWORK}",
+        ["tiny.yaml:12", "class_pat", "'class_path'"],
+    ),
+    "setting beside a class path": (
+        f"class_path: {NETWORK}",
+        f"class_path: {NETWORK}\n    depth: 3",
+        ["tiny.yaml:13", "depth", "init_args"],
+    ),
+    "class path without value": (NETWORK, "null", ["tiny.yaml:12", "class_path"]),
+    "null for a number": ("width: *width", "width: null", ["tiny.yaml:14", "width", "null"]),
+    "wrong tag": ("lr: &lr 0.01", "lr: &lr !!float x", ["tiny.yaml:3", "'x'", "float"]),
+    "wrong date": ("lr: &lr 0.01", "lr: &lr !!timestamp x", ["tiny.yaml:3", "'x'", "timestamp"]),
+    "text with a quote for a number": (
+        "lr: &lr 0.01",
+        'lr: &lr "it\'s"',
+        ["tiny.yaml:18", "it's", "is not a number"],
+    ),
     "class name misspelt": (NETWORK, "MNISTNett", ["tiny.yaml:11", "'MNISTNet'"]),
     "class path misspelt": (NETWORK, f"{NETWORK}t", ["tiny.yaml:11", "MNISTNett", "'MNISTNet'"]),
     "no such package": (NETWORK, "netwrks.Net", ["no 'netwrks'", "pip install"]),
@@ -139,6 +158,31 @@ ON_THE_COMMAND_LINE = {
         [*FIT, "--model.interval", "steps"],
         ["interval", "'steps'", "epoch or step"],
     ),
+    "wrong date": ([*FIT, "--model.monitor", "!!timestamp x"], ["model.monitor", "timestamp"]),
+    "nested without end": (
+        [*FIT, "--trainer.max_epochs", "[" * 50_000],
+        ["max_epochs", "100 levels"],
+    ),
+    "more processes than the machine bears": (
+        [*FIT, "--trainer.devices", "1000000", "--trainer.accelerator", "cpu"],
+        ["trainer.devices", "1000000", "at most"],
+    ),
+    "more readers than a machine bears": (
+        [*FIT, *folder_data("pairs"), "--data.num_workers", "1000000"],
+        ["num_workers", "1024", "1000000"],
+    ),
+    "seed too large": ([*FIT, "--seed_everything", str(2**32)], ["seed_everything", "4294967296"]),
+    "no validation to stop by": (
+        [
+            *(*FIT, "--trainer.limit_val_batches=0", "--trainer.callbacks+=EarlyStopping"),
+            "--trainer.callbacks.monitor=val_loss",
+        ],
+        ["EarlyStopping", "limit_val_batches", "val_loss"],
+    ),
+    "config name too long": (["fit", "--config", "x" * 999], ["xxx", "too long"]),
+    "checkpoint without value": (["test", "--ckpt_path="], ["--ckpt_path", "missing"]),
+    "checkpoint is the working folder": (["test", "--ckpt_path", "."], ["'.'", "folder"]),
+    "runs are no folder": ([*FIT, "--trainer.default_root_dir", "tiny.yaml"], ["tiny.yaml"]),
     "precision unknown": ([*FIT, "--trainer.precision", "17"], ["precision", "'17'", "bf16-mixed"]),
     "no GPU": ([*FIT, "--trainer.accelerator", "gpu"], ["trainer", "gpu"]),
     "callback misspelt": (
@@ -299,6 +343,15 @@ def test_a_missing_argument_of_an_own_network_is_named(
     assert "model.network" in error
     assert "hidden" in error
     assert "Name a config file" not in error
+
+
+def test_a_refusal_leaves_no_run_folder(write_config, capsys):
+    config = write_config({"model.optimizer.init_args.lr": -1})
+
+    assert main(["fit", "--config", config]) == 2
+
+    assert "model.optimizer" in capsys.readouterr().err
+    assert list(Path("runs").iterdir()) == []
 
 
 def test_an_unknown_command_is_answered_with_a_close_one(capsys):

@@ -337,7 +337,7 @@ def test_another_number_of_threads_than_that_of_the_config_is_noted(trained, fit
     fit("--config", str(trained / "config.yaml"))
 
     assert capsys.readouterr().err == (
-        "note: conditions differ from before, so will the last bits: threads 2, not 1. "
+        "note: the last bits may differ from before: threads 2, not 1. "
         "OMP_NUM_THREADS=1 sets the threads.\n"
     )
 

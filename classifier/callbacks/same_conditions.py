@@ -36,7 +36,7 @@ class SameConditions(Callback):
             if value is not None and value != here[name]
         ]
         if changed:
-            note = f"note: conditions differ from before, so will the last bits: {'; '.join(changed)}."
+            note = f"note: the last bits may differ from before: {'; '.join(changed)}."
             threads = self.before["threads"]
             if threads not in (None, here["threads"]):
                 note += f" OMP_NUM_THREADS={threads} sets the threads."

@@ -4,6 +4,7 @@ Precedence: command line > config files in order > checkpoint > defaults.
 """
 
 import contextlib
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,8 @@ from classifier.hyperparameters import (
     unused,
     values,
 )
+from classifier.hyperparameters.scalars import MAX_LEVELS
+from classifier.hyperparameters.text import children, compose, dotted, places
 from classifier.suggest import did_you_mean
 
 SECTIONS = (
@@ -37,6 +40,7 @@ SECTIONS = (
     "data",
     "ckpt_path",
 )
+CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
 PREDICT = ("images", "output", "top_k")
 TRAINER = (
     *(
@@ -87,11 +91,11 @@ class Arguments:
         configs, rest = take_option(rest, "--config", "-c")
         paths, rest = take_option(rest, "--ckpt_path")
         trusted, rest = take_option(rest, "--trust")
+        _check_values(rest)
         carried = [value for value in configs if value.endswith(".ckpt")]
         sources = [_read_config(value) for value in configs if value not in carried]
         for source in sources:
-            check(source)
-            _check_sections(source, self.verb)
+            _check_config(source, self.verb)
         if not paths:
             paths = [path for s in sources if (path := (load(s.text) or {}).get("ckpt_path"))]
         asks = any(
@@ -215,7 +219,7 @@ class Arguments:
         """Reads a checkpoint; to go on, the one before it if it is damaged. Returns its path."""
         prefer = "last" if self.verb == "fit" else "best"
         found = checkpoints.resolve(path, prefer)
-        previous = found.with_name("previous.ckpt")
+        previous = found.parent / "previous.ckpt"
         try:
             saved = checkpoints.read_checkpoint(found)
         except ValueError as error:
@@ -246,11 +250,9 @@ def take_option(arguments: Sequence[str], *names: str) -> tuple[list[str], list[
         name, equals, value = argument.partition("=")
         if name not in names:
             rest.append(argument)
-        elif equals:
-            values.append(value)
         else:
-            value = next(remaining, "")
-            if not value or value.startswith("--"):
+            value = value if equals else next(remaining, "")
+            if not value or (value.startswith("--") and not equals):
                 raise ConfigError(f"{name}: a value is missing behind it.")
             values.append(value)
     return values, rest
@@ -275,6 +277,23 @@ def _names(texts: Sequence[str]) -> set[str]:
     return names
 
 
+def _check_values(arguments: Sequence[str]) -> None:
+    """Refuses what jsonargparse fails at: tags that do not fit, and brackets by the thousand."""
+    name = ""
+    for argument in arguments:
+        value = argument
+        if argument.startswith("--"):
+            name, _, value = argument.partition("=")
+        if re.search(r"!!\w+ ", value) or value.count("[") + value.count("{") > MAX_LEVELS:
+            load(value, name)
+
+
+def _check_config(source: ConfigSource, verb: str) -> None:
+    check(source)
+    _check_sections(source, verb)
+    _check_classes(source)
+
+
 def _check_sections(source: ConfigSource, verb: str) -> None:
     """Refuses a section that does not exist, which jsonargparse ignores when it is empty."""
     config = load(source.text, source.name) or {}
@@ -288,6 +307,22 @@ def _check_sections(source: ConfigSource, verb: str) -> None:
             raise ConfigError(
                 f"{source.name}:{line}: {key} has settings of its own, not {value!r}."
             )
+
+
+def _check_classes(source: ConfigSource) -> None:
+    """Refuses what jsonargparse explains in many lines: other keys beside a class path."""
+    for path, node in places(compose(source.text, source.name)):
+        keys = {key: value for key, _, value in children(node)}
+        if not {"class_path", "init_args"} & keys.keys() or isinstance(node, yaml.SequenceNode):
+            continue
+        for key, value in keys.items():
+            where = f"{source.name}:{locate(source.text, (*path, key))}: {dotted(path)}"
+            if key not in CLASS_KEYS:
+                named = getattr(keys.get("class_path"), "value", "class_path")
+                hint = did_you_mean(str(key), CLASS_KEYS, f"; there are {', '.join(CLASS_KEYS)}.")
+                raise ConfigError(f"{where}: no setting '{key}' beside {named}{hint}")
+            if key == "class_path" and value.tag != "tag:yaml.org,2002:str":
+                raise ConfigError(f"{where}: a class_path is a text such as package.module.Class.")
 
 
 def keep_keys(text: str, keys: Sequence[str]) -> str:

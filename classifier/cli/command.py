@@ -27,23 +27,24 @@ from classifier.callbacks.finite_loss import FiniteLoss
 from classifier.callbacks.logger import RunLogger
 from classifier.callbacks.predictions import PredictionWriter
 from classifier.callbacks.run_record import RunRecord
-from classifier.callbacks.same_data import SameData
 from classifier.callbacks.same_conditions import SameConditions
+from classifier.callbacks.same_data import SameData
 from classifier.callbacks.trial import Trial, TrialReport
 from classifier.checkpoints import without_pretrained
 from classifier.cli.arguments import Arguments
-from classifier.cli.links import LINKS, Instantiator, fill, refuse_other_numbers
+from classifier.cli.links import LINKS, Instantiator, fill, refuse_nulls, refuse_other_numbers
 from classifier.cli.parser import Parser
 from classifier.cli.run_folder import run_folder
 from classifier.cli.writing import writing
 from classifier.data import ImageDataModule
 from classifier.data.files import find_images
 from classifier.data.workers import WorkerNames
-from classifier.hyperparameters import anchors, load, with_aliases
+from classifier.hyperparameters import ConfigError, anchors, load, with_aliases
 from classifier.module import ClassificationModule
 from classifier.provenance import code_digests, settings_digest
 from classifier.suggest import did_you_mean
 
+MAX_PROCESSES = max(8, os.cpu_count() or 1)  # of one training on this machine
 HIDDEN = argparse.SUPPRESS
 USAGE = {
     "fit": (
@@ -156,7 +157,13 @@ class ClassifierCLI(LightningCLI):
     def parse_arguments(self, parser: Any, args: Any) -> None:
         parser.where = self.arguments.where
         self.config = parser.parse_args(args)
-        if self.settings.seed_everything is True:  # Lightning would take 0
+        seed = self.settings.seed_everything
+        if not isinstance(seed, bool) and seed is not None and not 0 <= seed < 2**32:
+            where = self.arguments.where("seed_everything")
+            raise ConfigError(
+                f"{where}seed_everything: a seed is from 0 to {2**32 - 1:,}, not {seed}."
+            )
+        if seed is True:  # Lightning would take 0
             drawn = secrets.randbelow(2**32)
             # Ranks that Lightning starts find the seed of rank zero in this variable.
             self.settings.seed_everything = int(os.environ.get("PL_GLOBAL_SEED", drawn))
@@ -177,6 +184,7 @@ class ClassifierCLI(LightningCLI):
         config, parser = self.settings, self._parser(self.subcommand)
         if self.arguments.verb == "predict" and not config.images:
             raise ValueError("predict needs --images PATH ..., image files, folders or globs.")
+        refuse_nulls(config.as_dict(), self.arguments)
         resumable = config.clone()
         resumable.ckpt_path = None  # a config that is run again starts again
         self.config_text = parser.dump(resumable, skip_unset=False)
@@ -199,7 +207,7 @@ class ClassifierCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         config = self._get(self.config_init, "trainer")
         config.callbacks = [WorkerNames(), *(config.callbacks or [])]
-        self._check_monitors(config.callbacks)
+        self._check_monitors(config.callbacks, validated=config.limit_val_batches != 0)
         self._add_progress_bar(config)
         if fingerprint := self.arguments.run.get("data", {}).get("fingerprint"):
             config.callbacks.append(SameData(fingerprint))
@@ -213,7 +221,9 @@ class ClassifierCLI(LightningCLI):
             self.keep_run(config)
         self._add_checkpoint_io(config)
         try:
-            return super().instantiate_trainer(**kwargs)
+            trainer = super().instantiate_trainer(**kwargs)
+            _check_processes(trainer)
+            return trainer
         except Exception:
             if self.folder:
                 runs.give_back(self.folder)
@@ -232,7 +242,7 @@ class ClassifierCLI(LightningCLI):
         if wanted and not any(isinstance(c, ProgressBar) for c in config.callbacks):
             config.callbacks.append(RichBar())
 
-    def _check_monitors(self, callbacks: list[Callback]) -> None:
+    def _check_monitors(self, callbacks: list[Callback], validated: bool) -> None:
         """Finds out now, not after the first epoch, that nothing logs a monitored metric."""
         names = self.model.metric_names()
         if any(not type(c).__module__.startswith(("pytorch_l", "classifier")) for c in callbacks):
@@ -241,6 +251,11 @@ class ClassifierCLI(LightningCLI):
             if monitor is not None and monitor not in names:
                 hint = did_you_mean(monitor, names, f"; there are {', '.join(names)}.")
                 raise ValueError(f"{key}: no metric '{monitor}'{hint}")
+            # Without validation the best checkpoint is the last one.
+            if not validated and key != "model.monitor" and str(monitor).startswith("val_"):
+                raise ValueError(
+                    f"{key}: trainer.limit_val_batches is 0, so there is no {monitor}."
+                )
 
     def monitors(self, callbacks: list[Callback]) -> list[tuple[str, str | None]]:
         """The metrics that must be logged, each with the setting that names it."""
@@ -347,3 +362,12 @@ class ClassifierCLI(LightningCLI):
             model, files, ckpt_path=ckpt_path, return_predictions=False, weights_only=True
         )
         self.exit_code = int(self.writer.report())
+
+
+def _check_processes(trainer: pl.Trainer) -> None:
+    """Refuses what would bring the machine down: a process starts for each device of the CPU."""
+    if trainer.num_devices > MAX_PROCESSES:
+        raise ValueError(
+            f"trainer.devices: {trainer.num_devices} processes are too many for this machine, at "
+            f"most {MAX_PROCESSES}."
+        )

@@ -1,5 +1,6 @@
 """Turns errors of the libraries into one to three lines: key, value, expectation, remedy."""
 
+import errno
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -11,6 +12,8 @@ from classifier.hyperparameters import ConfigError
 from classifier.suggest import did_you_mean
 
 PACKAGE = str(Path(__file__).resolve().parents[1])
+# What a path that somebody gave can be, besides missing.
+PATHS = {errno.EACCES, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EROFS}
 Where = Callable[[str], str]  # maps a dotted key to "file:line: ", or to "" when no file has it
 
 # jsonargparse tries every type of a union and reports each; these lines tell no cause.
@@ -101,7 +104,7 @@ def _cause(message: str) -> str:
 def _plain(line: str) -> str:
     line = CALLABLE.sub("", line).strip().removeprefix("- ")
     line = re.sub(r'^Parser key "[^"]+":\s*', "", line)
-    return re.sub(r"\. Got value: .*$", "", line)
+    return re.sub(r"\. Got value:.*$", "", line)
 
 
 def _expected(line: str) -> list[str]:
@@ -115,11 +118,13 @@ def _expected(line: str) -> list[str]:
 
 
 def _translated(line: str, given: str) -> str:
-    if path := re.match(r"Expected a dot import path string: (.+)$", line):
+    if path := re.match(r"Expected a dot import path string: ?(.*)$", line):
         hint = did_you_mean(path[1], _class_names(), ", expected package.module.Class.")
         return f"'{path[1]}' is not a class path{hint}"
     if other := re.match(r"Import path (\S*) ?does not correspond to a subclass of (\w+)", line):
         return f"{repr(other[1]) if other[1] else given} is not a {other[2]}."
+    if base := re.match(r"Expected '(\S+)' to be a subclass of <class '(?:\w+\.)*(\w+)'>", line):
+        return f"'{base[1]}' is not a {base[2]}."
     if attribute := re.match(r"module '([\w.]+)' has no attribute '(\w+)'", line):
         found = vars(sys.modules.get(attribute[1], sys)).items()
         hint = did_you_mean(attribute[2], (name for name, value in found if callable(value)))
@@ -134,7 +139,7 @@ def _given(message: str) -> str:
     patterns = (
         r"NestedArg\(key='[^']*', val='([^']*)'\)",
         r"Got value: ([^(\n]+)$",
-        r"Given value: (.*)",
+        r"Given value: (.*?)(?:\. Got value: .*)?$",
     )
     found = (re.search(pattern, message, re.M) for pattern in patterns)
     return next((f"'{match[1].strip()}'" for match in found if match), "the value")
@@ -163,6 +168,8 @@ def message_of(error: Exception) -> str:
         text = explain(text)
     if type(error).__name__ == "MisconfigurationException":
         text = f"trainer: {text}"
+    if isinstance(error, OSError) and error.filename is not None:
+        text = f"'{error.filename}': {error.strerror}."
     speaks = is_users(error) or is_explained(error)
     return text if speaks and text else f"{type(error).__name__}: {text}"
 
@@ -182,6 +189,8 @@ def is_users(error: Exception) -> bool:
     if type(error).__name__ == "MisconfigurationException":
         return True
     if isinstance(error, ConfigError | FileNotFoundError):
+        return True
+    if isinstance(error, OSError) and error.errno in PATHS:
         return True
     codes = list(_codes(error.__traceback__))
     if codes and codes[-1].co_filename.startswith(PACKAGE):

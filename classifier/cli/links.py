@@ -1,6 +1,7 @@
 """Gives the network the number of classes and channels of the data, whatever it is built by."""
 
 import inspect
+from collections.abc import Iterator
 from enum import Enum
 from typing import Any
 
@@ -8,6 +9,7 @@ from jsonargparse import Namespace
 from pytorch_lightning.cli import _InstantiatorFn
 
 from classifier.cli.arguments import Arguments
+from classifier.cli.errors import TYPES
 from classifier.cli.parser import imported
 from classifier.data import ImageDataModule
 
@@ -72,6 +74,30 @@ def refuse_other_numbers(arguments: Arguments, data: ImageDataModule) -> None:
                     f"model.network.{section}.{name} is {given}, but {type(data).__name__} has "
                     f"{number}. Leave it out: it is filled in from the data."
                 )
+
+
+def refuse_nulls(config: Any, arguments: Arguments, key: str = "") -> None:
+    """Raises ValueError for a null where a class wants a value; jsonargparse lets any through."""
+    if isinstance(config, list):
+        for part in config:
+            refuse_nulls(part, arguments, key)
+    elif isinstance(config, dict):
+        for name, kind in _nulls(config):
+            place = f"{key}.init_args.{name}"
+            raise ValueError(f"{arguments.where(place)}{place}: null is not {kind}.")
+        for name, part in config.items():
+            refuse_nulls(part, arguments, f"{key}.{name}".lstrip("."))
+
+
+def _nulls(block: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Names the settings of a class that are null and must not be, with what they must be."""
+    settings = block.get("init_args")
+    if "class_path" not in block or not isinstance(settings, dict):
+        return
+    for name, parameter in inspect.signature(imported(block["class_path"])).parameters.items():
+        plain = TYPES.get(getattr(parameter.annotation, "__name__", ""))
+        if plain and parameter.default is not None and settings.get(name, "left out") is None:
+            yield name, plain
 
 
 def links_that_apply(links: dict[str, Any], network: Namespace) -> dict[str, Any]:

@@ -59,9 +59,9 @@ def explained(command: Callable[[], Any]) -> int:
 
 def _told(error: Exception) -> int:
     from classifier.cli.errors import is_explained, is_users, message_of
-    from classifier.suggest import printable
+    from classifier.suggest import shown
 
-    print(f"error: {printable(message_of(error))}", file=sys.stderr)  # noqa: T201
+    print(f"error: {shown(message_of(error))}", file=sys.stderr)  # noqa: T201
     if is_users(error):
         return 2
     if not is_explained(error):

@@ -22,6 +22,7 @@ from classifier.data.split import order_by_name, stratified_split
 from classifier.data.workers import workers
 from classifier.suggest import did_you_mean
 
+MAX_WORKERS = 1024  # more bring a machine down before they read an image
 SPLIT_NAMES = {"train": ["train"], "val": ["val", "valid", "validation"], "test": ["test"]}
 # Mean and standard deviation of ImageNet's training images, on which most weights were pretrained.
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -106,6 +107,10 @@ class ImageFolder(ImageDataModule):
         self._train_transform = train_transform
         self._eval_transform = eval_transform
         self.in_memory = in_memory
+        if not 0 <= (num_workers or 0) <= MAX_WORKERS:
+            raise ValueError(
+                f"num_workers is a number of processes, 0 to {MAX_WORKERS}, not {num_workers}."
+            )
         self._num_workers = num_workers
         self.test_fraction = proper_fraction("test_fraction", test_fraction)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+MAX_LEVELS = 100
 FLOAT = "tag:yaml.org,2002:float"
 TIMESTAMP = "tag:yaml.org,2002:timestamp"
 LINE_BREAK = re.compile("[\n\r\x85\u2028\u2029]")
@@ -18,6 +19,23 @@ class Loader(yaml.SafeLoader):
         first: [(tag, form) for tag, form in resolvers if tag not in (FLOAT, TIMESTAMP)]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+
+    def fetch_flow_collection_start(self, TokenClass: Any) -> None:  # noqa: N803 (PyYAML's name)
+        if self.flow_level >= MAX_LEVELS:  # the scanner itself takes minutes for 50,000 brackets
+            raise yaml.scanner.ScannerError(
+                problem=f"more than {MAX_LEVELS} levels of nesting", problem_mark=self.get_mark()
+            )
+        super().fetch_flow_collection_start(TokenClass)
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            # What PyYAML lets through for values such as `!!float x` and `!!timestamp x`.
+            problem = f"{node.value!r} is not of the kind {node.tag.rpartition(':')[2]}."
+            raise yaml.constructor.ConstructorError(
+                problem=problem, problem_mark=node.start_mark
+            ) from error
 
 
 Loader.add_implicit_resolver(

@@ -7,12 +7,11 @@ from typing import Any, NamedTuple, TypeAlias
 
 import yaml
 
-from classifier.hyperparameters.scalars import Loader
+from classifier.hyperparameters.scalars import MAX_LEVELS, Loader
 from classifier.suggest import did_you_mean
 
 KeyPath: TypeAlias = tuple[str | int, ...]
 
-MAX_LEVELS = 100
 MAX_VALUES = 100_000  # with every alias written out: a few lines of aliases can mean billions
 EXPLANATIONS = {
     "found duplicate anchor '?([^';]+)": r"anchor '&\1' is defined a second time; rename one.",
