@@ -120,7 +120,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("searched")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        write_files()
+        write_files(TINY.replace("&lr 0.01", "&lr 0.001"))  # so that the base is not the best
         assert main(["search", "--config", "search.yaml", "--dry_run", "4"]) == 0
         with Search() as search:
             assert search.end() == 0, Path("output.txt").read_text()

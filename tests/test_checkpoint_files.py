@@ -234,7 +234,7 @@ def fit(warm, own_folder):
 
     def run(*arguments):
         Path("output.txt").unlink(missing_ok=True)
-        process = storms.fit_in(own_folder, [*arguments, *SAVE])
+        (process,) = storms.fit_in(own_folder, [*arguments, *SAVE])
         process.join()
         return process.exitcode, Path("output.txt").read_text()
 

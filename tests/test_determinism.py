@@ -1,6 +1,7 @@
 """The same config gives the same bits, whatever else is done meanwhile."""
 
 import random
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -151,7 +152,8 @@ def folder(tmp_path_factory):
         pixels = noise.integers(0, 128, (20, 20, 3)) + 127 * (number % 2 == 0)
         Image.fromarray(pixels.astype(np.uint8)).save(path)
     (root / "own.py").write_text(OWN)
-    return root
+    yield root
+    sys.modules.pop("own", None)
 
 
 @pytest.fixture(scope="module")

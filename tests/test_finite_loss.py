@@ -103,6 +103,7 @@ def half(initial_scale: float = 1024.0) -> MixedPrecision:
 """
 SKIP = {"model.skip_bad_steps": True, "trainer.callbacks": [{"class_path": "own.Watch"}]}
 RUN = Path("runs/tiny/version_0")
+GO_ON = ["fit", "--ckpt_path", str(RUN), "--trust", "own"]
 
 
 @pytest.fixture(autouse=True)
@@ -219,7 +220,8 @@ def test_the_batch_can_be_replayed_as_the_readme_says(write_config):
     assert main(["fit", "--config", write_config(changes)]) == 1
 
     bad = torch.load(RUN / "bad_batch.pt", weights_only=True)
-    module = ClassificationModule.load_from_checkpoint(RUN / "checkpoints" / "last.ckpt").train()
+    last = RUN / "checkpoints" / "last.ckpt"
+    module = ClassificationModule.load_from_checkpoint(last, trust=["own"]).train()
     loss = module.loss(module(bad["images"]), bad["labels"])
 
     assert loss.isfinite()  # the network was to blame
@@ -246,7 +248,9 @@ def test_a_resumed_run_knows_its_first_loss(write_config, capsys):
     first = last()["loss_watch"]["first_loss"]
     limits = [1e4 * value for value in (first, first / 1e3)]
     arguments = ["--trainer.max_epochs", "2", "--model.loss.init_args.factor", "1e6"]
-    assert main(["fit", "--ckpt_path", str(RUN), *arguments]) == 0  # 2e6 is below 2e7
+    assert (
+        main(["fit", "--ckpt_path", str(RUN), "--trust", "own", *arguments]) == 0
+    )  # 2e6 is below 2e7
 
     assert limits[0] > 2e6 > limits[1]
     assert last()["loss_watch"]["first_loss"] == first
@@ -451,7 +455,7 @@ def test_a_resumed_run_goes_on_counting(write_config, capsys):
     changes = {"trainer.max_epochs": 1, **SKIP, **bad_loss(2)}
     assert main(["fit", "--config", write_config(changes)]) == 0
 
-    assert main(["fit", "--ckpt_path", str(RUN), "--trainer.max_epochs", "2"]) == 0
+    assert main([*GO_ON, "--trainer.max_epochs", "2"]) == 0
 
     assert "warning: 2 of 8 steps were skipped" in capsys.readouterr().err
 

@@ -298,7 +298,7 @@ BOMB = "a0: &a0 [x, x]\n" + "".join(
         ("text", "f.yaml:1: .* found 'text'"),
         ("{{a}}: 1", "f.yaml:1: a list or mapping cannot be a name"),
         ("a: !x 1", "f.yaml:1: unknown tag '!x'"),
-        ("a: !!int x", "f.yaml: invalid literal"),
+        ("a: !!int x", "f.yaml:1: 'x' is not of the kind int"),
         ("<<: 3", "f.yaml:1: .* merging"),
         ("a: 1\nb: \x01", "f.yaml:2: a character"),
         ("a: 1\n---\nb: 2", "f.yaml:2: expected a single document"),

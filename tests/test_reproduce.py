@@ -43,7 +43,7 @@ def reproduce(capfd):
         capfd.readouterr()
         code = main(["reproduce", *map(str, arguments)])
         output, errors = capfd.readouterr()
-        assert errors == ""
+        assert not errors or errors.startswith("note: the last bits may differ from before: ")
         return code, output[output.index("weights: ") :].splitlines()
 
     return run
@@ -490,7 +490,7 @@ def test_data_that_is_gone_is_reported_and_leaves_no_folder(own_run, capfd):
     error, last = capfd.readouterr().err.splitlines()
     assert "photos" in error
     assert last == ("error: the training ended with exit code 2; there is nothing to compare.")
-    assert list(Path("runs/tiny_reproduced").iterdir()) == []
+    assert not Path("runs/tiny_reproduced").exists()
 
 
 @pytest.mark.slow

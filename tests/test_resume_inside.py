@@ -230,7 +230,7 @@ def test_a_second_signal_ends_a_training_at_once(name, write_config, write_modul
     number = int(signal.Signals[name])
     Path("stop").write_text(f"{number}+{number} 9 before")
 
-    process = storms.fit_in(own_folder, ["--config", write_config(CHANGES)])
+    (process,) = storms.fit_in(own_folder, ["--config", write_config(CHANGES)])
     process.join()
 
     assert process.exitcode == -number

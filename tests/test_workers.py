@@ -156,9 +156,10 @@ def test_a_worker_of_predict_is_named_too(write_config, capsys, impatient):
     config = write_config({"data": fit(eval_transform=("SIGSTOP", {"worker": 0}))})
     assert main(["fit", "--config", config, "--trainer.limit_val_batches", "0"]) == 0
 
-    arguments = ["--ckpt_path", "runs/tiny/version_0", "--images", "photos"]
+    arguments = ["--ckpt_path", "runs/tiny/version_0", "--trust", "own", "--images", "photos"]
     assert main(["predict", *arguments, "--data.eval_batch_size", "8"]) == 1
 
+    assert list(Path().glob("*predictions*")) == []
     assert capsys.readouterr().err.startswith("error: data worker 0 (PID ")
 
 
@@ -220,11 +221,11 @@ def test_workers_start_and_die_with_their_trainer_however_they_are_started(metho
             command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
         )
 
-    assert start().communicate()[0].splitlines()[-2:] == ["read", "end"]
-    trainer = start()
-    assert trainer.stdout.readline() == "read\n"
-    trainer.kill()
-    trainer.wait()
+    with start() as trainer:
+        assert trainer.communicate()[0].splitlines()[-2:] == ["read", "end"]
+    with start() as trainer:
+        assert trainer.stdout.readline() == "read\n"
+        trainer.kill()
 
     assert wait_for_none([trainer.pid]) == []
 

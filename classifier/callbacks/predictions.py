@@ -1,5 +1,6 @@
 """Writes predictions as they come: one CSV row an image, in the order given."""
 
+import contextlib
 import csv
 import sys
 from collections.abc import Sequence
@@ -66,6 +67,14 @@ class PredictionWriter(BasePredictionWriter):
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.file.close()
         self.part.replace(self.path)
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        if hasattr(self, "file"):  # it had begun
+            with contextlib.suppress(OSError):  # of a full disk, which is the exception already
+                self.file.close()
+            self.part.unlink(missing_ok=True)
 
     def report(self) -> bool:
         """Prints what was written and what was not; returns whether a file could not be read."""

@@ -77,14 +77,18 @@ def refuse_other_numbers(arguments: Arguments, data: ImageDataModule) -> None:
 
 
 def refuse_nulls(config: Any, arguments: Arguments, key: str = "") -> None:
-    """Raises ValueError for a null where a class wants a value; jsonargparse lets any through."""
+    """Raises ValueError for a null where a class wants a value; jsonargparse lets any through.
+
+    What the data fills in may be left out, as null is for it.
+    """
     if isinstance(config, list):
         for part in config:
             refuse_nulls(part, arguments, key)
     elif isinstance(config, dict):
         for name, kind in _nulls(config):
             place = f"{key}.init_args.{name}"
-            raise ValueError(f"{arguments.where(place)}{place}: null is not {kind}.")
+            if place not in [target for _, target in LINKS]:
+                raise ValueError(f"{arguments.where(place)}{place}: null is not {kind}.")
         for name, part in config.items():
             refuse_nulls(part, arguments, f"{key}.{name}".lstrip("."))
 

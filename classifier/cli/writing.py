@@ -30,7 +30,7 @@ def writing(folder: Path) -> Iterator[None]:
         again = f"then classifier fit --ckpt_path {shlex.quote(str(shown(folder)))} goes on."
         if error.errno in FULL:
             remedy = f"Free some space; {again if begun else 'then give the same command again.'}"
-        elif path.is_relative_to(folder) or folder.is_relative_to(path):
+        elif error.filename and (path.is_relative_to(folder) or folder.is_relative_to(path)):
             other = "or name another folder, --trainer.default_root_dir FOLDER."
             remedy = f"Make it writable{'; ' + again if begun else ', ' + other}"
         else:

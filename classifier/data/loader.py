@@ -56,7 +56,17 @@ class TrainLoader:
         random.seed(seed)
         np.random.seed(seed % 2**32)  # noqa: NPY002  # other people's transforms use it
 
-    # Lightning warns of a loader that cannot go on inside an epoch unless it has these.
+    # Lightning ends the workers of what has this attribute of DataLoader, also after a failure.
+
+    @property
+    def _iterator(self) -> Any:
+        return self.loader._iterator
+
+    @_iterator.setter
+    def _iterator(self, value: Any) -> None:
+        self.loader._iterator = value
+
+    # It warns of a loader that cannot go on inside an epoch unless it has these.
 
     def state_dict(self) -> dict[str, Any]:
         return {}

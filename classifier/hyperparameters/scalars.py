@@ -32,7 +32,7 @@ class Loader(yaml.SafeLoader):
             return super().construct_object(node, deep)
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             # What PyYAML lets through for values such as `!!float x` and `!!timestamp x`.
-            problem = f"{node.value!r} is not of the kind {node.tag.rpartition(':')[2]}."
+            problem = f"{node.value!r} is not of the kind {node.tag.rpartition(':')[2]}"
             raise yaml.constructor.ConstructorError(
                 problem=problem, problem_mark=node.start_mark
             ) from error
