@@ -61,7 +61,7 @@ def test_every_trial_is_trained_exactly_once(found):
 
 def test_the_first_trial_is_the_base_config(found):
     assert trials_of(found)[0].params == {"lr": 0.001, "width": 4}
-    assert (trial_folder(found, 0) / "trial.yaml").read_text() == TINY
+    assert (trial_folder(found, 0) / "trial.yaml").read_text() == Path("tiny.yaml").read_text()
 
 
 def test_a_trial_is_the_base_config_with_only_the_searched_values_changed(found):
