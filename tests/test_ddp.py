@@ -192,3 +192,52 @@ def test_two_ranks_share_out_the_training_images_whatever_the_seed(seed, write_c
 
 def bytes_of(image):
     return image.numpy().tobytes()
+
+
+HANGS = """
+import os
+import signal
+import time
+
+from pytorch_lightning.callbacks import Callback
+
+from classifier.callbacks import rank_watch
+
+rank_watch.HANG_SECONDS = 4
+
+
+class Hangs(Callback):
+    "Lets a rank hang before or inside its fifth step."
+
+    def __init__(self, rank: int, how: str) -> None:
+        self.rank, self.how = rank, how
+
+    def on_train_batch_end(self, trainer, *_) -> None:
+        if (trainer.global_rank, trainer.global_step) == (self.rank, 4):
+            time.sleep(1)  # five times what lies between two beats
+            if self.how == "stops":
+                os.kill(os.getpid(), signal.SIGSTOP)
+            time.sleep(100)
+"""
+
+
+@pytest.mark.parametrize(
+    ("rank", "how"),
+    [
+        (1, "sleeps"),
+        pytest.param(1, "stops", marks=pytest.mark.slow),
+        pytest.param(0, "sleeps", marks=pytest.mark.slow),
+        pytest.param(0, "stops", marks=pytest.mark.slow),
+    ],
+)
+def test_a_rank_that_hangs_is_named_and_ends_the_job(rank, how, write_config):
+    Path("own.py").write_text(HANGS)
+    callback = {"class_path": "own.Hangs", "init_args": {"rank": rank, "how": how}}
+
+    ended = classify("fit", "--config", write_config({"trainer.callbacks": [callback]}), *TWO_RANKS)
+
+    assert ended.returncode == (-9 if (rank, how) == (0, "stops") else 1)
+    first, last = ended.stderr.splitlines()
+    place = r"\S*own\.py:\d+ \(on_train_batch_end\)" if how == "sleeps" else ".*"
+    assert re.match(rf"error: rank {rank} \(PID \d+ on \S+, last at {place}\) did not", first)
+    assert last == "classifier fit --ckpt_path runs/tiny/version_0 goes on."

@@ -26,6 +26,7 @@ from classifier.callbacks.console import Console, RichBar, interactive
 from classifier.callbacks.finite_loss import FiniteLoss
 from classifier.callbacks.logger import RunLogger
 from classifier.callbacks.predictions import PredictionWriter
+from classifier.callbacks.rank_watch import RankWatch
 from classifier.callbacks.run_record import RunRecord
 from classifier.callbacks.same_conditions import SameConditions
 from classifier.callbacks.same_data import SameData
@@ -220,6 +221,7 @@ class ClassifierCLI(LightningCLI):
         else:
             self.keep_run(config)
         self._add_checkpoint_io(config)
+        config.callbacks.append(RankWatch(self.folder))
         try:
             trainer = super().instantiate_trainer(**kwargs)
             _check_processes(trainer)
