@@ -1,5 +1,6 @@
 """A training that is stopped by a signal inside an epoch goes on to the same bits."""
 
+import json
 import shutil
 import signal
 import sys
@@ -264,6 +265,20 @@ def test_a_finished_run_has_nothing_to_train_and_says_so(write_config, capsys):
     (RUN / "before.ckpt").write_bytes(before)
     earlier = torch.load(RUN / "before.ckpt", weights_only=True)
     assert storms.digest(last["state_dict"]) == storms.digest(earlier["state_dict"])
+
+
+def test_a_run_that_was_killed_when_all_was_trained_still_gets_its_last_metrics(write_config):
+    assert main(["fit", "--config", write_config()]) == 0
+    record = json.loads((RUN / "run.json").read_text())
+    at_start = ("state", "id", "name", "working_folder", "command", "seed", "environment", "data")
+    killed = {**{name: record[name] for name in at_start}, "state": "running"}
+    (RUN / "run.json").write_text(json.dumps(killed))
+
+    assert main(["fit", "--ckpt_path", str(RUN)]) == 0
+
+    again = json.loads((RUN / "run.json").read_text())
+    for name in ("state", "metrics", "best", "epochs", "steps", "weights_sha256"):
+        assert again[name] == record[name]
 
 
 # ---- the private parts of Lightning ----

@@ -16,6 +16,8 @@ from classifier.callbacks.checkpoints import best_checkpoint
 from classifier.callbacks.epochs import EpochWatch
 from classifier.checkpoints import weights_digest
 
+KEPT_BESIDE = ("epoch", "step", "seconds", "lr")  # the columns of metrics.csv besides the metrics
+
 
 class RunRecord(EpochWatch):
     """Writes ``config.yaml``, ``run.json`` and ``metrics.csv``, and tells the checkpoint of them.
@@ -131,6 +133,10 @@ class RunRecord(EpochWatch):
             "epochs": trainer.current_epoch,
             "steps": trainer.global_step,
         }
+        if "metrics" not in self.record:  # nothing was left to train after a kill
+            for row in runs.read_metrics(self.folder)[-1:]:
+                names = [name for name in row if name not in KEPT_BESIDE and row[name]]
+                self.record["metrics"] = {name: float(row[name]) for name in names}
         best = best_checkpoint(trainer)
         if best is not None:
             self.record["best"] = {
