@@ -189,7 +189,7 @@ RANKS = ["every step", "accumulation of 3", "plateau of val_loss", "validation t
 def test_no_storm_on_two_ranks_changes_a_bit(tmp_path, images, number):
     storms.warm_up()
 
-    total = sum((storm(tmp_path, images, name, number, 3, ranks=2) for name in RANKS), Storm())
+    total = sum((storm(tmp_path, images, name, number, 4, ranks=2) for name in RANKS), Storm())
 
     print(total)
     assert total.different == []

@@ -121,6 +121,10 @@ class Instantiator(_InstantiatorFn):
     those cannot be loaded. It is private in Lightning; tests/test_cli.py watches it.
     """
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Instantiator":
+        """Itself: the module's optimizer holds it, and a moving average copies the module."""
+        return self  # else that would copy the whole command, with its data and its threads
+
     def __call__(
         self, class_type: Any, *args: Any, applied_instantiation_links: Any, **kwargs: Any
     ) -> Any:
