@@ -157,14 +157,13 @@ class ClassificationModule(pl.LightningModule):
     def _measure(self, logits: Tensor, loss: Tensor, batch: Batch, stage: str) -> None:
         images, labels = batch
         classes = labels if labels.ndim == 1 else labels.argmax(1)
-        mean_loss, metrics = self.losses[stage], self.metrics[stage]
-        assert isinstance(mean_loss, Mean)
+        mean_loss: Any = self.losses[stage]  # ModuleDict hides the types
+        metrics: Any = self.metrics[stage]
         mean_loss.add(loss.detach() * len(images), len(images))
         if isinstance(metrics, MetricCollection):
             metrics.update(logits, classes)
         else:
-            accuracy = metrics["train_accuracy"]
-            accuracy.add((logits.argmax(1) == classes).sum(), len(images))
+            metrics["train_accuracy"].add((logits.argmax(1) == classes).sum(), len(images))
         if stage not in self._logged:  # at the end of the epoch, Lightning asks the metrics
             self._logged.add(stage)
             self.log(f"{stage}loss", mean_loss, prog_bar=True, on_step=False, on_epoch=True)

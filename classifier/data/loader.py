@@ -54,8 +54,8 @@ class TrainLoader:
             return self.loader
         # A DataLoader turns the keys into numbers and back, which takes longer than the batch.
         least = size if self.loader.drop_last else 1
-        keys = sampler.keys().split(size)
-        return (images.__getitems__(part) for part in keys if len(part) >= least)
+        parts: Any = torch.split(sampler.keys(), size)
+        return (images.__getitems__(part) for part in parts if len(part) >= least)
 
     def _seed_step(self, seed: int) -> None:
         """Seeds every generator that a training step may draw from, in 10 microseconds."""
