@@ -163,7 +163,8 @@ def disturb(
         expected = {CODES[number], -number} | ({0, 1, -9} if ranks > 1 else set())
         output = (folder / "output.txt").read_text()
         assert set(codes) <= expected, f"{codes}\n{output}"
-        assert "Traceback" not in output
+        # A data worker whose trainer is killed may begin to tell of it.
+        assert "Traceback" not in output or number == signal.SIGKILL
 
 
 def _position(folder: Path) -> Storm:

@@ -285,9 +285,12 @@ def no_signal_handlers(trainer: pl.Trainer) -> None:
 
 
 def is_inside_epoch(trainer: pl.Trainer) -> bool:
-    """Whether the optimizer has stepped on the batch before, and more batches follow it."""
+    """Whether the optimizer has stepped on the batch before, and more batches follow it.
+
+    After the last one the epoch has yet to be ended, which a training that goes on would not do.
+    """
     loop: Any = trainer.fit_loop.epoch_loop
-    return not loop._should_accumulate() and not loop._num_ready_batches_reached()
+    return not (loop._should_accumulate() or loop._is_training_done or trainer.should_stop)
 
 
 def is_clean(trainer: pl.Trainer) -> bool:
