@@ -18,12 +18,13 @@ from pytorch_lightning.core.mixins.hparams_mixin import _given_hyperparameters
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
-from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 from typing_extensions import Self
 
 from classifier import checkpoints
 from classifier.finite import LossWatch, largest, mean_over_ranks
+from classifier.metrics import Mean
 from classifier.resume import follow_new_settings
 from classifier.trust import PACKAGES, Trust, confined
 
@@ -87,6 +88,7 @@ class ClassificationModule(pl.LightningModule):
         self.skip_bad_steps = skip_bad_steps
         self.watch = LossWatch()
         self._step_is_bad = False
+        self._logged: set[str] = set()
         self.replayed_steps: int | None = None
         self.provenance: dict[str, Any] = {}
         """What a checkpoint says of itself: ``config`` text, ``data`` and ``run`` record."""
@@ -97,19 +99,16 @@ class ClassificationModule(pl.LightningModule):
         self.mean: Tensor
         self.std: Tensor
         evaluation = evaluation_metrics(len(self.class_names))
-        accuracy = MetricCollection({"accuracy": evaluation["accuracy"].clone()})
         # nn.Module has a method `train`, so the keys carry the underscore of the metric names.
         self.metrics = nn.ModuleDict(
             {
-                "train_": accuracy.clone(prefix="train_"),
+                "train_": nn.ModuleDict({"train_accuracy": Mean()}),
                 "val_": evaluation.clone(prefix="val_"),
                 "test_": evaluation.clone(prefix="test_"),
             }
         )
         # Lightning's own mean rounds the number of images where ranks have unequally many.
-        self.losses = nn.ModuleDict(
-            {stage: MeanMetric(nan_strategy="disable") for stage in self.metrics}
-        )
+        self.losses = nn.ModuleDict({stage: Mean() for stage in self.metrics})
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]  # no streams, no addresses
@@ -158,13 +157,17 @@ class ClassificationModule(pl.LightningModule):
     def _measure(self, logits: Tensor, loss: Tensor, batch: Batch, stage: str) -> None:
         images, labels = batch
         classes = labels if labels.ndim == 1 else labels.argmax(1)
-        metrics: Any = self.metrics[stage]  # ModuleDict hides the type
-        metrics.update(logits, classes)
-        losses: Any = self.losses[stage]
-        # One value an image, for torchmetrics 1.9 ignores weights where it keeps NaN.
-        losses.update(loss.detach().expand(len(images)))
-        self.log(f"{stage}loss", losses, prog_bar=True, on_step=False, on_epoch=True)
-        self.log_dict(metrics, on_step=False, on_epoch=True)
+        mean_loss: Any = self.losses[stage]  # ModuleDict hides the types
+        metrics: Any = self.metrics[stage]
+        mean_loss.add(loss.detach() * len(images), len(images))
+        if isinstance(metrics, MetricCollection):
+            metrics.update(logits, classes)
+        else:
+            metrics["train_accuracy"].add((logits.argmax(1) == classes).sum(), len(images))
+        if stage not in self._logged:  # at the end of the epoch, Lightning asks the metrics
+            self._logged.add(stage)
+            self.log(f"{stage}loss", mean_loss, prog_bar=True, on_step=False, on_epoch=True)
+            self.log_dict(dict(metrics.items()), on_step=False, on_epoch=True)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Returns the ``loss``, and its mean over the ranks as ``step_loss``."""
@@ -201,6 +204,15 @@ class ClassificationModule(pl.LightningModule):
 
     def _trained(self) -> list[nn.Parameter]:
         return [p for p in self.parameters() if p.requires_grad]
+
+    def on_train_epoch_start(self) -> None:
+        self._logged.discard("train_")
+
+    def on_validation_epoch_start(self) -> None:
+        self._logged.discard("val_")
+
+    def on_test_epoch_start(self) -> None:
+        self._logged.discard("test_")
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self.step(batch, "val_")

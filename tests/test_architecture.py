@@ -10,8 +10,8 @@ LAYERS = [
     {"durable"},
     {"suggest", "archive", "bombs", "trust"},
     {"runs", "networks", "augment", "hyperparameters"}
-    | {"checkpoints", "provenance", "resume", "finite"},
-    {"module", "data", "callbacks"},
+    | {"checkpoints", "provenance", "resume", "finite", "metrics"},
+    {"module", "data", "callbacks", "hooks"},
     {"cli"},
     {"search", "reproduce"},
     {"__main__"},

@@ -40,6 +40,7 @@ from classifier.cli.writing import writing
 from classifier.data import ImageDataModule
 from classifier.data.files import find_images
 from classifier.data.workers import WorkerNames
+from classifier.hooks import lean_hooks
 from classifier.hyperparameters import ConfigError, anchors, load, with_aliases
 from classifier.module import ClassificationModule
 from classifier.provenance import code_digests, settings_digest
@@ -337,6 +338,7 @@ class ClassifierCLI(LightningCLI):
                 stack.enter_context(writing(self.folder))
                 # Before Lightning opens the logger, which writes to the folder at once.
                 stack.enter_context(runs.locked(self.folder))
+            stack.enter_context(lean_hooks(self.trainer))
             self.trainer.fit(model, **settings)
 
     # ---- predict ----

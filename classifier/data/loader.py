@@ -1,7 +1,7 @@
 """The training batches of a run, in an order and with random numbers that nothing else changes."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from classifier.data.sets import Batch, EpochSampler, mixed_seed
+from classifier.data.sets import Batch, EpochSampler, MemorySet, mixed_seed
 
 
 class TrainLoader:
@@ -43,9 +43,19 @@ class TrainLoader:
         position = loop.epoch_loop.batch_progress.current.ready
         sampler.set_epoch(epoch)
         sampler.start = position * int(self.loader.batch_size or 1)
-        for number, batch in enumerate(self.loader, position):
+        for number, batch in enumerate(self._batches(sampler), position):
             self._seed_step(mixed_seed(sampler.seed, epoch, number, sampler.rank))
             yield batch
+
+    def _batches(self, sampler: EpochSampler) -> Iterable[Batch]:
+        images: Any = self.loader.dataset
+        size = self.loader.batch_size
+        if not isinstance(images, MemorySet) or self.loader.pin_memory or size is None:
+            return self.loader
+        # A DataLoader turns the keys into numbers and back, which takes longer than the batch.
+        least = size if self.loader.drop_last else 1
+        parts: Any = torch.split(sampler.keys(), size)
+        return (images.__getitems__(part) for part in parts if len(part) >= least)
 
     def _seed_step(self, seed: int) -> None:
         """Seeds every generator that a training step may draw from, in 10 microseconds."""

@@ -54,9 +54,10 @@ class MemorySet(ImageSet):
         self.images = images
         self.labels = labels
 
-    def __getitems__(self, keys: list[int]) -> Batch:
-        indices = torch.tensor(keys) % len(self)
-        return self.images[indices], self.labels[indices]
+    def __getitems__(self, keys: list[int] | Tensor) -> Batch:
+        indices = torch.as_tensor(keys) % len(self)
+        # A seventh of the time of images[indices].
+        return self.images.index_select(0, indices), self.labels.index_select(0, indices)
 
     def content(self) -> Iterator[Buffer]:
         """Yields the shape, the pixels and the labels."""
@@ -90,13 +91,15 @@ class EpochSampler(DistributedSampler[int]):
         """How many images of an epoch to leave out, because they were seen before."""
 
     def __iter__(self) -> Iterator[int]:
+        yield from self.keys().tolist()
+
+    def keys(self) -> Tensor:
+        """The keys of the images to come, int64 ``(N,)``."""
         if not self.shuffle:
-            yield from range(self.rank, self.number, self.num_replicas)[self.start :]
-            return
+            return torch.arange(self.rank, self.number, self.num_replicas)[self.start :]
         generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.epoch))
         order = torch.randperm(self.number, generator=generator) + self.epoch * self.number
-        own = order[self.rank : self.total_size : self.num_replicas]
-        yield from own[self.start :].tolist()
+        return order[self.rank : self.total_size : self.num_replicas][self.start :]
 
     def __len__(self) -> int:
         if self.shuffle:

@@ -1,0 +1,119 @@
+"""The hooks of a training are called as Lightning calls them, only faster."""
+
+import dis
+import inspect
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.strategies import Strategy
+from pytorch_lightning.trainer import call
+
+from classifier import hooks
+from classifier.__main__ import main
+
+OWN = """
+from pathlib import Path
+
+from pytorch_lightning.callbacks import Callback, Checkpoint
+
+CALLS = []
+HOOKS = [name for name in dir(Callback) if name.startswith(("on_", "setup", "teardown"))]
+
+
+def noted(name):
+    def hook(self, trainer, pl_module, *args, **kwargs):
+        place = (pl_module._current_fx_name, trainer.global_step)
+        CALLS.append((type(self).__name__, name, *place, len(args), sorted(kwargs)))
+    return hook
+
+
+class Notes(Callback):
+    pass
+
+
+class LastNotes(Checkpoint):
+    "One that Lightning calls after the others."
+
+
+for kind in (Notes, LastNotes):
+    for name in HOOKS:
+        setattr(kind, name, noted(name))
+
+
+class Joins(Callback):
+    "Adds another callback in the midst of a training."
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == 2:
+            trainer.callbacks.append(Notes())
+"""
+
+
+@pytest.fixture
+def calls(write_config, write_module):
+    """Trains, and returns the hooks that were called."""
+
+    def run(*callbacks, **changes):
+        write_module(OWN)
+        listed = [{"class_path": f"own.{name}"} for name in callbacks]
+        changes = {"trainer.callbacks": listed, "trainer.val_check_interval": 2, **changes}
+        import own
+
+        own.CALLS.clear()
+        assert main(["fit", "--config", write_config(changes)]) == 0
+        return list(own.CALLS)
+
+    return run
+
+
+def test_each_hook_is_called_when_lightning_calls_it(calls, monkeypatch):
+    ours = calls("Notes", "LastNotes")
+
+    monkeypatch.setattr(hooks.Hooks, "of_callbacks", staticmethod(call._call_callback_hooks))
+    monkeypatch.setattr(hooks.Hooks, "of_module", staticmethod(call._call_lightning_module_hook))
+    monkeypatch.setattr(hooks.Hooks, "of_strategy", staticmethod(call._call_strategy_hook))
+    lightnings = calls("Notes", "LastNotes")
+
+    assert ours == lightnings
+    assert len(ours) > 100
+    assert {"on_train_batch_end", "on_before_zero_grad"} < {name for _, name, *_ in ours}
+
+
+def test_a_callback_that_joins_later_is_called_from_then_on(calls):
+    steps = [step for _, name, _, step, *_ in calls("Joins") if name == "on_train_batch_start"]
+
+    assert steps == list(range(2, 8))
+
+
+def test_a_profiler_sees_every_hook(calls):
+    settings = {"dirpath": ".", "filename": "profile"}
+    calls("Notes", **{"trainer.profiler": {"class_path": "SimpleProfiler", "init_args": settings}})
+
+    (report,) = Path().glob("*profile*")
+    assert "[Callback]Notes.on_train_batch_end" in report.read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        (
+            "_call_callback_hooks",
+            ["trainer", "hook_name", "args", "monitoring_callbacks", "kwargs"],
+        ),
+        ("_call_lightning_module_hook", ["trainer", "hook_name", "args", "pl_module", "kwargs"]),
+        ("_call_strategy_hook", ["trainer", "hook_name", "args", "kwargs"]),
+    ],
+)
+def test_lightning_still_calls_hooks_by_these_functions(name, parameters):
+    assert list(inspect.signature(getattr(call, name)).parameters) == parameters
+
+
+def test_the_hooks_that_are_left_out_do_nothing():
+    for name in hooks.EMPTY:
+        assert hasattr(Callback, name)
+        for kind in (pl.LightningModule, Strategy):
+            if function := getattr(kind, name, None):
+                instructions = [step.opname for step in dis.get_instructions(function)]
+                assert not {"CALL", "STORE_ATTR", "STORE_FAST"} & set(instructions), name
