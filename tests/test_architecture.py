@@ -48,7 +48,7 @@ def test_every_file_has_a_layer_and_imports_only_from_below(path):
     assert not above_or_beside
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if part_of(p) in LAYERS[0] | LAYERS[1]], ids=str)
+@pytest.mark.parametrize("path", [p for p in FILES if LAYER[part_of(p)] < 3], ids=str)
 def test_the_plain_layer_works_without_lightning(path):
     assert "pytorch_lightning" not in path.read_text()
 
