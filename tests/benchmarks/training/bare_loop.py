@@ -151,7 +151,7 @@ def predict(loop: Loop, root: Path) -> None:
 
 
 def choose(work: Work, root: Path) -> None:
-    """Reports which precision and memory format train fastest, from a few steps of each in turns."""
+    """Reports which precision and memory format train fastest, from a few steps each, in turns."""
     images, labels = load(work, root, "train")
     images, labels = images[: work.batch_size], labels[: work.batch_size]
     network = build(work)

@@ -1,6 +1,6 @@
 """Keras 3 on PyTorch: arrays in memory, ``Model.fit``; its own layers, equal to those of the work.
 
-    KERAS_BACKEND=torch python keras_program.py --work mnist --root DATA --steps 100 --epochs 2
+KERAS_BACKEND=torch python keras_program.py --work mnist --root DATA --steps 100 --epochs 2
 """
 
 import argparse
@@ -11,9 +11,9 @@ from typing import Any
 
 os.environ["KERAS_BACKEND"] = "torch"
 
-import keras  # noqa: E402
-from keras import layers  # noqa: E402
-from works import RATE, WORKS, Work, load, report  # noqa: E402
+import keras
+from keras import layers
+from works import RATE, WORKS, load, report
 
 
 class Epochs(keras.callbacks.Callback):  # type: ignore[misc]

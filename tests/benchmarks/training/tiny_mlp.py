@@ -14,7 +14,10 @@ class TinyMLP(nn.Module):
     def __init__(self, num_classes: int = 10, in_channels: int = 1) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Flatten(), nn.Linear(in_channels * 28 * 28, 64), nn.ReLU(), nn.Linear(64, num_classes)
+            nn.Flatten(),
+            nn.Linear(in_channels * 28 * 28, 64),
+            nn.ReLU(),
+            nn.Linear(64, num_classes),
         )
 
     def forward(self, images: Tensor) -> Tensor:
