@@ -179,6 +179,8 @@ def measure(setup: Setup, job: Job) -> str:
                 results[way].append(run(setup, way, job, number))
             except SkippedError as reason:
                 skipped[way] = str(reason)
+                results.pop(way, None)
+                shutil.rmtree(setup.folder / "now", ignore_errors=True)
     ordered = {way: results[way] for way in setup.options.ways if way in results}
     lines = accuracies(ordered) if job.task == "accuracy" else list(rows(ordered, job))
     lines += ["", f"Fastest settings of the bare loop: {settings(setup.chosen[job.name])}."]
@@ -218,7 +220,11 @@ def run(setup: Setup, way: str, job: Job, number: int) -> Result:
 
 
 def call(command: Sequence[str], folder: Path, setup: Setup) -> Result:
-    """Runs a command in a folder; shows what it printed only if it fails."""
+    """Runs a command in a folder; shows what it printed only if it fails.
+
+    Raises:
+        SkippedError: It failed.
+    """
     paths = [str(PRODUCT), str(PROGRAMS)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     environment["OMP_NUM_THREADS"] = str(setup.options.threads)
@@ -232,7 +238,8 @@ def call(command: Sequence[str], folder: Path, setup: Setup) -> Result:
         wall = time.perf_counter() - started
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise SystemExit(f"{shlex.join(command)} failed:\n{printed.read_text()}")
+        print(f"{shlex.join(command)}\n{printed.read_text()}", file=sys.stderr)
+        raise SkippedError(f"its command failed with exit code {process.returncode}")
     reports = [line for line in printed.read_text().splitlines() if line.startswith('{"seconds"')]
     said = json.loads(reports[-1]) if reports else {}
     return Result(wall, usage.ru_maxrss / 1024, said)

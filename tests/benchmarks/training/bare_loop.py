@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from works import RATE, WORKS, Work, build, load, open_image, report
 
-CHOICE_STEPS, CHOICE_ROUNDS = 4, 3
+CHOICE_SECONDS, CHOICE_ROUNDS = 0.5, 3
 
 
 @dataclass
@@ -162,10 +162,10 @@ def choose(work: Work, root: Path) -> None:
     fastest = dict.fromkeys(loops, float("inf"))
     for _ in range(CHOICE_ROUNDS):
         for key, loop in loops.items():
-            started = time.perf_counter()
-            for _ in range(CHOICE_STEPS):
+            until = time.perf_counter() + CHOICE_SECONDS
+            while (started := time.perf_counter()) < until:
                 loop.step(images, labels)
-            fastest[key] = min(fastest[key], time.perf_counter() - started)
+                fastest[key] = min(fastest[key], time.perf_counter() - started)
     bf16, layout = min(fastest, key=fastest.__getitem__)
     report(list(fastest.values()), precision="bf16" if bf16 else "float32", channels_last=layout)
 

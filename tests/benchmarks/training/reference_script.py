@@ -17,8 +17,6 @@ from typing import Any
 
 from works import WORKS, Work, build, report
 
-NAME = "benchmark"
-
 
 def main() -> None:
     """Runs the script and reports the seconds of its epochs."""
@@ -62,13 +60,10 @@ def timed(train: Callable[..., Any], seconds: list[float]) -> Callable[..., Any]
 
 
 def run_torchvision(script: ModuleType, work: Work) -> str:
-    """Registers the network with torchvision and trains it."""
+    """Puts the network in the place of torchvision's models and trains it."""
     import torchvision
 
-    def benchmark(**_: Any) -> Any:
-        return build(work)
-
-    torchvision.models.register_model(NAME)(benchmark)
+    torchvision.models.get_model = lambda *_, **__: build(work)
     script.main(script.get_args_parser().parse_args())
     return f"torchvision {torchvision.__version__}"
 

@@ -200,11 +200,18 @@ def timm(setup: Setup, job: Job) -> list[str]:
     work = job.work
     size = [str(work.channels), str(work.image_size), str(work.image_size)]
     data = ["--data-dir", str(setup.root(job.name)), "--val-split", "val", "--no-aug"]
-    data += ["--input-size", *size, "--num-classes", str(work.num_classes), "--crop-pct", "0.875"]
+    data += [
+        "--input-size",
+        *size,
+        "--num-classes",
+        str(work.num_classes),
+        "--crop-pct",
+        str(work.image_size / work.resized),
+    ]
     data += ["--mean", *map(str, work.mean), "--std", *map(str, work.std), "--workers", "2"]
     how = ["--model", "benchmark", "--device", "cpu", "--opt", "adam", "--lr", str(RATE)]
     how += ["--batch-size", str(work.batch_size), "--epochs", str(EPOCHS), "--output", "out"]
-    return [*script, *data, *how, "--sched", "none"]
+    return [*script, *data, *how]
 
 
 def torchvision(setup: Setup, job: Job) -> list[str]:
