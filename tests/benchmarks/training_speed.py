@@ -17,7 +17,7 @@ Every way does the same work: data, network, batch size, Adam, number of steps, 
 
 The tasks: training (the epochs after the first, without validation), evaluation (on the test split)
 and prediction (of a folder of photos) in images a second; help (``fit --help``) and startup (a
-training of one step) in seconds; accuracy (on MNIST after equal epochs, three seeds). The ways take
+training of one step) in seconds; accuracy (on MNIST after equal epochs, a seed each round). The ways take
 turns, each in a new process. Times depend on what else the machine does, so compare ratios only:
 they are taken round by round.
 
@@ -63,8 +63,8 @@ from classifier.runs import read_metrics
 
 PRODUCT = Path(__file__).parents[2]
 TASKS = ("training", "evaluation", "prediction", "help", "startup", "accuracy")
-BASE = "bare"
-"""The way that ratios refer to."""
+TIMED = ("help", "startup")
+"""Of these the seconds count, of the others the images a second."""
 
 
 @dataclass
@@ -78,10 +78,10 @@ class Result:
     said: dict[str, Any]
     """``seconds``, ``note`` and more."""
 
-    def speed(self, job: Job) -> float:
-        """Images a second; for tasks that have none, commands a second."""
-        if job.task in ("help", "startup"):
-            return 1 / self.wall
+    def figure(self, job: Job) -> float:
+        """Images a second; for tasks that have none, the seconds of the whole command."""
+        if job.task in TIMED:
+            return self.wall
         seconds = self.said["seconds"]
         if job.task in ("evaluation", "prediction"):
             return job.work.test_images / seconds[-1]
@@ -114,6 +114,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--work", nargs="+", choices=WORKS, default=list(WORKS))
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS[:1]))
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--base", choices=WAYS, default="bare", help="What ratios refer to. (bare)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1, help="Of each process. (1)")
     parser.add_argument(
@@ -182,7 +183,11 @@ def measure(setup: Setup, job: Job) -> str:
                 results.pop(way, None)
                 shutil.rmtree(setup.folder / "now", ignore_errors=True)
     ordered = {way: results[way] for way in setup.options.ways if way in results}
-    lines = accuracies(ordered) if job.task == "accuracy" else list(rows(ordered, job))
+    lines = (
+        accuracies(ordered)
+        if job.task == "accuracy"
+        else list(rows(ordered, job, setup.options.base))
+    )
     lines += ["", f"Fastest settings of the bare loop: {settings(setup.chosen[job.name])}."]
     lines += [f"Without {TITLES[way]}: {reason}." for way, reason in skipped.items()]
     return "\n".join([f"### {job.task}: {job.work.title}", "", *lines])
@@ -212,7 +217,7 @@ def run(setup: Setup, way: str, job: Job, number: int) -> Result:
         result.said["accuracy"] = call(test, folder, setup).said["accuracy"]
     shutil.rmtree(folder)
     print(
-        f"round {number}  {job.name:6} {job.task:10} {way:17} {result.speed(job):10.2f} /s  "
+        f"round {number}  {job.name:6} {job.task:10} {way:17} {result.figure(job):10.2f}  "
         f"{result.wall:5.1f} s  load {load:.1f}",
         flush=True,
     )
@@ -254,21 +259,21 @@ def read_run(folder: Path) -> dict[str, Any]:
 # ---- printing ----
 
 
-def rows(results: Results, job: Job) -> Iterator[str]:
-    """The table of speeds; ratios are medians of those of the rounds."""
-    unit = "commands" if job.task in ("help", "startup") else "images"
+def rows(results: Results, job: Job, base: str) -> Iterator[str]:
+    """The table of figures; ratios to the way ``base`` are taken round by round."""
+    unit = "seconds" if job.task in TIMED else "images/s"
     yield (
-        f"| way | {unit}/s, median (min .. max) | times the speed of the bare loop | "
+        f"| way | {unit}, median (min .. max) | as a multiple of {TITLES[base]} | "
         "whole command, s | memory, MiB |"
     )
     yield "|---|---|---|---|---|"
-    base = [result.speed(job) for result in results.get(BASE, [])]
+    others = [result.figure(job) for result in results.get(base, [])]
     for way, those in results.items():
-        speeds = [result.speed(job) for result in those]
-        ratios = [own / other for own, other in zip(speeds, base, strict=bool(base))]
+        figures = [result.figure(job) for result in those]
+        ratios = [own / other for own, other in zip(figures, others, strict=bool(others))]
         version = next((f", {r.said['note']}" for r in those if r.said.get("note")), "")
         yield (
-            f"| {TITLES[way]}{version} | {spread(speeds)} | {spread(ratios) if ratios else ''} | "
+            f"| {TITLES[way]}{version} | {spread(figures)} | {spread(ratios) if ratios else ''} | "
             f"{median(r.wall for r in those):.1f} | {median(r.memory for r in those):.0f} |"
         )
 

@@ -196,7 +196,7 @@ def timm(setup: Setup, job: Job) -> list[str]:
     """timm's train.py."""
     script = _reference_script(setup, job, "timm")
     if job.task == "help":
-        return [*script, "--help"]
+        return script
     work = job.work
     size = [str(work.channels), str(work.image_size), str(work.image_size)]
     data = ["--data-dir", str(setup.root(job.name)), "--val-split", "val", "--no-aug"]
@@ -218,7 +218,7 @@ def torchvision(setup: Setup, job: Job) -> list[str]:
     """train.py of torchvision's references."""
     script = _reference_script(setup, job, "torchvision")
     if job.task == "help":
-        return [*script, "--help"]
+        return script
     work, size = job.work, str(job.work.image_size)
     data = ["--data-path", str(setup.root(job.name)), "--workers", "2", "--output-dir", "out"]
     data += ["--train-crop-size", size, "--val-crop-size", size]
@@ -232,10 +232,10 @@ def _reference_script(setup: Setup, job: Job, name: str) -> list[str]:
     if path is None:
         raise SkippedError(f"--{name} does not name its train.py")
     only_fits(job)
+    if job.task == "help":
+        return [sys.executable, str(path), "--help"]
     if job.work.is_mnist:
         raise SkippedError("it reads image folders and has no limit of steps")
-    if job.task == "startup":
-        raise SkippedError("it has no limit of steps")
     return [*program("reference_script"), "--script", str(path), "--work", job.name, "--"]
 
 
