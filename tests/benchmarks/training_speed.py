@@ -17,9 +17,10 @@ Every way does the same work: data, network, batch size, Adam, number of steps, 
 
 The tasks: training (the epochs after the first, without validation), evaluation (on the test split)
 and prediction (of a folder of photos) in images a second; help (``fit --help``) and startup (a
-training of one step) in seconds; accuracy (on MNIST after equal epochs, a seed each round). The ways take
-turns, each in a new process. Times depend on what else the machine does, so compare ratios only:
-they are taken round by round.
+training of one step) in seconds; accuracy (on MNIST after equal epochs, a seed each round).
+
+The ways take turns, each in a new process. Times depend on what else the machine does, so compare
+ratios only: they are taken round by round.
 
 In memory are MNIST and CIFAR for ours and fastai's and Keras's arrays, everything for bare and
 limit; other ways open the files in each epoch, and all do for prediction. torchvision's train.py
