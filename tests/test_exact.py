@@ -1,8 +1,8 @@
 """A training that is killed and goes on ends with the same bits as one that is left alone.
 
 Measured on two shared cores, 20 configurations, nothing different in any of the runs: 160 runs with
-572 kill -9, of which 242 went on inside an epoch and 148 between two (10 min); 40 runs with 147
-SIGTERM and as many with SIGINTS SIGINT (5 min); on two ranks 16 runs with 72 kill -9 and 16 with
+572 kill -9, of which 242 went on inside an epoch and 148 between two (10 min); 40 runs with 142
+SIGTERM and as many with 127 SIGINT (5 min); on two ranks 16 runs with 72 kill -9 and 16 with
 61 SIGTERM (7 min).
 """
 
