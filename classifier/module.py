@@ -85,8 +85,7 @@ class ClassificationModule(pl.LightningModule):
         self.network = network
         self.channels_last = channels_last
         if channels_last:
-            # Its type in torch has one of the overloads only.
-            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            network.to(memory_format=torch.channels_last)
         if compile:
             network.compile()  # in place: a checkpoint has the same names with it and without
         self.compiled = compile

@@ -29,11 +29,22 @@ from classifier.data import ImageDataModule
 # They need a validation, a logger or a run folder.
 NOT_TIMED = (Checkpoint, DeviceStatsMonitor, EarlyStopping, LearningRateMonitor)
 TRAINER = {
-    **{"fast_dev_run": False, "barebones": False, "profiler": None},
-    **{"logger": False, "enable_checkpointing": False, "enable_progress_bar": False},
-    **{"limit_val_batches": 0, "num_sanity_val_steps": 0},
-    **{"max_epochs": -1, "max_steps": -1, "max_time": None, "min_epochs": None, "min_steps": None},
-    **{"devices": 1, "num_nodes": 1, "strategy": "auto"},
+    "fast_dev_run": False,
+    "barebones": False,
+    "profiler": None,
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "limit_val_batches": 0,
+    "num_sanity_val_steps": 0,
+    "max_epochs": -1,
+    "max_steps": -1,
+    "max_time": None,
+    "min_epochs": None,
+    "min_steps": None,
+    "devices": 1,
+    "num_nodes": 1,
+    "strategy": "auto",
 }
 WARM_UP = 2  # steps; the first allocates memory and chooses kernels
 
@@ -80,9 +91,7 @@ class Meter(Callback):
         timed = done - min(self.warm_up, self.steps - 1)
         if timed == 0:
             self.begun = self._now()
-        elif timed > 0 and (
-            done >= self.steps or time.perf_counter() - self.begun >= self.seconds
-        ):
+        elif timed > 0 and (done >= self.steps or time.perf_counter() - self.begun >= self.seconds):
             self.pace = timed / (self._now() - self.begun)
             trainer.should_stop = True
 
@@ -109,7 +118,11 @@ class Candidate(ClassifierCLI):
     ) -> None:
         self.plan = dict(plan or {})
         self.loaded = data
-        options = (f"--{key}={yaml.safe_dump(value).split()[0]}" for key, value in self.plan.items())
+        self.preparation = 0.0
+        """Seconds until its first step, beyond those of the config as it is."""
+        options = (
+            f"--{key}={yaml.safe_dump(value).split()[0]}" for key, value in self.plan.items()
+        )
         super().__init__(Arguments(["fit", *given, *options]))
 
     def before_instantiate_classes(self) -> None:
