@@ -46,7 +46,7 @@ TRAINER = {
     "num_nodes": 1,
     "strategy": "auto",
 }
-WARM_UP = 2  # steps; the first allocates memory and chooses kernels
+WARM_UP = 1  # steps, for the first allocates memory
 
 
 class Meter(Callback):

@@ -50,12 +50,13 @@ def _parse(given: Sequence[str]) -> argparse.Namespace:
     help_text = "How long to time each candidate. (3)"
     parser.add_argument("--seconds", type=_positive, default=3.0, metavar="NUMBER", help=help_text)
     help_text = (
-        "How far the mean loss of the first steps, at most 50 and the same images for all, may be "
-        "off that in float32, as a share of it. bfloat16 is off by up to 0.02 and another seed by "
-        "0.02 to 0.15, where it was measured. (0.05)"
+        "How far the mean loss of the first steps, at most 50 on the same images, may be off that "
+        "in float32, as a share of it. Where it was measured, bfloat16 was off by up to 0.02, "
+        "other random numbers of dropout, as torch.compile draws them, by 0.03 and another seed by "
+        "0.15; what does not train is off by much more. (0.1)"
     )
     parser.add_argument(
-        "--tolerance", type=_positive, default=0.05, metavar="NUMBER", help=help_text
+        "--tolerance", type=_positive, default=0.1, metavar="NUMBER", help=help_text
     )
     help_text = "New config of what won. (NAME.tuned.yaml)"
     parser.add_argument("--output", type=Path, metavar="FILE", help=help_text)
