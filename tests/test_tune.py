@@ -12,7 +12,7 @@ from classifier.cli.run import prepare
 from classifier.module import ClassificationModule
 from classifier.networks import MNISTNet
 from classifier.tune.candidate import Candidate
-from classifier.tune.tuning import choices_of, current_values
+from classifier.tune.tuning import choices_of
 
 # Its convolutions are slow unless the channels come last, and bfloat16 is nothing for it.
 OWN_NETWORK = """
@@ -78,12 +78,18 @@ def test_what_is_faster_and_learns_the_same_is_written_for_a_second_config(picky
 
 
 def test_what_the_command_line_says_is_not_tried_otherwise(write_config, capsys):
-    options = ["--trainer.precision=32-true", "--model.channels_last=true"]
-    config = write_config()
+    fixed = ["--trainer.precision=bf16-mixed", "--data.batch_size", "64", *QUICK]
+    config = write_config({"model.channels_last": True, "trainer.max_epochs": 1})
 
-    candidate = Candidate(["--config", config, *options, "--data.batch_size", "32"])
+    assert main(["tune", "--config", config, *fixed]) == 0
 
-    assert set(current_values(candidate)) == {"model.compile", "model.optimizer.init_args.fused"}
+    tried = [line.split("  ")[-1].strip() for line in capsys.readouterr().out.splitlines()]
+    assert [name.partition(":")[0] for name in tried[1:4]] == [
+        "as it is",
+        "32-true, no channels_last",
+        "no channels_last",
+    ]
+    assert "the reference of the loss" in tried[2]
 
 
 def test_where_nothing_is_faster_the_file_changes_nothing(write_config, capsys, fit):

@@ -42,7 +42,6 @@ TRAINER = {
     "max_time": None,
     "min_epochs": None,
     "min_steps": None,
-    "devices": 1,
     "num_nodes": 1,
     "strategy": "auto",
 }
@@ -75,6 +74,7 @@ class Meter(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.losses = []
+        self.begun = self._now()
         self.whole = min(self.max_steps, self.epochs * trainer.num_training_batches)
         self.steps = min(self.steps, self.whole)
 
@@ -142,6 +142,7 @@ class Candidate(ClassifierCLI):
         config: Namespace = self._get(self.config_init, "trainer")
         for name, value in TRAINER.items():
             config[name] = value
+        config.devices = config.devices[:1] if isinstance(config.devices, list) else 1
         config.callbacks = [c for c in config.callbacks or [] if not isinstance(c, NOT_TIMED)]
         return super().instantiate_trainer(**kwargs)
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from classifier.cli.arguments import Arguments
 from classifier.cli.errors import message_of
 from classifier.data import ImageDataModule
 from classifier.tune.candidate import Candidate
@@ -117,9 +118,9 @@ class Tuning:
         self.about("the config as it is")
         self.best = as_is = Candidate(self.given)
         self.data: ImageDataModule = as_is.datamodule
-        self.values = current_values(as_is)
-        self.own = dict(self.values)
-        plain = {k: v for k, v in REFERENCE.items() if self.values.get(k, v) != v}
+        self.own = current_values(as_is)
+        self.values = {k: v for k, v in self.own.items() if not is_given(k, as_is.arguments)}
+        plain = {k: v for k, v in REFERENCE.items() if self.own.get(k, v) != v}
         began = time.perf_counter()
         losses = as_is.losses(LOSS_STEPS, self.seconds)
         self.start = time.perf_counter() - began
@@ -258,7 +259,7 @@ class Tuning:
 
 
 def current_values(candidate: Candidate) -> dict[str, Any]:
-    """The settings to try, with the values that they have; without those of the command line."""
+    """The settings that can be tried, with the values that they have."""
     config = candidate.settings
     values = {
         PRECISION: candidate.trainer.precision,
@@ -273,12 +274,13 @@ def current_values(candidate: Candidate) -> dict[str, Any]:
         values[WORKERS] = candidate.datamodule.num_workers
     if "batch_size" in data:
         values[BATCH] = candidate.datamodule.batch_size
-    given = {option.partition("=")[0].lstrip("-") for option in candidate.arguments.options}
-    return {
-        key: value
-        for key, value in values.items()
-        if not {key, key.replace(".init_args", "")} & given
-    }
+    return values
+
+
+def is_given(key: str, arguments: Arguments) -> bool:
+    """Whether a setting stands on the command line."""
+    given = {option.partition("=")[0].lstrip("-") for option in arguments.options}
+    return bool({key, key.replace(".init_args", "")} & given)
 
 
 def choices_of(key: str, now: Any) -> list[Any]:
