@@ -40,6 +40,15 @@ class Picky(nn.Module):
             return 100 * logits
         return logits
 """
+COUNT = """
+    calls = 0
+
+    @classmethod
+    def count(cls):
+        cls.calls += 1
+        if cls.calls == 40:  # after 26 to 35 with the config as it is, before the ninth round
+            raise KeyboardInterrupt
+"""
 QUICK = ["--seconds", "0.1", "--model.compile", "false"]
 
 
@@ -154,6 +163,15 @@ def test_ctrl_c_keeps_what_was_measured(picky, write_module, capsys):
 
     assert "stopped before the end" in capsys.readouterr().out
     assert "# Stopped before the end" in Path("tiny.tuned.yaml").read_text()
+
+
+def test_ctrl_c_while_candidates_are_timed_keeps_their_rows(picky, write_module, capsys):
+    slow = "time.sleep(0.01)"
+    write_module(OWN_NETWORK.replace(slow, f"{slow}; Picky.count()") + COUNT)
+
+    assert main(["tune", "--config", picky, *QUICK, "--trainer.precision=32-true"]) == 130
+
+    assert "channels_last" in capsys.readouterr().out
 
 
 def test_images_from_files_are_read_by_other_numbers_of_processes():

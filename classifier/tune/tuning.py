@@ -11,7 +11,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -26,14 +26,14 @@ from classifier.tune.candidate import Candidate
 PRECISION, LAYOUT = "trainer.precision", "model.channels_last"
 FUSED, COMPILE = "model.optimizer.init_args.fused", "model.compile"
 WORKERS, BATCH = "data.init_args.num_workers", "data.init_args.batch_size"
-GROUPS = ((WORKERS,), (PRECISION, LAYOUT), (FUSED,), (COMPILE,), (WORKERS,))
+GROUPS = ((PRECISION, LAYOUT), (FUSED,), (COMPILE,))
 REFERENCE = {PRECISION: "32-true", LAYOUT: False, FUSED: False, COMPILE: False}
 ROUNDS = 9
 GAIN = 1.03
 STEADY = 7
 """A candidate wins if it is 1.03 times as fast by the median of nine rounds, and faster in seven.
 
-Of a plan against itself the second comes about in one of eleven comparisons, both in fewer.
+By chance the second happens in one of eleven comparisons of a plan with itself.
 """
 LOSS_STEPS = 50
 
@@ -55,14 +55,19 @@ class Row:
     verdict: str
 
 
-@dataclass(frozen=True)
-class Timed:
-    """A candidate with its loss, its pace in each round, and why it does not win, if that is so."""
+@dataclass
+class Contender:
+    """A candidate that trains, with its loss.
+
+    Attributes:
+        ratios: How many times as fast as the best so far it was, in each round.
+        failed: Whether it failed while it was timed.
+    """
 
     candidate: Candidate
-    loss: float
-    ratios: list[float]
-    objection: str
+    loss: float | None = None
+    ratios: list[float] = field(default_factory=list)
+    failed: bool = False
 
 
 class Tuning:
@@ -106,11 +111,12 @@ class Tuning:
             ValueError: The config itself is wrong, or cannot be trained.
         """
         self._begin()
-        reached = 0.0
+        self._compare((WORKERS,))
+        fed = self.ratio
         for group in GROUPS:
-            if group != (WORKERS,) or self.ratio > GAIN * reached:
-                self._compare(group)
-                reached = self.ratio
+            self._compare(group)
+        if self.ratio > fed:
+            self._compare((WORKERS,))
         self._enlarge()
 
     def _begin(self) -> None:
@@ -141,24 +147,24 @@ class Tuning:
         now = {key: self.values[key] for key in tried}
         choices = [choices_of(key, now[key]) for key in tried]
         others = [dict(zip(tried, values, strict=True)) for values in itertools.product(*choices)]
-        admitted = [
-            a for values in others if values != now for a in self._admit(self._with(values))
+        contenders = [
+            one for values in others if values != now for one in self._admit(self._with(values))
         ]
-        timed = [
-            Timed(candidate, loss, ratios, self._objection(candidate, ratios))
-            for (candidate, loss), ratios in zip(
-                admitted, self._race([candidate for candidate, _ in admitted]), strict=True
-            )
-            if ratios
-        ]
-        fit = [one for one in timed if not one.objection]
-        fastest = max((median(one.ratios) for one in fit), default=0)
+        try:
+            self._race(contenders)
+        finally:  # after Ctrl-C too
+            self._choose(tried, [one for one in contenders if one.ratios and not one.failed])
+
+    def _choose(self, tried: list[str], contenders: list[Contender]) -> None:
+        objections = [self._objection(one) for one in contenders]
+        sound = [one for one, no in zip(contenders, objections, strict=True) if not no]
+        fastest = max((median(one.ratios) for one in sound), default=0)
         # The first of about equals, for it is the simplest.
-        winner = next((one for one in fit if median(one.ratios) * GAIN >= fastest), None)
-        for one in timed:
-            verdict = "wins" if one is winner else one.objection or "faster, but others are more so"
-            plan, ratio = one.candidate.plan, median(one.ratios)
-            self.tell(Row(named(plan), self.ratio * ratio, one.loss, verdict))
+        winner = next((one for one in sound if median(one.ratios) * GAIN >= fastest), None)
+        for one, no in zip(contenders, objections, strict=True):
+            verdict = "wins" if one is winner else no or "faster, but others are more so"
+            ratio = self.ratio * median(one.ratios)
+            self.tell(Row(named(one.candidate.plan), ratio, one.loss, verdict))
         if winner is not None:
             self.best, self.plan = winner.candidate, winner.candidate.plan
             self.ratio *= median(winner.ratios)
@@ -168,8 +174,8 @@ class Tuning:
         """The best plan so far with other values, where they are not those of the config."""
         return {k: v for k, v in {**self.plan, **values}.items() if v != self.own[k]}
 
-    def _admit(self, plan: Mapping[str, Any]) -> list[tuple[Candidate, float]]:
-        """The candidate and its loss, if it trains and its loss is that of the reference."""
+    def _admit(self, plan: Mapping[str, Any]) -> list[Contender]:
+        """The candidate, if it trains and its loss is that of the reference."""
         self.about(named(plan))
         began = time.perf_counter()
         try:
@@ -184,39 +190,33 @@ class Tuning:
             verdict = f"rejected: loss off by {off:.1%}, {self.tolerance:.1%} is allowed"
             self.tell(Row(named(plan), None, loss, verdict))
             return []
-        return [(candidate, loss)]
+        return [Contender(candidate, loss)]
 
-    def _race(self, candidates: list[Candidate]) -> list[list[float]]:
-        """Times candidates by turns with the best so far, so that all see the same machine.
-
-        Returns:
-            How many times as fast each was, in each round; nothing for one that failed.
-        """
-        ratios: list[list[float]] = [[] for _ in candidates]
-        failed: set[int] = set()
-        for _ in range(ROUNDS if candidates else 0):
+    def _race(self, contenders: list[Contender]) -> None:
+        """Times candidates by turns with the best so far, so that all see the same machine."""
+        for _ in range(ROUNDS if contenders else 0):
             pace = self._pace(self.best)
-            for number, candidate in enumerate(candidates):
-                if number in failed:
+            for one in contenders:
+                if one.failed:
                     continue
                 try:
-                    ratios[number].append(self._pace(candidate) / pace)
+                    one.ratios.append(self._pace(one.candidate) / pace)
                 except Exception as error:
-                    failed.add(number)
-                    self.tell(Row(named(candidate.plan), None, None, reason(error)))
-        return [[] if number in failed else row for number, row in enumerate(ratios)]
+                    one.failed = True
+                    self.tell(Row(named(one.candidate.plan), None, one.loss, reason(error)))
 
     def _pace(self, candidate: Candidate) -> float:
         self.about(named(candidate.plan))
         return candidate.images_per_second(self.seconds / ROUNDS)
 
-    def _objection(self, candidate: Candidate, ratios: list[float]) -> str:
+    def _objection(self, contender: Contender) -> str:
         """Why a candidate is out; nothing if it is not."""
+        candidate, ratios = contender.candidate, contender.ratios
         ratio = median(ratios)
         if ratio < GAIN:
             return "slower" if ratio < 1 / GAIN else "no faster"
         if (faster := sum(ratio > 1 for ratio in ratios)) < STEADY:
-            return f"within the noise, faster in {faster} of {ROUNDS} rounds"
+            return f"within the noise, faster in {faster} of {len(ratios)} rounds"
         if candidate.plan.get(COMPILE) and not self.best.plan.get(COMPILE):
             # Twice: for training and for evaluation.
             costs = 2 * candidate.preparation
@@ -241,15 +241,15 @@ class Tuning:
                 )
                 return
             try:
-                larger = Candidate(self.given, plan, self.data)
-                larger.losses(1)
+                larger = Contender(Candidate(self.given, plan, self.data))
+                larger.candidate.losses(1)
             except Exception as error:
                 self.tell(Row(named(plan), None, None, reason(error)))
                 return
-            (ratios,) = self._race([larger])
-            if not ratios:
+            self._race([larger])
+            if larger.failed:
                 return
-            ratio = median(ratios)
+            ratio = median(larger.ratios)
             self.tell(Row(named(plan), self.ratio * ratio, None, "fits, and learns otherwise"))
             if ratio > GAIN * best:
                 best, self.batch = ratio, (size, self.ratio * ratio)
