@@ -10,6 +10,7 @@ VERBS = {
     "validate": "evaluate a checkpoint on the validation set",
     "test": "evaluate a checkpoint on the test set",
     "predict": "write the classes of image files to a CSV file",
+    "tune": "measure how a config trains fastest on this machine",
     "search": "train a config with many values of its hyperparameters",
     "reproduce": "train a run again from its record and compare the two",
 }
@@ -45,6 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from classifier.search import run as search
 
             return search(arguments[1:])
+        if verb == "tune":
+            from classifier.tune import run as tune
+
+            return tune(arguments[1:])
         if verb == "reproduce":
             from classifier.reproduce import run as reproduce
 

@@ -13,7 +13,7 @@ LAYERS = [
     | {"checkpoints", "provenance", "resume", "finite", "metrics"},
     {"module", "data", "callbacks", "hooks"},
     {"cli"},
-    {"search", "reproduce"},
+    {"search", "reproduce", "tune"},
     {"__main__"},
 ]
 LAYER = {part: number for number, parts in enumerate(LAYERS) for part in parts}

@@ -47,7 +47,9 @@ def test_the_help_of_a_verb_fits_a_few_screens(verb, capsys):
 
     help_text = capsys.readouterr().out
     assert help_text.startswith(f"usage: classifier {verb} ")
-    assert ("classifier.networks.SmallResNet" in help_text) == (verb not in ("search", "reproduce"))
+    assert ("classifier.networks.SmallResNet" in help_text) == (
+        verb not in ("search", "reproduce", "tune")
+    )
     assert "torch.nn.Conv2d" not in help_text
     assert len(help_text.splitlines()) < 300
 

@@ -57,13 +57,16 @@ def test_a_command_of_the_readme_is_understood(command, monkeypatch, trained, ow
     monkeypatch.chdir(ROOT)
     run = "runs/digits/version_0"
     arguments = [argument.replace(run, str(trained)) for argument in arguments]
+    tuned = own_folder / "tuned.yaml"  # in place of the one that the command above it writes
+    tuned.write_text("model: {channels_last: true}")
+    arguments = [argument.replace("mnist.tuned.yaml", str(tuned)) for argument in arguments]
     if arguments[0] == "search":
         arguments += (
             ["--dry_run=1", f"--folder={own_folder}/found"]
             if "--config" in arguments
             else ["--help"]
         )
-    elif arguments[0] == "reproduce":
+    elif arguments[0] in ("reproduce", "tune"):
         arguments.append("--help")
     elif "--help" not in arguments and "--print_config" not in arguments:
         arguments.append("--print_config")

@@ -164,6 +164,11 @@ class ImageDataModule(pl.LightningDataModule):
         self.train_set, self.val_set, self.test_set = self.load_sets()
         self._is_set_up = True
 
+    def share(self, other: "ImageDataModule") -> None:
+        """Takes the sets that another has set up, which differs in how they are batched only."""
+        self.train_set, self.val_set, self.test_set = other.train_set, other.val_set, other.test_set
+        self.seed, self._is_set_up = other.seed, True
+
     def train_dataloader(self) -> Iterable[Batch]:
         # Trainer(overfit_batches=…) trains on the same batches in every epoch.
         trainer: Any = self.trainer

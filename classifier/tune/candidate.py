@@ -1,0 +1,179 @@
+"""A training of a config under some execution plan, begun again and again to be timed.
+
+It is that of ``classifier fit`` (its parser, data, augmentation, loop and optimizer) on one device,
+without validation, run folder, checkpoints, logger and progress bar.
+"""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import yaml
+from jsonargparse import Namespace
+from pytorch_lightning.callbacks import (
+    Callback,
+    Checkpoint,
+    DeviceStatsMonitor,
+    EarlyStopping,
+    LearningRateMonitor,
+)
+
+from classifier.callbacks.finite_loss import FiniteLoss
+from classifier.cli.arguments import Arguments
+from classifier.cli.command import ClassifierCLI
+from classifier.data import ImageDataModule
+
+# They need a validation, a logger or a run folder.
+NOT_TIMED = (Checkpoint, DeviceStatsMonitor, EarlyStopping, LearningRateMonitor)
+TRAINER = {
+    "fast_dev_run": False,
+    "barebones": False,
+    "profiler": None,
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "limit_val_batches": 0,
+    "num_sanity_val_steps": 0,
+    "max_epochs": -1,
+    "max_steps": -1,
+    "max_time": None,
+    "min_epochs": None,
+    "min_steps": None,
+    "num_nodes": 1,
+    "strategy": "auto",
+}
+WARM_UP = 1  # steps, for the first allocates memory
+
+
+class Meter(Callback):
+    """Ends a training after so many steps, or seconds, and knows its losses and its pace.
+
+    Args:
+        epochs: Epochs in the whole training, infinite without an end.
+        max_steps: Steps in the whole training, likewise. A schedule may be made for no more.
+
+    Attributes:
+        steps: How many steps to train at most.
+        seconds: How long to train at most, not counting the first ``warm_up`` steps.
+        losses: Those of the steps.
+        pace: Steps in a second, not counting the first ones.
+        whole: Steps in the whole training, from its start on.
+    """
+
+    def __init__(self, epochs: float, max_steps: float) -> None:
+        self.epochs = epochs
+        self.max_steps = max_steps
+        self.steps = self.seconds = self.whole = math.inf
+        self.warm_up = WARM_UP
+        self.losses: list[torch.Tensor] = []
+        self.pace = 0.0
+        self.begun = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.losses = []
+        self.begun = self._now()
+        self.whole = min(self.max_steps, self.epochs * trainer.num_training_batches)
+        self.steps = min(self.steps, self.whole)
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        self.losses.append(outputs["step_loss"])
+        done = len(self.losses)
+        timed = done - min(self.warm_up, self.steps - 1)
+        if timed == 0:
+            self.begun = self._now()
+        elif timed > 0 and (done >= self.steps or time.perf_counter() - self.begun >= self.seconds):
+            self.pace = timed / (self._now() - self.begun)
+            trainer.should_stop = True
+
+    def _now(self) -> float:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+class Candidate(ClassifierCLI):
+    """A config under an execution plan.
+
+    Args:
+        given: The options of ``fit``.
+        plan: Settings by dotted key, which win over them.
+        data: Has the images already.
+    """
+
+    def __init__(
+        self,
+        given: Sequence[str],
+        plan: Mapping[str, Any] | None = None,
+        data: ImageDataModule | None = None,
+    ) -> None:
+        self.plan = dict(plan or {})
+        self.loaded = data
+        self.preparation = 0.0
+        """Seconds until its first step, beyond those of the config as it is."""
+        options = (
+            f"--{key}={yaml.safe_dump(value).split()[0]}" for key, value in self.plan.items()
+        )
+        super().__init__(Arguments(["fit", *given, *options]))
+
+    def before_instantiate_classes(self) -> None:
+        config = self.settings
+        limits = config.trainer.max_epochs, config.trainer.max_steps
+        self.meter = Meter(*(math.inf if limit in (None, -1) else limit for limit in limits))
+        # Nothing is validated, so that a scheduler follows what there is.
+        config.model.monitor = "train_loss"
+        settings = (config.model.lr_scheduler or {}).get("init_args") or {}
+        if "monitor" in settings:
+            settings["monitor"] = "train_loss"
+        super().before_instantiate_classes()
+        if self.loaded is not None:
+            self.datamodule.share(self.loaded)
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        config: Namespace = self._get(self.config_init, "trainer")
+        for name, value in TRAINER.items():
+            config[name] = value
+        config.devices = config.devices[:1] if isinstance(config.devices, list) else 1
+        config.callbacks = [c for c in config.callbacks or [] if not isinstance(c, NOT_TIMED)]
+        return super().instantiate_trainer(**kwargs)
+
+    def keep_run(self, config: Namespace) -> None:
+        """Keeps none."""
+        config.callbacks += [FiniteLoss(None, self.settings.seed_everything), self.meter]
+
+    def fit(self, model: pl.LightningModule, **settings: Any) -> None:
+        """Called at the end of the constructor, where it is too early."""
+
+    @property
+    def images_in_all(self) -> float:
+        """How many images the whole training sees; known after the first call of ``losses``."""
+        return self.datamodule.batch_size * self.meter.whole
+
+    def losses(self, steps: float, seconds: float = math.inf) -> list[float]:
+        """Trains for so many steps, or seconds, from the weights that it has."""
+        self._train(steps, seconds)
+        return torch.stack(self.meter.losses).tolist()
+
+    def images_per_second(self, seconds: float) -> float:
+        """Trains on for some seconds."""
+        self._train(math.inf, seconds)
+        return self.meter.pace * self.datamodule.batch_size
+
+    def _train(self, steps: float, seconds: float) -> None:
+        loop = self.trainer.fit_loop
+        loop.epoch_progress.reset()
+        loop.epoch_loop.batch_progress.reset()
+        meter = self.meter
+        meter.steps, meter.seconds = steps, seconds
+        # What workers had read in advance is used up by then.
+        meter.warm_up = WARM_UP + 2 * self.datamodule.num_workers
+        self.trainer.fit(self.model, datamodule=self.datamodule)
