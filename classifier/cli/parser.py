@@ -7,6 +7,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable
+from enum import Enum
 from typing import Any, NoReturn
 
 import yaml
@@ -130,7 +131,7 @@ class Parser(LightningArgumentParser):
     def dump(self, namespace: Namespace, *args: Any, **kwargs: Any) -> str:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", f"\\s*{NOT_WRITABLE}")
-            text: str = super().dump(namespace, *args, **kwargs)
+            text: str = super().dump(_with_texts(namespace), *args, **kwargs)
         if NOT_WRITABLE in text:
             # A default such as functools.partial(...): left out, it comes back by itself.
             text = yaml.safe_dump(_without_unwritable(yaml.safe_load(text)), sort_keys=False)
@@ -151,6 +152,17 @@ class Parser(LightningArgumentParser):
         """The dotted names of all settings; of the verb, if this is the parser above it."""
         parsers = self._subcommands_action.choices.values() if self._subcommands_action else [self]
         return [a.dest for parser in parsers for a in parser._actions if a.option_strings]
+
+
+def _with_texts(value: Any) -> Any:
+    """A copy in which a text that is the member of an Enum, as a default may be, is a plain one."""
+    if isinstance(value, Namespace):
+        return Namespace({key: _with_texts(part) for key, part in vars(value).items()})  # type: ignore[no-untyped-call]
+    if isinstance(value, dict):
+        return {key: _with_texts(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_with_texts(part) for part in value]
+    return value.value if isinstance(value, str) and isinstance(value, Enum) else value
 
 
 def _without_unwritable(data: Any) -> Any:

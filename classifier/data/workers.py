@@ -10,9 +10,11 @@ import os
 import re
 import signal
 import sys
+import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -74,15 +76,20 @@ class Crew:
 
 
 def die_with(trainer: int) -> None:
-    """Lets the kernel kill this process when the one that started it dies; on Linux only."""
-    if sys.platform != "linux":
-        return
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    # It may be dead already. Under a fork server, which dies with it, it is not the parent.
+    """Ends this process when the one that started it dies, however it dies."""
     parent = multiprocessing.parent_process()
-    served = parent is not None and multiprocessing.get_start_method() == "forkserver"
-    if not (parent.is_alive() if parent and served else os.getppid() == trainer):
-        os._exit(1)
+    if parent is not None and multiprocessing.get_start_method() == "forkserver":
+        # The kernel takes the fork server for the parent, which lives as long as this process.
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+    elif sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != trainer:  # it is dead already
+            os._exit(1)
+
+
+def _end_with(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(1)
 
 
 @contextmanager
