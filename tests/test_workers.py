@@ -211,7 +211,7 @@ if __name__ == "__main__":
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
 def test_workers_start_and_die_with_their_trainer_however_they_are_started(method):
-    """Newer versions of Python start them by a fork server; 9 s each on two cores."""
+    """Newer versions of Python start them by a fork server; 11 to 38 s on two busy cores."""
     Path("script.py").write_text(SCRIPT)
     environment = {**os.environ, "PYTHONPATH": str(Path(classifier.__file__).parents[1])}
 
@@ -281,10 +281,7 @@ for _ in range(40):
 
 @pytest.mark.slow
 def test_no_worker_outlives_a_trainer_that_is_killed_while_they_start():
-    """40 times kill -9 at random moments of the start.
-
-    MEASURED
-    """
+    """40 times kill -9 at random moments of the start; 10 s."""
     assert storm("ours") == []
 
 
