@@ -7,7 +7,6 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
-from unittest import mock
 
 import pytorch_lightning as pl
 import torch
@@ -25,7 +24,7 @@ EMPTY = (
 
 # Optimizers ask in each step for a GPU. Lightning has that answered by NVML, which is looked for on
 # the disk each time where there is none: 40 microseconds.
-WITHOUT_GPU = {"PYTORCH_NVML_BASED_CUDA_CHECK": "0"}
+ASK_NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"
 
 
 @contextlib.contextmanager
@@ -40,13 +39,21 @@ def lean_hooks(trainer: Any) -> Iterator[None]:
         yield
         return
     hooks = Hooks()
-    with (
-        mock.patch.dict(os.environ, {} if torch.cuda.device_count() else WITHOUT_GPU),
-        mock.patch.object(call, "_call_callback_hooks", hooks.of_callbacks),
-        mock.patch.object(call, "_call_lightning_module_hook", hooks.of_module),
-        mock.patch.object(call, "_call_strategy_hook", hooks.of_strategy),
-    ):
+    lean = {
+        "_call_callback_hooks": hooks.of_callbacks,
+        "_call_lightning_module_hook": hooks.of_module,
+        "_call_strategy_hook": hooks.of_strategy,
+    }
+    before = {name: getattr(call, name) for name in lean}
+    asked = os.environ.get(ASK_NVML, "0")
+    if not torch.cuda.device_count():
+        os.environ[ASK_NVML] = "0"
+    vars(call).update(lean)
+    try:
         yield
+    finally:
+        vars(call).update(before)
+        os.environ[ASK_NVML] = asked
 
 
 class Hooks:
