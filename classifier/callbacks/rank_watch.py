@@ -104,10 +104,11 @@ class RankWatch(Callback):
             before = self.batches
             if still == BEATS:
                 then = self.heard
-            elif still == BEATS + 3:
-                now = self.heard
+            elif still == BEATS + 3 and then:
+                now, still = self.heard, 0
                 answered = now[trainer.global_rank] != then[trainer.global_rank]
-                self._end(trainer, hanging(then, now) if answered else {0: now[0]})
+                if hung := hanging(then, now) if answered else {0: now[0]}:
+                    self._end(trainer, hung)
 
     def _end(self, trainer: pl.Trainer, hung: dict[int, Beat | None]) -> None:
         """Ends this process, and those that it has started; one rank says why."""
@@ -146,6 +147,8 @@ def beats(store: Any, ranks: int) -> list[Beat | None]:
 def hanging(then: list[Beat | None], now: list[Beat | None]) -> dict[int, Beat | None]:
     """The ranks that the others wait for: silent ones, or else those behind, or not waiting.
 
+    None if no rank waits: all may have much to do at the same place, such as to compile.
+
     >>> waits, works = Beat(7, 3, "c10d.py:9", True, "a", 1), Beat(7, 3, "own.py:4", False, "a", 2)
     >>> list(hanging([None, None], [waits, works]))
     [1]
@@ -153,12 +156,16 @@ def hanging(then: list[Beat | None], now: list[Beat | None]) -> dict[int, Beat |
     [1]
     >>> list(hanging([None, None], [waits._replace(batches=2), waits]))
     [0]
+    >>> list(hanging([None, None], [works, works]))
+    []
     """
     ranks = range(len(now))
     furthest = max(beat.batches for beat in now if beat)
     silent = [rank for rank in ranks if now[rank] is None or now[rank] == then[rank]]
     behind = [rank for rank, beat in enumerate(now) if beat and beat.batches < furthest]
     working = [rank for rank, beat in enumerate(now) if beat and not beat.waits]
+    if len(working) == len(now) and not behind and not silent:
+        return {}
     return {rank: now[rank] for rank in silent or behind or working or ranks}
 
 
