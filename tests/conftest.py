@@ -42,6 +42,16 @@ data:
 """
 
 
+def put(config: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    """Changes a config, in place, by dotted key."""
+    for key, value in changes.items():
+        *path, last = key.split(".")
+        section = config
+        for part in path:
+            section = section.setdefault(part, {})
+        section[last] = value
+
+
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty working directory, one thread, and an environment that is put back."""
@@ -60,12 +70,7 @@ def write_config() -> Callable[..., str]:
         if changes:
             config = yaml.safe_load(TINY)
             del config["hyperparameters"]  # the values stand in their places now
-            for key, value in changes.items():
-                *path, last = key.split(".")
-                section = config
-                for part in path:
-                    section = section.setdefault(part, {})
-                section[last] = value
+            put(config, changes)
             text = yaml.safe_dump(config)
         Path(name).write_text(text, encoding="utf-8")
         return name

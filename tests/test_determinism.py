@@ -10,6 +10,7 @@ import pytest
 import storms
 import torch
 import yaml
+from conftest import put
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -162,12 +163,7 @@ def train(folder):
 
     def run(**changes):
         config = yaml.safe_load(CONFIG)
-        for key, value in changes.items():
-            *path, last = key.split(".")
-            section = config
-            for part in path:
-                section = section[part]
-            section[last] = value
+        put(config, changes)
         here = folder / f"fit_{len(list(folder.iterdir()))}"
         here.mkdir()
         with pytest.MonkeyPatch.context() as patch:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import storms
 import yaml
+from conftest import put
 from PIL import Image
 from storms import Storm
 
@@ -126,12 +127,7 @@ def images(tmp_path_factory):
 def write(folder, changes):
     """Writes the base config with changes by dotted key."""
     config = yaml.safe_load(BASE)
-    for key, value in changes.items():
-        *path, last = key.split(".")
-        section = config
-        for part in path:
-            section = section[part]
-        section[last] = value
+    put(config, changes)
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(config))
     return path

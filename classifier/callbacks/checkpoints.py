@@ -271,7 +271,7 @@ def all_ranks(trainer: pl.Trainer, value: Any) -> list[Any]:
     return values
 
 
-# ---- Lightning's inside, for want of hooks; tests/test_exact.py fails when it changes ----
+# ---- Lightning's inside, for want of hooks; tests/test_resume_inside.py fails when it changes ----
 
 
 def no_signal_handlers(trainer: pl.Trainer) -> None:

@@ -13,23 +13,22 @@ import argparse
 import contextlib
 import io
 import os
-import platform
 import signal
 import tempfile
 import threading
 from collections.abc import Sequence
-from datetime import datetime
-from importlib import metadata
 from itertools import accumulate
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import NamedTuple
 
+from machine import machine
 from optuna.storages.journal import JournalFileBackend
 
 from classifier.search.launch import run
 from classifier.search.settings import parse
 
+PACKAGES = ("torch", "pytorch-lightning", "optuna")
 EPOCHS = 8  # of a trial
 BUDGET = 320  # epochs of a search: 40 trials of which none is stopped early
 TARGET = 0.959  # accuracy on the 863 validation images, which one in twenty random configs reaches
@@ -184,7 +183,7 @@ def measured(folder: Path) -> list[tuple[int, float]]:
 def print_results(found: dict[str, list[Search]]) -> None:
     """Prints means and standard deviations over the seeds, and how many seeds each method won."""
     rounds = list(zip(*found.values(), strict=True))
-    print(f"\n{machine()}; {len(rounds)} seeds, {BUDGET} epochs each, target {TARGET}\n")
+    print(f"\n{machine(*PACKAGES)}; {len(rounds)} seeds, {BUDGET} epochs each, target {TARGET}\n")
     print(
         "| method | epochs to target | reached | soonest | best at half the budget | best | "
         "highest | trials |\n|---|---|---|---|---|---|---|---|"
@@ -214,13 +213,6 @@ def spread(values: Sequence[float], form: str) -> str:
     """Mean and sample standard deviation."""
     deviation = stdev(values) if len(values) > 1 else 0.0
     return f"{fmean(values):{form}} ± {deviation:{form}}"
-
-
-def machine() -> str:
-    """What the numbers depend on."""
-    packages = ("torch", "pytorch-lightning", "optuna")
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in packages)
-    return f"{datetime.now():%Y-%m-%d}, Python {platform.python_version()}, {versions}"
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ what else the machine does, so compare ratios only.
 import argparse
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -25,13 +24,15 @@ import tempfile
 import time
 from collections.abc import Sequence
 from datetime import datetime
-from importlib import metadata
 from pathlib import Path
 from statistics import median
+
+from machine import machine
 
 from classifier.runs import best_value
 from classifier.search.study import Study
 
+PACKAGES = ("torch", "pytorch-lightning", "optuna", "ray")
 TRIALS = 8
 CLASSIFIER = [sys.executable, "-m", "classifier"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -186,7 +187,7 @@ def print_results(
 ) -> None:
     """Prints medians, and the ratios to ``classifier search`` round by round."""
     searched = walls.get("search", [])
-    print(f"\n{machine()}\n")
+    print(f"\n{machine(*PACKAGES)}\n")
     print("| way | seconds, median | min .. max | times as long as `search`, median (min .. max) |")
     print("|---|---|---|---|")
     for way, seconds in walls.items():
@@ -201,21 +202,6 @@ def print_results(
             f"{min(overheads['later']):.2f} .. {max(overheads['later']):.2f}), of each worker's "
             f"first {median(overheads['first']):.1f} s."
         )
-
-
-def machine() -> str:
-    """What the numbers depend on."""
-    model = [
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
-    packages = ("torch", "pytorch-lightning", "optuna", "ray")
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in packages)
-    return (
-        f"{datetime.now():%Y-%m-%d}, {len(model)} cores of {model[0]}, "
-        f"Python {platform.python_version()}, {versions}"
-    )
 
 
 if __name__ == "__main__":

@@ -30,7 +30,6 @@ always crops and flips at random.
 import argparse
 import json
 import os
-import platform
 import shlex
 import shutil
 import subprocess
@@ -40,12 +39,11 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from importlib import metadata
 from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any
 
+from machine import machine
 from training.layout import link_photos, unpack_cifar
 from training.ways import (
     CLASSIFIER,
@@ -62,6 +60,7 @@ from training.works import WORKS
 
 from classifier.runs import read_metrics
 
+PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics")
 PRODUCT = Path(__file__).parents[2]
 TASKS = ("training", "evaluation", "prediction", "help", "startup", "accuracy")
 TIMED = ("help", "startup")
@@ -99,7 +98,8 @@ def main() -> None:
         setup = Setup(Path(name), options)
         for work in options.work:
             prepare(setup, work)
-        tables = [f"{machine(options.threads)}\n\n    {shlex.join(['python', *sys.argv])}"]
+        command = shlex.join(["python", *sys.argv])
+        tables = [f"{machine(*PACKAGES)}, {options.threads} thread(s) each\n\n    {command}"]
         for task in options.tasks:
             jobs = [Job(task, work) for work in works_of(task, options.work)]
             tables += [measure(setup, job) for job in jobs]
@@ -299,21 +299,6 @@ def accuracies(results: Results) -> list[str]:
         listed = ", ".join(f"{value:.4f}" for value in values)
         lines.append(f"| {TITLES[way]} | {listed} | {mean(values):.4f} | {deviation} |")
     return lines
-
-
-def machine(threads: int) -> str:
-    """What the numbers depend on."""
-    model = [
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
-    packages = ("torch", "torchvision", "pytorch-lightning", "torchmetrics")
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in packages)
-    return (
-        f"{datetime.now():%Y-%m-%d}, {len(model)} cores of {model[0]}, {threads} thread(s) each, "
-        f"Python {platform.python_version()}, {versions}"
-    )
 
 
 if __name__ == "__main__":
