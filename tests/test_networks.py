@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torchvision import models
 
-from classifier.networks import MNISTNet, SmallResNet, torchvision_model
+from classifier.networks import MNISTNet, ResNet9, SmallResNet, torchvision_model
 
 IMAGES = torch.arange(2 * 3 * 64 * 64).remainder(251).view(2, 3, 64, 64) / 251
 
@@ -40,7 +40,7 @@ def state_file(tmp_path):
 # --- our own networks ---
 
 
-@pytest.mark.parametrize("network", [MNISTNet, SmallResNet])
+@pytest.mark.parametrize("network", [MNISTNet, ResNet9, SmallResNet])
 @pytest.mark.parametrize("size", [(8, 8), (9, 13), (28, 28), (64, 40)])
 def test_images_of_any_size_and_channels_get_one_logit_per_class(network, size):
     images = torch.rand(3, 2, *size)
@@ -51,14 +51,20 @@ def test_images_of_any_size_and_channels_get_one_logit_per_class(network, size):
     assert logits.isfinite().all()
 
 
-@pytest.mark.parametrize("network", [MNISTNet(), SmallResNet(in_channels=1, depth=8)])
+@pytest.mark.parametrize(
+    "network",
+    [MNISTNet(), ResNet9(in_channels=1, width=8), SmallResNet(in_channels=1, depth=8)],
+)
 def test_every_parameter_gets_a_gradient(network):
     network(torch.rand(4, 1, 28, 28)).square().sum().backward()
 
     assert all(parameter.grad.abs().sum() > 0 for parameter in network.parameters())
 
 
-@pytest.mark.parametrize("network", [MNISTNet(), SmallResNet(in_channels=1, depth=8)])
+@pytest.mark.parametrize(
+    "network",
+    [MNISTNet(), ResNet9(in_channels=1, width=8), SmallResNet(in_channels=1, depth=8)],
+)
 def test_an_image_is_classified_alike_alone_and_in_a_batch(network):
     images = torch.rand(4, 1, 28, 28)
     network.eval()
@@ -68,7 +74,7 @@ def test_an_image_is_classified_alike_alone_and_in_a_batch(network):
     torch.testing.assert_close(alone, network(images))
 
 
-@pytest.mark.parametrize("network", [MNISTNet, SmallResNet])
+@pytest.mark.parametrize("network", [MNISTNet, ResNet9, SmallResNet])
 def test_one_seed_gives_one_network(network):
     weights = []
     for seed in (1, 1, 2):
@@ -131,6 +137,22 @@ def test_shortcuts_carry_the_image_past_silenced_convolutions():
     stem = network.features[:3](images)[:, :, ::4, ::4]  # two halvings
     assert torch.equal(features[:, 3:5], stem)  # 1 + 2 channels of zeros on each side
     assert features[:, [0, 1, 2, 5, 6, 7]].abs().sum() == 0
+
+
+def test_resnet9_has_the_layers_and_parameters_of_its_source():
+    network = ResNet9()
+
+    shapes = [
+        tuple(layer.weight.shape[:2])
+        for layer in network.modules()
+        if isinstance(layer, nn.Conv2d | nn.Linear)
+    ]
+    assert shapes == [
+        *((64, 3), (128, 64), (128, 128), (128, 128), (256, 128), (512, 256), (512, 512)),
+        *((512, 512), (10, 512)),
+    ]
+    assert number_of_parameters(network) == 6_573_120
+    assert network.features(torch.rand(1, 3, 32, 32)).shape == (1, 512, 4, 4)
 
 
 @pytest.mark.parametrize(("depth", "nearest"), [(18, "14 and 20"), (21, "20 and 26"), (2, "8 and")])

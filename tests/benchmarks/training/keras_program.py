@@ -88,28 +88,23 @@ def tiny_mlp(images: Any) -> Any:
     return layers.Dense(10)(hidden)
 
 
-def small_resnet(images: Any) -> Any:
-    """``classifier.networks.SmallResNet`` of 8 layers: one block for each stage."""
-    images = layers.Conv2D(16, 3, padding="same", use_bias=False)(images)
-    images = layers.ReLU()(layers.BatchNormalization()(images))
-    for before, filters in ((16, 16), (16, 32), (32, 64)):
-        images = _residual_block(images, before, filters)
-    return layers.Dense(10)(layers.GlobalAveragePooling2D()(images))
+def resnet9(images: Any) -> Any:
+    """``classifier.networks.ResNet9``."""
+    images = layers.MaxPooling2D()(_normalised(_normalised(images, 64), 128))
+    images = layers.Add()([images, _normalised(_normalised(images, 128), 128)])
+    images = layers.MaxPooling2D()(_normalised(images, 256))
+    images = layers.MaxPooling2D()(_normalised(images, 512))
+    images = layers.Add()([images, _normalised(_normalised(images, 512), 512)])
+    logits = layers.Dense(10, use_bias=False)(layers.GlobalMaxPooling2D()(images))
+    return layers.Rescaling(1 / 8)(logits)
 
 
-def _residual_block(images: Any, before: int, filters: int) -> Any:
-    """Where the channels grow, the shortcut takes every second pixel and new channels of zeros."""
-    stride, padding = (1, 0) if before == filters else (2, (filters - before) // 2)
-    settings = {"padding": "same", "use_bias": False}
-    residual = layers.Conv2D(filters, 3, strides=stride, **settings)(images)
-    residual = layers.ReLU()(layers.BatchNormalization()(residual))
-    residual = layers.BatchNormalization()(layers.Conv2D(filters, 3, **settings)(residual))
-    if padding:
-        images = keras.ops.pad(images[:, ::2, ::2], ((0, 0), (0, 0), (0, 0), (padding, padding)))
-    return layers.ReLU()(layers.Add()([images, residual]))
+def _normalised(images: Any, filters: int) -> Any:
+    images = layers.Conv2D(filters, 3, padding="same", use_bias=False)(images)
+    return layers.ReLU()(layers.BatchNormalization()(images))
 
 
-NETWORKS = {"mnist": mnist_net, "mlp": tiny_mlp, "cifar": small_resnet}
+NETWORKS = {"mnist": mnist_net, "mlp": tiny_mlp, "cifar": resnet9}
 
 
 if __name__ == "__main__":

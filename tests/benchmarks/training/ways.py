@@ -4,7 +4,6 @@ A command runs in an empty folder of its own and prints, as its last line, what 
 """
 
 import argparse
-import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -119,6 +118,7 @@ def config(setup: Setup, job: Job) -> dict[str, Any]:
         },
         "model": {
             "network": {"class_path": work.network, "init_args": dict(work.arguments)},
+            "channels_last": True,  # as in the configs that come with the package
             "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": RATE}},
         },
         "data": {"class_path": f"classifier.data.{source}", "init_args": data},
@@ -135,12 +135,8 @@ def listed(transforms: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
 
 def overlay(chosen: dict[str, Any]) -> dict[str, Any]:
     """The settings that train fastest, for those who have no measured overlay."""
-    from classifier.module import ClassificationModule
-
     adam = {"class_path": "torch.optim.Adam", "init_args": {"lr": RATE, "fused": True}}
-    model: dict[str, Any] = {"optimizer": adam}
-    if "channels_last" in inspect.signature(ClassificationModule).parameters:
-        model["channels_last"] = chosen["channels_last"]
+    model = {"optimizer": adam, "channels_last": chosen["channels_last"]}
     precision = "bf16-mixed" if chosen["precision"] == "bf16" else "32-true"
     return {"trainer": {"precision": precision}, "model": model}
 
