@@ -185,12 +185,16 @@ class ResNet9(nn.Module):
         return logits
 
 
-class _Shortcut(nn.Sequential):
-    """Adds its input to its output."""
+class _Shortcut(nn.Module):
+    """Adds what the layers make of an image to the image."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
 
     def forward(self, images: Tensor) -> Tensor:
-        output: Tensor = super().forward(images)
-        return images + output
+        output: Tensor = images + self.layers(images)
+        return output
 
 
 def _normalised(in_channels: int, out_channels: int) -> nn.Sequential:
