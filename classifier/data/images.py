@@ -108,7 +108,8 @@ def _decode(path: Path, mode: str) -> Tensor:
     if image.mode != mode:
         image = image.convert(mode)
     pixels = torch.from_numpy(np.array(image)).view(image.height, image.width, -1)  # (H, W, C)
-    return pixels.permute(2, 0, 1).contiguous()
+    # Not made contiguous: resizing is twice as fast where the channels are innermost.
+    return pixels.permute(2, 0, 1)
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
