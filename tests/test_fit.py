@@ -562,3 +562,25 @@ def test_barebones_trains_and_keeps_nothing(write_config, capsys):
 
     assert {path.name for path in Path().iterdir()} == {"tiny.yaml"}
     assert "epoch 2/2" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="keeps memory of glibc only")
+def test_memory_that_one_step_frees_is_there_for_the_next():
+    program = """if True:
+        import resource, torch
+        from classifier.cli.run import prepare
+
+        prepare()
+        faults = []
+        for step in range(3):
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            torch.ones(64, 2**20)  # 256 MiB, 65,536 pages
+            faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+        print(faults[0] > 10_000, max(faults[1:]) < 1_000)
+    """
+
+    printed = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout
+
+    assert printed.split() == ["True", "True"]
