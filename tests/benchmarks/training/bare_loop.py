@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=0, help="In an epoch; 0 takes all images.")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--test", action="store_true", help="After training.")
+    parser.add_argument("--test", action="store_true", help="After each epoch.")
     parser.add_argument("--precision", choices=("float32", "bf16"), default="float32")
     parser.add_argument("--channels_last", action="store_true")
     parser.add_argument("--fused", action="store_true")
@@ -113,14 +113,17 @@ def main() -> None:
 
 
 def train(loop: Loop, options: argparse.Namespace) -> None:
-    """Reports the seconds of each epoch and, where asked, the test accuracy."""
+    """Reports the seconds of each epoch and, where asked, the test accuracies."""
     images, labels = load(loop.work, options.root, "train")
+    test = load(loop.work, options.root, "test") if options.test else None
     steps = options.steps or len(images) // loop.work.batch_size
-    seconds = [loop.epoch(images, labels, steps) for _ in range(options.epochs)]
-    more = {}
-    if options.test:
-        more["accuracy"] = loop.accuracy(*load(loop.work, options.root, "test"))
-    report(seconds, **more)
+    seconds, accuracies, times = [], [], []
+    for _ in range(options.epochs):
+        seconds.append(loop.epoch(images, labels, steps))
+        if test:
+            accuracies.append(loop.accuracy(*test))
+            times.append(time.time())
+    report(seconds, accuracies=accuracies, times=times)
 
 
 def test(loop: Loop, root: Path) -> None:

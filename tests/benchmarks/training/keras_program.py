@@ -13,15 +13,17 @@ os.environ["KERAS_BACKEND"] = "torch"
 
 import keras
 from keras import layers
-from works import RATE, WORKS, load, report
+from works import RATE, WORKS, Work, load, report
 
 
 class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
-    """Takes the time of each training epoch."""
+    """Takes the time of each training epoch, and notes the accuracy after it."""
 
     def __init__(self) -> None:
         super().__init__()
         self.seconds: list[float] = []
+        self.accuracies: list[float] = []
+        self.times: list[float] = []
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Starts to count."""
@@ -30,6 +32,9 @@ class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Notes how long it took."""
         self.seconds.append(time.perf_counter() - self.started)
+        if logs and "val_accuracy" in logs:
+            self.accuracies.append(logs["val_accuracy"])
+            self.times.append(time.time())
 
 
 def main() -> None:
@@ -39,11 +44,13 @@ def main() -> None:
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--test", action="store_true", help="After each epoch.")
     options = parser.parse_args()
+    keras.utils.set_random_seed(options.seed)
     work = WORKS[options.work]
-    images, labels = load(work, options.root, "train")
     number = options.steps * work.batch_size
-    pixels = images[:number].permute(0, 2, 3, 1).contiguous().numpy()
+    pixels, labels = arrays(work, options.root, "train")
     size = (work.image_size, work.image_size, work.channels)
     inputs = keras.Input(size, dtype="uint8")
     normalised = layers.Rescaling(
@@ -58,14 +65,22 @@ def main() -> None:
     )
     epochs = Epochs()
     model.fit(
-        pixels,
-        labels[:number].numpy(),
+        pixels[:number],
+        labels[:number],
+        validation_data=arrays(work, options.root, "test") if options.test else None,
         batch_size=work.batch_size,
         epochs=options.epochs,
         callbacks=[epochs],
         verbose=2,
     )
-    report(epochs.seconds, f"Keras {keras.__version__}")
+    note = f"Keras {keras.__version__}"
+    report(epochs.seconds, note, accuracies=epochs.accuracies, times=epochs.times)
+
+
+def arrays(work: Work, root: Path, split: str) -> tuple[Any, Any]:
+    """Images, uint8 ``(N, H, W, C)``, and labels ``(N,)``."""
+    images, labels = load(work, root, split)
+    return images.permute(0, 2, 3, 1).contiguous().numpy(), labels.numpy()
 
 
 def mnist_net(images: Any) -> Any:

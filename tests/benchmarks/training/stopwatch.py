@@ -13,6 +13,8 @@ class Stopwatch(Callback):
     def __init__(self) -> None:
         self.started = 0.0
         self.seconds: list[float] = []
+        self.accuracies: list[float] = []
+        self.times: list[float] = []
 
     def start(self) -> None:
         """Starts to count."""
@@ -28,6 +30,11 @@ class Stopwatch(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.stop()
 
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self.accuracies.append(float(trainer.callback_metrics["val_accuracy"]))
+            self.times.append(time.time())
+
     def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.start()
 
@@ -41,5 +48,4 @@ class Stopwatch(Callback):
         self.stop()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        report(self.seconds, **({"accuracy": metrics["test_accuracy"]} if stage == "test" else {}))
+        report(self.seconds, accuracies=self.accuracies, times=self.times)

@@ -16,7 +16,7 @@ from training.works import RATE, WORKS, Work
 PROGRAMS = Path(__file__).parent
 CLASSIFIER = [sys.executable, "-m", "classifier"]
 EPOCHS = 2  # of which the first is not counted
-ACCURACY_STEPS = 421  # all 54,000 images
+ACCURACY_EPOCHS, ACCURACY_STEPS = 4, 421  # all 54,000 images
 
 
 class SkippedError(Exception):
@@ -61,7 +61,7 @@ class Job:
     @property
     def epochs(self) -> int:
         """Epochs of training."""
-        return 1 if self.task == "startup" else EPOCHS
+        return {"startup": 1, "accuracy": ACCURACY_EPOCHS}.get(self.task, EPOCHS)
 
 
 def ours(setup: Setup, job: Job) -> list[str]:
@@ -87,8 +87,15 @@ def _classifier(setup: Setup, job: Job, overlays: list[str]) -> list[str]:
     base = setup.folder / f"{job.name}-{job.task}.yaml"
     base.write_text(yaml.safe_dump(config(setup, job), sort_keys=False))
     if job.task not in ("evaluation", "prediction"):
-        seed = ["--seed_everything", str(job.seed)]
-        return [*CLASSIFIER, "fit", "--config", str(base), *overlays, *seed]
+        more = ["--seed_everything", str(job.seed)]
+        if job.task == "accuracy":
+            more += [
+                "--trainer.callbacks+=stopwatch.Stopwatch",
+                "--trainer.limit_val_batches",
+                "1.0",
+            ]
+            more += ["--data.class_path", "tested_mnist.TestedMNIST"]
+        return [*CLASSIFIER, "fit", "--config", str(base), *overlays, *more]
     stopwatch = ["--trainer.callbacks+=stopwatch.Stopwatch", "--trust", "stopwatch,tiny_mlp"]
     checkpoint = ["--ckpt_path", str(setup.folder / f"{job.name}.ckpt"), *overlays]
     if job.task == "evaluation":
@@ -98,7 +105,7 @@ def _classifier(setup: Setup, job: Job, overlays: list[str]) -> list[str]:
 
 
 def config(setup: Setup, job: Job) -> dict[str, Any]:
-    """The config of a work; it validates only where accuracy is the point."""
+    """The config of a work, without validation."""
     work, root = job.work, str(setup.root(job.name))
     data: dict[str, Any] = {"root": root, "batch_size": work.batch_size}
     if work.is_mnist:
@@ -177,14 +184,15 @@ def lightning_workers(setup: Setup, job: Job) -> list[str]:
 def _lightning(setup: Setup, job: Job, workers: int) -> list[str]:
     if job.task == "help":
         return [*program("lightning_program"), "fit", "--help"]
-    only_fits(job, "evaluation")
+    only_fits(job, "evaluation", "accuracy")
     root = str(setup.root(job.name))
     what = ["--model.work", job.name, "--data.work", job.name, "--data.root", root]
     what += ["--data.num_workers", str(workers), "--trainer.callbacks+=stopwatch.Stopwatch"]
     if job.task == "evaluation":
         return [*program("lightning_program"), "test", *what]
-    limits = ["--trainer.max_epochs", str(job.epochs), "--trainer.limit_val_batches", "0"]
+    limits = ["--trainer.max_epochs", str(job.epochs), "--seed_everything", str(job.seed)]
     limits += ["--trainer.limit_train_batches", str(job.steps)]
+    limits += ["--trainer.limit_val_batches", "1.0" if job.task == "accuracy" else "0"]
     return [*program("lightning_program"), "fit", *what, *limits]
 
 
@@ -250,12 +258,13 @@ def keras(setup: Setup, job: Job) -> list[str]:
 def _peer(setup: Setup, job: Job, name: str) -> list[str]:
     if setup.options.peers is None:
         raise SkippedError("--peers names no Python that has it")
-    only_fits(job)
+    only_fits(job, "accuracy")
     if job.task == "help":
         raise SkippedError("it has no command line")
     where = ["--work", job.name, "--root", str(setup.root(job.name))]
-    how = ["--steps", str(job.steps), "--epochs", str(job.epochs)]
-    return [setup.options.peers, str(PROGRAMS / f"{name}.py"), *where, *how]
+    how = ["--steps", str(job.steps), "--epochs", str(job.epochs), "--seed", str(job.seed)]
+    after = ["--test"] if job.task == "accuracy" else []
+    return [setup.options.peers, str(PROGRAMS / f"{name}.py"), *where, *how, *after]
 
 
 def program(name: str) -> list[str]:

@@ -165,6 +165,7 @@ def report(seconds: Sequence[float], note: str = "", **more: Any) -> None:
     Args:
         seconds: Of each epoch of training, or of one evaluation.
         note: Versions and settings.
-        **more: Such as ``accuracy``.
+        **more: ``accuracies`` on the test images after each epoch, and ``times``, of the clock,
+            when they were known.
     """
     print(json.dumps({"seconds": list(seconds), "note": note, **more}), flush=True)
