@@ -331,6 +331,10 @@ class ClassifierCLI(LightningCLI):
         # Said aloud, it holds whatever the environment says: a checkpoint never runs code.
         return {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
 
+    def _run_subcommand(self, subcommand: str) -> None:
+        with lean_hooks(self.trainer):
+            super()._run_subcommand(subcommand)
+
     def fit(self, model: pl.LightningModule, **settings: Any) -> None:
         """Called in place of ``Trainer.fit``: nobody else trains in the run folder meanwhile."""
         with contextlib.ExitStack() as stack:
@@ -338,7 +342,6 @@ class ClassifierCLI(LightningCLI):
                 stack.enter_context(writing(self.folder))
                 # Before Lightning opens the logger, which writes to the folder at once.
                 stack.enter_context(runs.locked(self.folder))
-            stack.enter_context(lean_hooks(self.trainer))
             self.trainer.fit(model, **settings)
 
     # ---- predict ----
