@@ -6,14 +6,20 @@ The functions that it replaces are private; tests/test_hooks.py fails when they 
 import contextlib
 import os
 from collections.abc import Callable, Iterator
+from functools import cache
+from types import ModuleType
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, Checkpoint, EarlyStopping
+from pytorch_lightning.loops import training_epoch_loop
 from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.strategies import Strategy
 from pytorch_lightning.trainer import call
+from pytorch_lightning.trainer.connectors import data_connector
+from pytorch_lightning.utilities.model_helpers import is_overridden
+from pytorch_lightning.utilities.signature_utils import is_param_in_hook_signature
 
 EMPTY = (
     *("on_train_batch_start", "on_train_batch_end", "on_before_zero_grad", "on_before_backward"),
@@ -39,20 +45,25 @@ def lean_hooks(trainer: Any) -> Iterator[None]:
         yield
         return
     hooks = Hooks()
-    lean = {
-        "_call_callback_hooks": hooks.of_callbacks,
-        "_call_lightning_module_hook": hooks.of_module,
-        "_call_strategy_hook": hooks.of_strategy,
-    }
-    before = {name: getattr(call, name) for name in lean}
+    lean: list[tuple[ModuleType, str, Callable[..., Any]]] = [
+        (call, "_call_callback_hooks", hooks.of_callbacks),
+        (call, "_call_lightning_module_hook", hooks.of_module),
+        (call, "_call_strategy_hook", hooks.of_strategy),
+        # What a class defines is looked up once, not ten times a step: 0.1 ms.
+        (data_connector, "is_overridden", cache(is_overridden)),
+        (training_epoch_loop, "is_param_in_hook_signature", cache(is_param_in_hook_signature)),
+    ]
+    before = [(module, name, getattr(module, name)) for module, name, _ in lean]
     asked = os.environ.get(ASK_NVML, "0")
     if not torch.cuda.device_count():
         os.environ[ASK_NVML] = "0"
-    vars(call).update(lean)
+    for module, name, function in lean:
+        setattr(module, name, function)
     try:
         yield
     finally:
-        vars(call).update(before)
+        for module, name, function in before:
+            setattr(module, name, function)
         os.environ[ASK_NVML] = asked
 
 

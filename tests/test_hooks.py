@@ -7,8 +7,12 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loops import training_epoch_loop
 from pytorch_lightning.strategies import Strategy
 from pytorch_lightning.trainer import call
+from pytorch_lightning.trainer.connectors import data_connector
+from pytorch_lightning.utilities.model_helpers import is_overridden
+from pytorch_lightning.utilities.signature_utils import is_param_in_hook_signature
 
 from classifier import hooks
 from classifier.__main__ import main
@@ -117,3 +121,16 @@ def test_the_hooks_that_are_left_out_do_nothing():
             if function := getattr(kind, name, None):
                 instructions = [step.opname for step in dis.get_instructions(function)]
                 assert not {"CALL", "STORE_ATTR", "STORE_FAST"} & set(instructions), name
+
+
+def test_lightning_still_looks_up_what_a_class_defines_under_these_names():
+    assert data_connector.is_overridden is is_overridden
+    assert training_epoch_loop.is_param_in_hook_signature is is_param_in_hook_signature
+
+
+def test_lightning_is_put_back_as_it_was_when_a_command_ends(calls):
+    before = {**vars(call), **vars(data_connector), **vars(training_epoch_loop)}
+
+    calls("Notes")
+
+    assert {**vars(call), **vars(data_connector), **vars(training_epoch_loop)} == before
