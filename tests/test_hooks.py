@@ -21,6 +21,7 @@ OWN = """
 from pathlib import Path
 
 from pytorch_lightning.callbacks import Callback, Checkpoint
+from pytorch_lightning.trainer import call
 
 CALLS = []
 HOOKS = [name for name in dir(Callback) if name.startswith(("on_", "setup", "teardown"))]
@@ -44,6 +45,13 @@ class LastNotes(Checkpoint):
 for kind in (Notes, LastNotes):
     for name in HOOKS:
         setattr(kind, name, noted(name))
+
+
+class Looks(Callback):
+    "Sees which function calls hooks."
+
+    def setup(self, trainer, pl_module, stage):
+        CALLS.append((stage, call._call_callback_hooks.__module__))
 
 
 class Joins(Callback):
@@ -83,6 +91,18 @@ def test_each_hook_is_called_when_lightning_calls_it(calls, monkeypatch):
     assert ours == lightnings
     assert len(ours) > 100
     assert {"on_train_batch_end", "on_before_zero_grad"} < {name for _, name, *_ in ours}
+
+
+def test_training_and_evaluation_call_hooks_the_fast_way(calls):
+    calls("Looks")
+    (checkpoint,) = Path("runs").rglob("last.ckpt")
+    import own
+
+    for verb in ("validate", "test"):
+        looks = ["--trainer.callbacks+=own.Looks"]
+        assert main([verb, "--ckpt_path", str(checkpoint), *looks]) == 0
+
+    assert dict(own.CALLS) == dict.fromkeys(("fit", "validate", "test"), "classifier.hooks")
 
 
 def test_a_callback_that_joins_later_is_called_from_then_on(calls):

@@ -16,7 +16,7 @@ from training.works import RATE, WORKS, Work
 PROGRAMS = Path(__file__).parent
 CLASSIFIER = [sys.executable, "-m", "classifier"]
 EPOCHS = 2  # of which the first is not counted
-ACCURACY_EPOCHS, ACCURACY_STEPS = 4, 421  # all 54,000 images
+ACCURACY_EPOCHS, ACCURACY_STEPS = 8, 421  # all 54,000 images
 
 
 class SkippedError(Exception):
