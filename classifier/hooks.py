@@ -49,7 +49,7 @@ def lean_hooks(trainer: Any) -> Iterator[None]:
         (call, "_call_callback_hooks", hooks.of_callbacks),
         (call, "_call_lightning_module_hook", hooks.of_module),
         (call, "_call_strategy_hook", hooks.of_strategy),
-        # What a class defines is looked up once, not ten times a step: 0.1 ms.
+        # What a class defines is looked up once, not ten times a step: 50 microseconds.
         (data_connector, "is_overridden", cache(is_overridden)),
         (training_epoch_loop, "is_param_in_hook_signature", cache(is_param_in_hook_signature)),
     ]
