@@ -7,6 +7,7 @@ import secrets
 import shlex
 import sys
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,11 @@ from classifier.callbacks.trial import Trial, TrialReport
 from classifier.checkpoints import without_pretrained
 from classifier.cli.arguments import Arguments
 from classifier.cli.links import LINKS, Instantiator, fill, refuse_nulls, refuse_other_numbers
+from classifier.cli.memory import freed_memory_kept
 from classifier.cli.parser import Parser
 from classifier.cli.run_folder import run_folder
 from classifier.cli.writing import writing
-from classifier.data import ImageDataModule
+from classifier.data import ImageDataModule, InMemoryDataModule
 from classifier.data.files import find_images
 from classifier.data.workers import WorkerNames
 from classifier.hooks import lean_hooks
@@ -332,8 +334,18 @@ class ClassifierCLI(LightningCLI):
         return {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
 
     def _run_subcommand(self, subcommand: str) -> None:
-        with lean_hooks(self.trainer):
+        with self.cheap_steps():
             super()._run_subcommand(subcommand)
+
+    @contextlib.contextmanager
+    def cheap_steps(self) -> Iterator[None]:
+        """Within it the trainer's steps cost little beside their arithmetic."""
+        reads_files = self.arguments.verb == "predict" or not isinstance(
+            self.datamodule, InMemoryDataModule
+        )
+        memory = contextlib.nullcontext() if reads_files else freed_memory_kept()
+        with lean_hooks(self.trainer), memory:
+            yield
 
     def fit(self, model: pl.LightningModule, **settings: Any) -> None:
         """Called in place of ``Trainer.fit``: nobody else trains in the run folder meanwhile."""

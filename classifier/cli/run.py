@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from classifier.cli.memory import keep_freed_memory
 from classifier.cli.quiet import quiet
 from classifier.hyperparameters import ConfigError
 
@@ -36,7 +35,6 @@ def run(given: Sequence[str]) -> int:
 def prepare() -> None:
     """What a process needs before it imports torch."""
     quiet()
-    keep_freed_memory()
     # A class path may lead to a module beside the config; installed packages come first.
     sys.path.append(str(Path.cwd()))
 
