@@ -7,7 +7,6 @@ import secrets
 import shlex
 import sys
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from classifier import runs, trust
 from classifier.callbacks.checkpoints import DurableCheckpointIO, RunCheckpoints
 from classifier.callbacks.console import Console, RichBar, interactive
 from classifier.callbacks.finite_loss import FiniteLoss
+from classifier.callbacks.freed_memory import FreedMemory
 from classifier.callbacks.logger import RunLogger
 from classifier.callbacks.predictions import PredictionWriter
 from classifier.callbacks.rank_watch import RankWatch
@@ -35,11 +35,10 @@ from classifier.callbacks.trial import Trial, TrialReport
 from classifier.checkpoints import without_pretrained
 from classifier.cli.arguments import Arguments
 from classifier.cli.links import LINKS, Instantiator, fill, refuse_nulls, refuse_other_numbers
-from classifier.cli.memory import freed_memory_kept
 from classifier.cli.parser import Parser
 from classifier.cli.run_folder import run_folder
 from classifier.cli.writing import writing
-from classifier.data import ImageDataModule, InMemoryDataModule
+from classifier.data import ImageDataModule
 from classifier.data.files import find_images
 from classifier.data.workers import WorkerNames
 from classifier.hooks import lean_hooks
@@ -224,7 +223,7 @@ class ClassifierCLI(LightningCLI):
         else:
             self.keep_run(config)
         self._add_checkpoint_io(config)
-        config.callbacks.append(RankWatch(self.folder))
+        config.callbacks += [FreedMemory(), RankWatch(self.folder)]
         try:
             trainer = super().instantiate_trainer(**kwargs)
             _check_processes(trainer)
@@ -334,18 +333,8 @@ class ClassifierCLI(LightningCLI):
         return {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
 
     def _run_subcommand(self, subcommand: str) -> None:
-        with self.cheap_steps():
+        with lean_hooks(self.trainer):
             super()._run_subcommand(subcommand)
-
-    @contextlib.contextmanager
-    def cheap_steps(self) -> Iterator[None]:
-        """Within it the trainer's steps cost little beside their arithmetic."""
-        reads_files = self.arguments.verb == "predict" or not isinstance(
-            self.datamodule, InMemoryDataModule
-        )
-        memory = contextlib.nullcontext() if reads_files else freed_memory_kept()
-        with lean_hooks(self.trainer), memory:
-            yield
 
     def fit(self, model: pl.LightningModule, **settings: Any) -> None:
         """Called in place of ``Trainer.fit``: nobody else trains in the run folder meanwhile."""

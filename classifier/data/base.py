@@ -142,6 +142,11 @@ class ImageDataModule(pl.LightningDataModule):
         """Standard deviation of each channel, in 0..1."""
         return list(self.describe()["std"])
 
+    @property
+    def images_in_memory(self) -> bool:
+        """Whether ``setup`` has read all images, so that no step reads a file."""
+        return isinstance(self.train_set, MemorySet)
+
     def fingerprint(self) -> str:
         """Returns 16 hexadecimal digits that change with the content or the split of the sets."""
         digest = hashlib.blake2b(digest_size=8)

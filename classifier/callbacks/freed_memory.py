@@ -1,0 +1,43 @@
+"""Keeps the memory that PyTorch frees in one step and needs again in the next."""
+
+import ctypes
+import platform
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+LARGEST = 2**30  # bytes of a block that is kept
+LARGEST_BY_ITSELF = 2**25  # bytes up to which glibc adapts
+
+
+class FreedMemory(Callback):
+    """Lets glibc keep freed blocks of up to a gigabyte for the next step; elsewhere does nothing.
+
+    By itself it gives those above 32 MiB back to the system, which has to clear every page when
+    they are asked for again: a tenth of a training step of ResNet9 on a CPU.
+
+    Only where the images lie in memory, so that blocks of the same few sizes come and go. Those of
+    image files, of any size, do not fit into each other's gaps
+    (https://sourceware.org/bugzilla/show_bug.cgi?id=14581): 120 photos of 25 megapixels, read one
+    after the other, took 3.5 GB instead of 150 MB.
+    """
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning, undeclared
+        if data is not None and data.images_in_memory:
+            _keep(LARGEST)
+
+    def teardown(self, *_: Any, **__: Any) -> None:
+        _keep(LARGEST_BY_ITSELF)
+
+    def on_exception(self, *_: Any) -> None:
+        _keep(LARGEST_BY_ITSELF)
+
+
+def _keep(largest: int) -> None:
+    if platform.libc_ver()[0] == "glibc":
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(MMAP_THRESHOLD, largest)
+        mallopt(TRIM_THRESHOLD, 2 * largest - 1)
