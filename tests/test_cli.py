@@ -1,6 +1,7 @@
 """The command line: start-up, hyperparameters, precedence, and what upstream must not change."""
 
 import inspect
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,20 @@ def test_help_version_and_typos_do_not_import_torch(arguments):
 def test_the_version_is_that_of_the_package(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"classifier {__version__}\n"
+
+
+def test_a_login_node_with_cuda_but_without_a_gpu_is_not_worth_a_word():
+    """torch.compile imports this, which says so of a machine where CUDA_HOME exists."""
+    code = "from classifier.cli.quiet import quiet; quiet(); import torch.utils.cpp_extension"
+
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "CUDA_HOME": "/", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+    )
+
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -11,7 +11,7 @@ NOTES = re.compile(
     r"((GPU|TPU|HPU) available|Seed set to|.*Tip: |`Trainer\.fit` stopped|Restor|Loaded model|"
     r"LOCAL_RANK|Initializing distributed|-{20}|distributed_backend|All distributed processes|"
     r"Detected KeyboardInterrupt|Received SIGTERM|`Trainer\(|Using (.*bit|bfloat16)|"
-    r"You are using a CUDA device)"
+    r"You are using a CUDA device|No CUDA runtime is found)"
 )
 
 
@@ -35,6 +35,7 @@ def quiet() -> None:
     for name in ("pytorch_lightning", "lightning_fabric"):
         for handler in logging.getLogger(name).handlers:
             handler.addFilter(_is_news)
+    logging.getLogger("torch.utils.cpp_extension").addFilter(_is_news)  # part of torch.compile
 
 
 def _report_thread(failure: threading.ExceptHookArgs) -> None:
