@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from classifier.hyperparameters import ConfigError
+from classifier.errors import UserError
 from classifier.suggest import did_you_mean
 
 PACKAGE = str(Path(__file__).resolve().parents[1])
@@ -188,7 +188,7 @@ def is_users(error: Exception) -> bool:
     # By name: a command that does without Lightning does not import it for a message.
     if type(error).__name__ == "MisconfigurationException":
         return True
-    if isinstance(error, ConfigError | FileNotFoundError):
+    if isinstance(error, UserError | FileNotFoundError):
         return True
     if isinstance(error, OSError) and error.errno in PATHS:
         return True

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from classifier.cli.quiet import quiet
+from classifier.errors import UserError
 from classifier.hyperparameters import ConfigError
 
 
@@ -63,7 +64,7 @@ def _told(error: Exception) -> int:
 
     print(f"error: {shown(message_of(error))}", file=sys.stderr)  # noqa: T201
     if is_users(error):
-        return 2
+        return error.exit_code if isinstance(error, UserError) else 2
     if not is_explained(error):
         print("CLASSIFIER_DEBUG=1 shows where it was raised.", file=sys.stderr)  # noqa: T201
     return 1

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import yaml
 
+from classifier.errors import UserError
 from classifier.hyperparameters.scalars import MAX_LEVELS, Loader
 from classifier.suggest import did_you_mean
 
@@ -30,7 +31,7 @@ EXPLANATIONS = {
 MERGE = "tag:yaml.org,2002:merge"
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """A mistake in a config: one or two lines for the user, with file and line where known."""
 
 

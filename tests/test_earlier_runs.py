@@ -1,0 +1,92 @@
+"""Runs that earlier versions wrote: tested, predicted with, resumed, reproduced as ever.
+
+tests/earlier/README.md says what they are.
+"""
+
+import csv
+import json
+import re
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from classifier.__main__ import main
+
+EARLIER = Path(__file__).parent / "earlier"
+EXPECTED = json.loads((EARLIER / "format_1.json").read_text())
+EPOCHS = {"finished": 5, "plateau": 6, "killed": 12, "photos": 5, "searched": 4}
+
+
+@pytest.fixture(autouse=True)
+def earlier(own_folder):
+    with tarfile.open(EARLIER / "format_1.tar.xz") as archive:
+        archive.extractall(own_folder, filter="data")
+
+
+def folder_of(name):
+    return Path("searched/trials/0001") if name == "searched" else Path("runs", name, "version_0")
+
+
+def numbers(text):
+    """What a table of Lightning says of the test."""
+    return {name: float(value) for name, value in re.findall(r"(test_\w+)\W+([\d.e-]+)", text)}
+
+
+def rows(folder):
+    with (folder / "metrics.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    return [{k: float(v) for k, v in row.items() if v and k != "seconds"} for row in table]
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_an_earlier_run_has_the_same_test_metrics(name, capsys):
+    assert main(["test", "--ckpt_path", str(folder_of(name))]) == 0
+
+    captured = capsys.readouterr()
+    assert numbers(captured.out) == pytest.approx(EXPECTED[name]["test"], abs=1e-5)
+    assert captured.err == ""
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_an_earlier_run_predicts_the_same_labels(name):
+    expected = [line.split(",") for line in EXPECTED[name]["predictions"]]
+    files = [row[0] for row in expected[1:]]
+
+    assert main(["predict", "--ckpt_path", str(folder_of(name)), "--images", *files]) == 0
+
+    with Path("predictions.csv").open(newline="") as file:
+        found = list(csv.reader(file))
+    assert found[0] == expected[0]
+    for row, other in zip(found[1:], expected[1:], strict=True):
+        assert row[:2] == other[:2]
+        assert [float(p) for p in row[2::2]] == pytest.approx(
+            [float(p) for p in other[2::2]], abs=1e-5
+        )
+
+
+@pytest.mark.parametrize("name", EPOCHS)
+def test_an_earlier_run_goes_on_as_it_would_have(name):
+    folder = folder_of(name)
+
+    command = ["fit", "--ckpt_path", str(folder), "--trainer.max_epochs", str(EPOCHS[name])]
+    assert main(command) == 0
+
+    found, expected = rows(folder), EXPECTED[name]["resumed"]
+    for row, other in zip(found, expected, strict=True):
+        # Trained anew, on another processor, sums are added in another order.
+        assert row == pytest.approx(other, rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["finished", "photos"])
+def test_an_earlier_run_is_reproduced(name, capfd):
+    assert main(["reproduce", str(folder_of(name))]) == 0
+
+    assert capfd.readouterr().out.splitlines()[-1].startswith(("identical", "within tolerance"))
+
+
+def test_an_earlier_search_is_read_and_refitted(capsys):
+    assert main(["search", "table", "searched"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) >= 4
+
+    assert main(["search", "refit", "searched", "--top_k", "1", "--seeds", "1"]) == 0
