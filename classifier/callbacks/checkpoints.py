@@ -7,47 +7,33 @@ is in the air, and that little is saved with them: after an optimizer step that 
 follows, after a validation inside an epoch, and between epochs.
 """
 
-import contextlib
 import math
 import os
 import shutil
-import signal
 import time
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import Checkpoint
 
 from classifier import runs
-from classifier.archive import POSITION, write_checkpoint
-from classifier.checkpoints import read_checkpoint
+from classifier.archive import POSITION
+from classifier.callbacks.position import (
+    add_results,
+    begin_epoch,
+    end_epoch,
+    is_clean,
+    is_inside_epoch,
+    metrics_of,
+    restore_metrics,
+    resumed,
+)
+from classifier.callbacks.stop_signals import StopSignals
 from classifier.durable import sync, written_whole
 
-STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 ASK_EVERY = 16  # batches between questions to the other ranks, each of which makes the device wait
-
-
-class DurableCheckpointIO(TorchCheckpointIO):
-    """Writes checkpoints that are there as a whole or not at all, and reads none that is damaged.
-
-    Lightning's own writes into the folder of temporary files and moves the file from there: a
-    copy, half of which is there for a while, if that folder is on another disk.
-    """
-
-    def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        write_checkpoint(checkpoint, Path(path))
-
-    def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
-        return read_checkpoint(Path(path))
-
-
-class Stopped(SystemExit):
-    """The training was told to stop by a signal and has saved itself; the code is 128 + number."""
 
 
 class RunCheckpoints(Checkpoint):
@@ -76,9 +62,7 @@ class RunCheckpoints(Checkpoint):
         self.candidate = math.nan  # of the epoch that just ended, if it is better
         self.saved = time.monotonic()
         self.saved_step = 0
-        self.signal = 0  # that this process got
-        self.told = 0  # that any rank got
-        self.handlers: dict[signal.Signals, Any] = {}  # from before the training
+        self.signals = StopSignals()
         self.inside_epoch: bool | None = None  # while saving; None if somebody else saves
         self.position: dict[str, Any] = {}  # of the checkpoint that was loaded
         self.begins_anew = False  # resumed between two epochs
@@ -124,7 +108,7 @@ class RunCheckpoints(Checkpoint):
             begin_epoch(trainer)  # it was saved here, and need not be again
             self.begins_anew = False
         elif trainer.current_epoch > 0:
-            self._agree(trainer, False)
+            self.signals.agree(trainer, False)
             self._save(trainer, inside_epoch=False)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -134,50 +118,22 @@ class RunCheckpoints(Checkpoint):
         due = self.steps is not None and trainer.global_step - self.saved_step >= self.steps
         if trainer.world_size == 1 or (trainer.fit_loop.batch_idx + 1) % ASK_EVERY == 0:
             late = trainer.is_global_zero and time.monotonic() - self.saved >= 60 * self.minutes
-            due = self._agree(trainer, due or late)
+            due = self.signals.agree(trainer, due or late)
         if due:
             self._save(trainer, inside_epoch=True)
-
-    def _agree(self, trainer: pl.Trainer, due: bool) -> bool:
-        """Whether any rank has to save or was told to stop."""
-        if trainer.world_size > 1:
-            asked = torch.tensor([due, self.signal], device=trainer.strategy.root_device)
-            due, self.told = trainer.strategy.reduce(asked, reduce_op="max").tolist()
-        else:
-            self.told = self.signal
-        return bool(due or self.told)
 
     # ---- being told to stop ----
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        no_signal_handlers(trainer)
-        for number in STOPS:
-            handler = signal.getsignal(number)
-            if handler is not signal.SIG_IGN:  # as a shell does in the background
-                self.handlers[number] = handler
-                signal.signal(number, self._note)
+        self.signals.listen(trainer)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        while self.handlers:
-            signal.signal(*self.handlers.popitem())
+        self.signals.give_back()
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        self.teardown(trainer, pl_module, "fit")
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.saved, self.saved_step = time.monotonic(), trainer.global_step
-        if self.position:
-            self.earlier = restore_metrics(trainer, self.position)
-            self.begins_anew = not self.position["inside_epoch"]
-            self.position = {}
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.signal:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-        self.signal = number
+        self.signals.give_back()
 
     # ---- saving ----
 
@@ -202,8 +158,7 @@ class RunCheckpoints(Checkpoint):
             new.replace(self.last)
             sync(self.folder)
         self.saved, self.saved_step = time.monotonic(), trainer.global_step
-        if self.told:
-            raise Stopped(128 + self.told)
+        self.signals.obey()
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -234,6 +189,13 @@ class RunCheckpoints(Checkpoint):
         """Takes up the best epoch so far, if its file is here; elsewhere it starts anew."""
         if state_dict["monitor"] == self.monitor and self.best.exists():
             self.score = state_dict["score"]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.saved, self.saved_step = time.monotonic(), trainer.global_step
+        if self.position:
+            self.earlier = restore_metrics(trainer, self.position)
+            self.begins_anew = not self.position["inside_epoch"]
+            self.position = {}
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
@@ -269,105 +231,3 @@ def all_ranks(trainer: pl.Trainer, value: Any) -> list[Any]:
     if trainer.world_size > 1:
         torch.distributed.all_gather_object(values, value)
     return values
-
-
-# ---- Lightning's inside, for want of hooks; tests/test_resume_inside.py fails when it changes ----
-
-
-def no_signal_handlers(trainer: pl.Trainer) -> None:
-    """Keeps off Lightning's handlers.
-
-    They save inside the handler, where a third of all files are torn, and talk to the other ranks
-    there, which may be in the midst of talking about something else.
-    """
-    connector: Any = trainer._signal_connector
-    connector.register_signal_handlers = lambda: None
-
-
-def is_inside_epoch(trainer: pl.Trainer) -> bool:
-    """Whether the optimizer has stepped on the batch before, and more batches follow it.
-
-    After the last one the epoch has yet to be ended, which a training that goes on would not do.
-    """
-    loop: Any = trainer.fit_loop.epoch_loop
-    return not (loop._should_accumulate() or loop._is_training_done or trainer.should_stop)
-
-
-def is_clean(trainer: pl.Trainer) -> bool:
-    """Whether an optimizer step was just taken after which the next batch comes."""
-    loop: Any = trainer.fit_loop
-    return is_inside_epoch(trainer) and not loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
-
-
-def end_epoch(state: dict[str, Any]) -> None:
-    """Changes the state of the fit loop from "an epoch is about to begin" to "one has ended"."""
-    for part in ("total", "current"):
-        progress = state["epoch_progress"][part]
-        state["epoch_progress"][part] = {**progress, "ready": progress["started"]}
-    batches = state["epoch_loop.batch_progress"]
-    batches["current"] = dict.fromkeys(batches["current"], 0)
-    batches["is_last_batch"] = False
-
-
-def begin_epoch(trainer: pl.Trainer) -> None:
-    """Lets an epoch begin that is not the rest of one, whatever Lightning takes it for."""
-    loop: Any = trainer.fit_loop
-    loop.epoch_loop.restarting = False
-    loop._restarting = False
-
-
-def resumed(trainer: pl.Trainer) -> None:
-    """Ends the state of being resumed; else ReduceLROnPlateau would leave this epoch out."""
-    loop: Any = trainer.fit_loop
-    loop._restarting = False
-
-
-def metrics_of(trainer: pl.Trainer) -> dict[str, Any]:
-    """What this rank has accumulated in the epoch: torchmetrics by name, other means by key."""
-    loop: Any = trainer.fit_loop.epoch_loop
-    results = {key: result for key, result in loop._results.items() if result.meta.on_epoch}
-    logged = {id(result.value) for result in results.values() if not result.is_tensor}
-    modules = trainer.lightning_module.named_modules()
-    return {
-        "metrics": {name: state_of(module) for name, module in modules if id(module) in logged},
-        "results": {key: state_of(result) for key, result in results.items() if result.is_tensor},
-    }
-
-
-def state_of(metric: Any) -> dict[str, Any]:
-    """What a metric has accumulated."""
-    state: dict[str, Any] = metric.metric_state
-    return {
-        name: value.clone() if isinstance(value, torch.Tensor) else list(value)
-        for name, value in state.items()
-    }
-
-
-def restore_metrics(trainer: pl.Trainer, position: dict[str, Any]) -> dict[str, Any]:
-    """Takes up what was measured before the checkpoint; returns what can only be added later."""
-    connector: Any = trainer._logger_connector
-    device = trainer.lightning_module.device
-    for name, value in position["callback_metrics"].items():
-        connector._callback_metrics[name] = value.to(device)
-    trainer.should_stop = position["should_stop"]
-    ranks = position["ranks"]
-    own = ranks[trainer.global_rank] if trainer.global_rank < len(ranks) else {}
-    for name, state in own.get("metrics", {}).items():
-        metric: Any = trainer.lightning_module.get_submodule(name)
-        for key in set(metric.metric_state) & set(state):
-            value = state[key]
-            setattr(metric, key, value.to(device) if isinstance(value, torch.Tensor) else value)
-    results: dict[str, Any] = own.get("results", {})
-    return results
-
-
-def add_results(trainer: pl.Trainer, earlier: dict[str, Any]) -> None:
-    """Adds what was accumulated before the checkpoint, once the first batch has made a start."""
-    loop: Any = trainer.fit_loop.epoch_loop
-    for key, saved in earlier.items():
-        with contextlib.suppress(KeyError):  # logged no more
-            result = loop._results[key]
-            by_extreme = result.meta.is_max_reduction or result.meta.is_min_reduction
-            add = result.meta.reduce_fx if by_extreme else torch.add
-            for name, now in result.metric_state.items():
-                setattr(result, name, add(now, saved[name].to(now.device)))

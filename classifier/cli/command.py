@@ -21,7 +21,8 @@ from pytorch_lightning.cli import LightningCLI
 import classifier.augment
 import classifier.networks  # noqa: F401  # short class names work for what is imported
 from classifier import runs, trust
-from classifier.callbacks.checkpoints import DurableCheckpointIO, RunCheckpoints
+from classifier.callbacks.checkpoint_io import DurableCheckpointIO
+from classifier.callbacks.checkpoints import RunCheckpoints
 from classifier.callbacks.console import Console, RichBar, interactive
 from classifier.callbacks.finite_loss import FiniteLoss
 from classifier.callbacks.freed_memory import FreedMemory
