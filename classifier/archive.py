@@ -14,6 +14,9 @@ import torch
 
 from classifier.durable import sync, written_whole
 
+FORMAT = 2
+"""Of checkpoints and run records. Runs of 1, which bear no number, keep how they list images and
+which way a metric is better."""
 POSITION = "position"  # the entry that says where in the training it was saved
 
 MARK = b"sha256:"

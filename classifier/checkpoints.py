@@ -14,10 +14,11 @@ from typing import Any
 import torch
 
 from classifier import bombs
-from classifier.archive import check_whole
+from classifier.archive import FORMAT, check_whole
+from classifier.errors import UserError
 from classifier.suggest import did_you_mean
 
-KEY = "classifier"  # the entry with the config text, the data description and the run record
+KEY = "classifier"  # the entry with the format, config text, data description and run record
 MAX_CONFIG = 1_000_000  # characters; reading YAML takes 10 s for so many
 
 
@@ -95,6 +96,13 @@ def _check_types(path: Path, checkpoint: dict[str, Any]) -> None:
         KEY: (entry, _is_mapping),
     }
     if _is_mapping(entry):
+        number = entry.get("format", 1)
+        if type(number) is int and number > FORMAT:
+            raise UserError(
+                f"'{path}' has format {number} and was written by a newer version of classifier; "
+                f"this one reads up to {FORMAT}: pip install -U classifier."
+            )
+        found["format"] = (number, _is_count)
         found["config"] = (entry.get("config", ""), _is_config)
         found["run"] = (entry.get("run", {}), _is_run)
         found["data"] = (entry.get("data"), lambda value: value is None or _is_description(value))

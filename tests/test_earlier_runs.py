@@ -10,8 +10,13 @@ import tarfile
 from pathlib import Path
 
 import pytest
+import torch
+from pytorch_lightning.callbacks import Callback
 
+import classifier.cli.command
+import classifier.tune.candidate  # noqa: F401  # which has a callback, too
 from classifier.__main__ import main
+from classifier.archive import FORMAT, write_checkpoint
 
 EARLIER = Path(__file__).parent / "earlier"
 EXPECTED = json.loads((EARLIER / "format_1.json").read_text())
@@ -90,3 +95,37 @@ def test_an_earlier_search_is_read_and_refitted(capsys):
     assert len(capsys.readouterr().out.splitlines()) >= 4
 
     assert main(["search", "refit", "searched", "--top_k", "1", "--seeds", "1"]) == 0
+
+
+def test_an_earlier_run_that_goes_on_stays_of_its_format():
+    assert main(["fit", "--ckpt_path", "runs/photos/version_0", "--trainer.max_epochs", "4"]) == 0
+
+    record = json.loads(Path("runs/photos/version_0/run.json").read_text())
+    saved = torch.load("runs/photos/version_0/checkpoints/last.ckpt", weights_only=True)
+    assert record["format"] == saved["classifier"]["format"] == 1
+
+
+def test_a_run_of_a_later_format_is_refused_with_the_remedy(trained, own_folder, capsys):
+    saved = torch.load(trained / "checkpoints" / "best.ckpt", weights_only=True)
+    assert saved["classifier"]["format"] == FORMAT
+    saved["classifier"]["format"] = FORMAT + 1
+    write_checkpoint(saved, own_folder / "later.ckpt")
+
+    assert main(["test", "--ckpt_path", "later.ckpt"]) == 2
+
+    assert "pip install -U classifier" in capsys.readouterr().err
+
+
+def callbacks(kind=Callback):
+    for subclass in kind.__subclasses__():
+        yield from callbacks(subclass)
+        if subclass.__module__.startswith("classifier.") and subclass.__name__ != "EpochWatch":
+            yield subclass
+
+
+def test_every_callback_has_a_name_of_its_own_in_checkpoints():
+    assert len(list(callbacks())) >= 10
+    keys = [callback.__dict__.get("state_key", callback.__name__) for callback in callbacks()]
+    missing = [c.__name__ for c in callbacks() if not isinstance(c.__dict__.get("state_key"), str)]
+    assert missing == ["RichBar"]  # Lightning's, which keeps no state
+    assert len(set(keys)) == len(keys)

@@ -51,6 +51,8 @@ class RunCheckpoints(Checkpoint):
         steps: The same, in optimizer steps.
     """
 
+    state_key = "RunCheckpoints"
+
     def __init__(
         self, folder: Path, monitor: str | None, minutes: float = 5.0, steps: int | None = None
     ) -> None:

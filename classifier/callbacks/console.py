@@ -19,6 +19,8 @@ class Console(EpochWatch):
         folder: The run folder; None when nothing is kept (``fast_dev_run``).
     """
 
+    state_key = "Console"
+
     def __init__(self, folder: Path | None) -> None:
         super().__init__()
         self.folder = folder

@@ -73,6 +73,8 @@ class FiniteLoss(Callback):
         seed: That of the run.
     """
 
+    state_key = "FiniteLoss"
+
     def __init__(self, folder: Path | None, seed: int | None) -> None:
         self.folder = folder
         self.seed = seed

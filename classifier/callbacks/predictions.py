@@ -25,6 +25,8 @@ class PredictionWriter(BasePredictionWriter):
         top_k: How many classes a row has, best first.
     """
 
+    state_key = "PredictionWriter"
+
     def __init__(self, path: Path, class_names: Sequence[str], top_k: int) -> None:
         super().__init__("batch")
         self.path = path

@@ -56,6 +56,8 @@ class RankWatch(Callback):
         folder: The run folder, if a run is kept.
     """
 
+    state_key = "RankWatch"
+
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
         self.batches = 0

@@ -28,6 +28,8 @@ class RunRecord(EpochWatch):
         facts: What is known before the training: command line, seed, environment.
     """
 
+    state_key = "RunRecord"
+
     def __init__(self, folder: Path, config: str, facts: Mapping[str, Any]) -> None:
         super().__init__()
         self.folder = folder
@@ -48,6 +50,7 @@ class RunRecord(EpochWatch):
         # Lightning may have set it for processes that share the cores.
         self.record["environment"]["threads"] = torch.get_num_threads()
         pl_module.provenance = {  # type: ignore[assignment]  # of ClassificationModule
+            "format": self.record["format"],
             "config": self.config,
             "data": data.describe(),
             "run": self.record,

@@ -18,6 +18,8 @@ class SameConditions(Callback):
         before: The record of the run that goes on or is trained again.
     """
 
+    state_key = "SameConditions"
+
     def __init__(self, before: Mapping[str, Any]) -> None:
         self.before = conditions_of(before)
 

@@ -17,6 +17,8 @@ class SameData(Callback):
         fingerprint: That of the data of the training.
     """
 
+    state_key = "SameData"
+
     def __init__(self, fingerprint: str) -> None:
         self.fingerprint = fingerprint
 

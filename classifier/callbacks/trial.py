@@ -74,6 +74,8 @@ class TrialReport(EpochWatch):
         trial: What the search says.
     """
 
+    state_key = "TrialReport"
+
     def __init__(self, trial: Trial) -> None:
         super().__init__()
         self.trial = trial

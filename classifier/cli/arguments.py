@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from classifier import checkpoints, runs, trust
-from classifier.archive import epochs_done
+from classifier.archive import FORMAT, epochs_done
 from classifier.hyperparameters import (
     ConfigError,
     ConfigSource,
@@ -137,6 +137,11 @@ class Arguments:
         """The record of the run that the checkpoint comes from."""
         record: dict[str, Any] = self.checkpoint.get("run", {})
         return record
+
+    @property
+    def format(self) -> int:
+        """That of the run that goes on, is evaluated or trained again; else of new ones."""
+        return int(self.before.get("format", 1)) if self.before else FORMAT
 
     def value(self, path: tuple[str, ...]) -> Any:
         """What the command line or the last config says of a key; None if nothing."""

@@ -299,6 +299,7 @@ class ClassifierCLI(LightningCLI):
             )
         modules = {path.partition(".")[0] for path in trust.class_paths(self.settings.as_dict())}
         facts = {
+            "format": self.arguments.format,
             "id": runs.read_record(folder).get("id") if resumed else uuid.uuid4().hex,
             "name": trial.name if trial else folder.parent.name,
             "working_folder": str(Path.cwd()),

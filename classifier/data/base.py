@@ -18,6 +18,7 @@ from lightning_fabric.utilities.warnings import PossibleUserWarning
 from torch import nn
 from torch.utils.data import DataLoader
 
+from classifier.archive import FORMAT
 from classifier.data.images import FilesSet, ImageFiles, ImageReader
 from classifier.data.loader import TrainLoader
 from classifier.data.sets import Batch, EpochSampler, ImageSet, MemorySet, whole_batch
@@ -56,6 +57,8 @@ class ImageDataModule(pl.LightningDataModule):
         std: Standard deviation of each channel in 0..1. The data set's own if not given.
     """
 
+    format: int = FORMAT
+    """Of the run: one of an earlier version lists the images as that version did."""
     train_set: ImageSet
     val_set: ImageSet
     test_set: ImageSet

@@ -109,6 +109,8 @@ def reading(path: Path) -> Iterator[None]:
 class WorkerNames(Callback):
     """Says which worker failed a loader, and what it was reading; ends those that hang."""
 
+    state_key = "WorkerNames"
+
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:

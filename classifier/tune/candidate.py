@@ -64,6 +64,8 @@ class Meter(Callback):
         whole: Steps in the whole training, from its start on.
     """
 
+    state_key = "Meter"
+
     def __init__(self, epochs: float, max_steps: float) -> None:
         self.epochs = epochs
         self.max_steps = max_steps
