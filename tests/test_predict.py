@@ -155,6 +155,24 @@ def test_when_no_file_can_be_read_all_are_reported(checkpoint, capsys):
     assert "0 predictions" in printed.out
 
 
+def test_images_that_are_named_one_by_one_add_up(checkpoint, digits):
+    write_images(digits, *(f"{name}.png" for name in "abcdef"))
+    more = ["--images", "c.png", "d.png", "--top_k", "1", "--images=e.png", "--images=f.png"]
+
+    assert predict(checkpoint, "b.png", "a.png", *more) == 0
+
+    assert files_of() == [f"{name}.png" for name in "bacdef"]
+
+
+@pytest.mark.parametrize("more", [["--images"], ["--images", "--top_k", "1"], ["--images="]])
+def test_images_without_a_name_behind_it_is_refused(more, checkpoint, digits, capsys):
+    write_images(digits, "a.png")
+
+    assert predict(checkpoint, "a.png", *more) == 2
+
+    assert capsys.readouterr().err == "error: --images: a value is missing behind it.\n"
+
+
 def test_an_existing_output_is_left_alone(checkpoint, digits, capsys):
     write_images(digits, "a.png")
     Path("predictions.csv").write_text("the work of a week")

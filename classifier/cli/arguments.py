@@ -91,6 +91,7 @@ class Arguments:
         configs, rest = take_option(rest, "--config", "-c")
         paths, rest = take_option(rest, "--ckpt_path")
         trusted, rest = take_option(rest, "--trust")
+        rest = gathered(rest, "--images")
         _check_values(rest)
         carried = [value for value in configs if value.endswith(".ckpt")]
         sources = [_read_config(value) for value in configs if value not in carried]
@@ -198,6 +199,10 @@ class Arguments:
                 f"--config '{configs[-1]}' trains from scratch what a checkpoint was trained by; "
                 "--ckpt_path alone goes on from its weights or evaluates them."
             )
+        if len(configs) > 1:
+            raise ConfigError(
+                f"--config '{configs[0]}' and '{configs[-1]}': one checkpoint's config is trained."
+            )
         if paths:
             # Absolute, for Lightning takes a file called "http…" for an address.
             return ["--ckpt_path", str(self._read_checkpoint(paths[-1]).absolute())]
@@ -261,6 +266,28 @@ def take_option(arguments: Sequence[str], *names: str) -> tuple[list[str], list[
                 raise ConfigError(f"{name}: a value is missing behind it.")
             values.append(value)
     return values, rest
+
+
+def gathered(arguments: Sequence[str], name: str) -> list[str]:
+    """Gives an option that takes several values once, with those of all the times it was given.
+
+    >>> gathered(["--i", "a", "b", "--k", "5", "--i=c"], "--i")
+    ['--k', '5', '--i', 'a', 'b', 'c']
+    """
+    values: list[str] = []
+    rest = list(arguments)
+    for start in reversed(range(len(rest))):
+        option, equals, value = rest[start].partition("=")
+        if option != name:
+            continue
+        after = range(start + 1, len(rest))
+        end = next((index for index in after if rest[index].startswith("--")), len(rest))
+        given = [value] * bool(equals) + rest[start + 1 : end]
+        if not given or not given[0]:
+            raise ConfigError(f"{name}: a value is missing behind it.")
+        values = given + values
+        del rest[start:end]
+    return [*rest, name, *values] if values else rest
 
 
 def _packages(options: Sequence[str]) -> list[str]:

@@ -368,10 +368,11 @@ class ClassifierCLI(LightningCLI):
     def predict(self, model: pl.LightningModule, ckpt_path: str, **_: Any) -> None:
         """Called in place of ``Trainer.predict``: the images are files, not a data set."""
         files = self.datamodule.files_dataloader(find_images(self.settings.images))
-        self.trainer.predict(
-            model, files, ckpt_path=ckpt_path, return_predictions=False, weights_only=True
-        )
-        self.exit_code = int(self.writer.report())
+        with self.writer.writing():
+            self.trainer.predict(
+                model, files, ckpt_path=ckpt_path, return_predictions=False, weights_only=True
+            )
+        self.exit_code = int(bool(self.writer.unreadable))
 
 
 def _check_processes(trainer: pl.Trainer) -> None:

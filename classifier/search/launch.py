@@ -6,7 +6,7 @@ import optuna
 from optuna.distributions import CategoricalDistribution
 from optuna.storages import InMemoryStorage
 
-from classifier import runs
+from classifier.durable import written_new
 from classifier.hyperparameters import ConfigError
 from classifier.search import console, results, watch
 from classifier.search.engines import share_cores, start
@@ -135,8 +135,10 @@ def write_configs(settings: Settings) -> int:
             break
         path = folder / f"{trial.number:04d}.yaml"
         text = study.text(trial)
-        if path.exists() and path.read_text(encoding="utf-8") != text:
+        if not path.exists():
+            with written_new(path) as file:
+                file.write(text.encode())
+        elif path.read_text(encoding="utf-8") != text:
             raise ConfigError(f"'{path}' is of another search; remove '{folder}' first.")
-        runs.write_text(path, text)
         console.say(f"{console.shown(path)}  {console.searched(study.shown(trial))}")
     return 0
