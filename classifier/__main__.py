@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from classifier import __version__
+from classifier.signals import exit_now, handled_by
 
 VERBS = {
     "fit": "train a network, from a config file or on from a checkpoint",
@@ -31,6 +32,7 @@ Train image classifiers from one YAML file.
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns 0, 1 (failed), 2 (the user can mend it) or 130/143 (signal)."""
+    own_process = arguments is None
     arguments = sys.argv[1:] if arguments is None else arguments
     verb = arguments[0] if arguments else "--help"
     if verb in ("-h", "--help", "help"):
@@ -56,7 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return reproduce(arguments[1:])
         from classifier.cli import run
 
-        return run(list(arguments))
+        if verb == "fit" or not own_process:
+            return run(list(arguments))
+        with handled_by(exit_now):  # until there is something to clean up
+            return run(list(arguments))
     except KeyboardInterrupt:  # while torch is imported
         return 130
 

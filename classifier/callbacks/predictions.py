@@ -12,6 +12,7 @@ from pytorch_lightning.callbacks import BasePredictionWriter
 from torch import Tensor
 
 from classifier.durable import naming, written_new
+from classifier.signals import cleaning
 from classifier.suggest import printable
 
 
@@ -47,7 +48,7 @@ class PredictionWriter(BasePredictionWriter):
             FileExistsError: If there is such a file by then; names the one that has the rows.
             OSError: If it cannot be written.
         """
-        with written_new(self.path) as file:
+        with written_new(self.path) as file, cleaning(Path(file.name).unlink):
             self.rows = csv.writer(_Encoded(file))
             columns = ["file", "label", "probability"]
             for rank in range(2, self.top_k + 1):

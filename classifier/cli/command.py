@@ -5,6 +5,7 @@ import contextlib
 import os
 import secrets
 import shlex
+import signal
 import sys
 import uuid
 from pathlib import Path
@@ -15,7 +16,7 @@ from jsonargparse import Namespace
 from jsonargparse.typing import NonNegativeFloat, PositiveInt
 from lightning_fabric.plugins import CheckpointIO
 from lightning_fabric.utilities.rank_zero import rank_zero_only
-from pytorch_lightning.callbacks import Callback, ProgressBar
+from pytorch_lightning.callbacks import Callback, ProgressBar, RichProgressBar
 from pytorch_lightning.cli import LightningCLI
 
 import classifier.augment
@@ -32,6 +33,7 @@ from classifier.callbacks.rank_watch import RankWatch
 from classifier.callbacks.run_record import RunRecord
 from classifier.callbacks.same_conditions import SameConditions
 from classifier.callbacks.same_data import SameData
+from classifier.callbacks.stop_signals import no_signal_handlers
 from classifier.callbacks.trial import Trial, TrialReport
 from classifier.checkpoints import without_pretrained
 from classifier.cli.arguments import Arguments
@@ -46,6 +48,7 @@ from classifier.hooks import lean_hooks
 from classifier.hyperparameters import ConfigError, anchors, load, with_aliases
 from classifier.module import ClassificationModule
 from classifier.provenance import code_digests, settings_digest
+from classifier.signals import cleaning
 from classifier.suggest import did_you_mean
 
 MAX_PROCESSES = max(8, os.cpu_count() or 1)  # of one training on this machine
@@ -335,8 +338,22 @@ class ClassifierCLI(LightningCLI):
         return {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
 
     def _run_subcommand(self, subcommand: str) -> None:
-        with lean_hooks(self.trainer):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(lean_hooks(self.trainer))
+            if subcommand != "fit":
+                # There is nothing to save: a signal ends the process at once.
+                no_signal_handlers(self.trainer)
+                stack.enter_context(cleaning(self._leave_nothing))
             super()._run_subcommand(subcommand)
+
+    def _leave_nothing(self) -> None:
+        """Gives the terminal its cursor back, and ends the other ranks that were started here."""
+        bar = self.trainer.progress_bar_callback
+        if isinstance(bar, RichProgressBar) and bar.progress is not None:
+            bar.progress.stop()
+        launcher: Any = self.trainer.strategy.launcher
+        if hasattr(launcher, "kill"):
+            launcher.kill(signal.SIGKILL)
 
     def fit(self, model: pl.LightningModule, **settings: Any) -> None:
         """Called in place of ``Trainer.fit``: nobody else trains in the run folder meanwhile."""
