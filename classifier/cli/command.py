@@ -14,7 +14,6 @@ from typing import Any
 import pytorch_lightning as pl
 from jsonargparse import Namespace
 from jsonargparse.typing import NonNegativeFloat, PositiveInt
-from lightning_fabric.plugins import CheckpointIO
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning.callbacks import Callback, ProgressBar, RichProgressBar
 from pytorch_lightning.cli import LightningCLI
@@ -22,7 +21,7 @@ from pytorch_lightning.cli import LightningCLI
 import classifier.augment
 import classifier.networks  # noqa: F401  # short class names work for what is imported
 from classifier import runs, trust
-from classifier.callbacks.checkpoint_io import DurableCheckpointIO
+from classifier.callbacks.checkpoint_io import save_durably
 from classifier.callbacks.checkpoints import RunCheckpoints
 from classifier.callbacks.console import Console, RichBar, interactive
 from classifier.callbacks.finite_loss import FiniteLoss
@@ -226,28 +225,23 @@ class ClassifierCLI(LightningCLI):
             config.callbacks += [FiniteLoss(None, self.settings.seed_everything), Console(None)]
         else:
             self.keep_run(config)
-        self._add_checkpoint_io(config)
         config.callbacks += [FreedMemory(), RankWatch(self.folder)]
         try:
             trainer = super().instantiate_trainer(**kwargs)
             _check_processes(trainer)
+            save_durably(trainer)
             return trainer
         except Exception:
             if self.folder:
                 runs.give_back(self.folder)
             raise
 
-    def _add_checkpoint_io(self, config: Namespace) -> None:
-        plugins = config.plugins or []
-        plugins = plugins if isinstance(plugins, list) else [plugins]
-        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
-            config.plugins = [*plugins, DurableCheckpointIO()]
-
     def _add_progress_bar(self, config: Namespace) -> None:
+        if any(isinstance(callback, ProgressBar) for callback in config.callbacks):
+            return  # the user's, which Lightning takes unless it is told that there is none
         if config.enable_progress_bar is None and not interactive():
             config.enable_progress_bar = False
-        wanted = config.enable_progress_bar is not False and not config.barebones
-        if wanted and not any(isinstance(c, ProgressBar) for c in config.callbacks):
+        if config.enable_progress_bar is not False and not config.barebones:
             config.callbacks.append(RichBar())
 
     def _check_monitors(self, callbacks: list[Callback], validated: bool) -> None:
