@@ -43,6 +43,7 @@ from classifier.cli.writing import writing
 from classifier.data import ImageDataModule
 from classifier.data.files import find_images
 from classifier.data.workers import WorkerNames
+from classifier.errors import UserError
 from classifier.hooks import lean_hooks
 from classifier.hyperparameters import ConfigError, anchors, load, with_aliases
 from classifier.module import ClassificationModule
@@ -52,6 +53,11 @@ from classifier.suggest import did_you_mean
 
 MAX_PROCESSES = max(8, os.cpu_count() or 1)  # of one training on this machine
 HIDDEN = argparse.SUPPRESS
+NOT_CONTIGUOUS = "view size is not compatible"  # how torch refuses to view what lies otherwise
+NEEDS_CONTIGUOUS = (
+    "model.channels_last: the network, its optimizer or a callback needs weights or images in the "
+    "usual memory format: --model.channels_last false."
+)
 USAGE = {
     "fit": (
         "--config FILE [--KEY VALUE ...]",
@@ -338,7 +344,12 @@ class ClassifierCLI(LightningCLI):
                 # There is nothing to save: a signal ends the process at once.
                 no_signal_handlers(self.trainer)
                 stack.enter_context(cleaning(self._leave_nothing))
-            super()._run_subcommand(subcommand)
+            try:
+                super()._run_subcommand(subcommand)
+            except RuntimeError as error:
+                if self.model.channels_last and str(error).startswith(NOT_CONTIGUOUS):
+                    raise UserError(NEEDS_CONTIGUOUS) from error
+                raise
 
     def _leave_nothing(self) -> None:
         """Gives the terminal its cursor back, and ends the other ranks that were started here."""
