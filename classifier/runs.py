@@ -183,6 +183,11 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def text_sha256(text: str) -> str:
+    """The SHA-256 of a text, in hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def environment(modules: Iterable[str] = ()) -> dict[str, Any]:
     """What a result depends on besides the config: packages, code and machine.
 

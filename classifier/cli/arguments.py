@@ -14,11 +14,13 @@ import yaml
 
 from classifier import checkpoints, runs, trust
 from classifier.archive import FORMAT, epochs_done
+from classifier.errors import UserError
 from classifier.hyperparameters import (
     ConfigError,
     ConfigSource,
     apply,
     check,
+    keep_keys,
     load,
     locate,
     set_values,
@@ -240,11 +242,23 @@ class Arguments:
 
 
 def unsaved_run(path: Path) -> Path | None:
-    """The folder of a run that has no checkpoint yet, named by itself or by its last.ckpt."""
+    """The folder of a run that has no checkpoint yet, named by itself or by its last.ckpt.
+
+    Raises:
+        UserError: If its best checkpoint alone is left, which its training has long left behind.
+    """
     folder = path.parent.parent if path.name == "last.ckpt" else path
     begun = (folder / "run.json").is_file() and (folder / "config.yaml").is_file()
-    saved = begun and checkpoints.resolve(str(folder), "last").is_file()
-    return folder.resolve() if begun and not saved else None
+    if not begun or checkpoints.resolve(str(folder), "last").is_file():
+        return None
+    best = folder / "checkpoints" / "best.ckpt"
+    if best.exists():
+        raise UserError(
+            f"'{folder}' has no last.ckpt and no previous.ckpt to go on from. "
+            f"--ckpt_path '{best}' goes on from its best weights, in a new run; "
+            f"--config '{folder / 'config.yaml'}' trains anew."
+        )
+    return folder.resolve()
 
 
 def take_option(arguments: Sequence[str], *names: str) -> tuple[list[str], list[str]]:
@@ -328,16 +342,6 @@ def _check_classes(source: ConfigSource) -> None:
                 raise ConfigError(f"{where}: no setting '{key}' beside {named}{hint}")
             if key == "class_path" and value.tag != "tag:yaml.org,2002:str":
                 raise ConfigError(f"{where}: a class_path is a text such as package.module.Class.")
-
-
-def keep_keys(text: str, keys: Sequence[str]) -> str:
-    """Drops the other top-level keys of a YAML text; aliases survive."""
-    root: Any = yaml.compose(text, Loader=yaml.SafeLoader)
-    if root is None:
-        return ""
-    root.value = [(key, value) for key, value in root.value if key.value in keys]
-    kept: str = yaml.serialize(root, Dumper=yaml.SafeDumper)
-    return kept
 
 
 def _read_config(value: str) -> ConfigSource:

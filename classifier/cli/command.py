@@ -22,7 +22,7 @@ import classifier.augment
 import classifier.networks  # noqa: F401  # short class names work for what is imported
 from classifier import runs, trust
 from classifier.callbacks.checkpoint_io import DurableCheckpointIO
-from classifier.callbacks.checkpoints import RunCheckpoints
+from classifier.callbacks.checkpoints import BetweenEpochs, RunCheckpoints
 from classifier.callbacks.console import Console, RichBar, interactive
 from classifier.callbacks.finite_loss import FiniteLoss
 from classifier.callbacks.freed_memory import FreedMemory
@@ -292,11 +292,18 @@ class ClassifierCLI(LightningCLI):
             monitor = self.settings.model.monitor
             validated = config.limit_val_batches != 0 or not monitor.startswith("val_")
             save_every = self.settings.save_every
-            config.callbacks.append(
-                RunCheckpoints(
-                    folder, monitor if validated else None, save_every.minutes, save_every.steps
-                )
+            checkpoints = RunCheckpoints(
+                folder,
+                monitor if validated else None,
+                self.config_text,
+                save_every.minutes,
+                save_every.steps,
             )
+            config.callbacks = [
+                BetweenEpochs(checkpoints),
+                *config.callbacks,
+                checkpoints,
+            ]
         modules = {path.partition(".")[0] for path in trust.class_paths(self.settings.as_dict())}
         facts = {
             "format": self.arguments.format,
@@ -312,7 +319,7 @@ class ClassifierCLI(LightningCLI):
         config.callbacks += [
             SameConditions(self.arguments.before),
             FiniteLoss(folder, facts["seed"]),
-            RunRecord(folder, self.config_text, facts),
+            RunRecord(folder, self.config_text, facts, bool(self.arguments.checkpoint_path)),
             Console(folder),
         ]
         if trial:
