@@ -8,7 +8,6 @@ import shutil
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 import storms
@@ -16,9 +15,11 @@ import yaml
 from conftest import put
 from test_exact import AUGMENT, BASE, EMA, folder_of_images, images, plateau  # noqa: F401
 
-EPOCHS, BATCHES = 3, 12
+EPOCHS, BATCHES = 4, 12
 STEPS = EPOCHS * BATCHES
-OWN = '''
+# The last epoch is for the last start alone, which so always finds something to train.
+BEFORE_LAST = (EPOCHS - 1) * BATCHES
+OWN = """
 import hashlib
 import os
 import signal
@@ -81,7 +82,7 @@ class Ends(Callback):
 
     def on_train_epoch_start(self, trainer, *_):
         self._end(trainer, "on_train_epoch_start")
-'''
+"""
 HOOKS = (
     *("on_train_batch_start", "on_train_batch_end", "on_validation_end"),
     *("on_train_epoch_end", "on_train_epoch_start"),
@@ -91,7 +92,10 @@ COSINE = {
     "class_path": "torch.optim.lr_scheduler.CosineAnnealingLR",
     "init_args": {"T_max": EPOCHS},
 }
-SCHEDULER = {"class_path": "pytorch_lightning.callbacks.GradientAccumulationScheduler", "init_args": {"scheduling": {1: 3}}}
+SCHEDULER = {
+    "class_path": "pytorch_lightning.callbacks.GradientAccumulationScheduler",
+    "init_args": {"scheduling": {1: 3}},
+}
 CONFIGS = {
     "plain": {"model.lr_scheduler": COSINE},
     "saved at its end only": {"save_every.steps": None, "model.lr_scheduler": plateau()},
@@ -110,7 +114,7 @@ CONFIGS = {
     },
     "validation every other epoch": {"trainer.check_val_every_n_epoch": 2},
     "moving average": {"extra": {"class_path": EMA, "init_args": {"decay": 0.9}}},
-    "steps instead of epochs": {"trainer.max_epochs": -1, "trainer.max_steps": STEPS},
+    "steps instead of epochs": {"trainer.max_epochs": -1, "trainer.max_steps": BEFORE_LAST},
     "mixup and augmentation": {
         "data.init_args.mix": {"class_path": "torchvision.transforms.v2.MixUp"},
         "data.init_args.augment": AUGMENT,
@@ -155,7 +159,7 @@ def trainer_settings(name, end=None, patience=100):
     """The callbacks of a start, and what ends it."""
     callbacks = [
         {"class_path": "own.Counts"},
-        {"class_path": "own.Ends", "init_args": end or {}},
+        {"class_path": "own.Ends", "init_args": {"at": 0, **(end or {})}},
         {
             "class_path": "pytorch_lightning.callbacks.EarlyStopping",
             "init_args": {"monitor": "val_loss", "min_delta": 10.0, "patience": patience},
@@ -168,11 +172,11 @@ def trainer_settings(name, end=None, patience=100):
 def draw(way, name, done, chance):
     """The trainer's settings that end a start; ``done`` is how many ends there were before."""
     changes = {"callbacks": trainer_settings(name)}
-    at = chance.randint(1, STEPS)
+    at = chance.randint(1, BEFORE_LAST)
     if way == "steps":
         changes["max_steps"] = at
     elif way == "epochs":
-        changes["max_epochs"] = chance.randint(1, EPOCHS)
+        changes["max_epochs"] = chance.randint(1, EPOCHS - 1)
     elif way == "time":
         changes["max_time"] = {"milliseconds": 60 * (done + 1) + chance.randint(0, 60)}
     elif way == "early":
@@ -185,7 +189,8 @@ def draw(way, name, done, chance):
 
 
 def expected_codes(way, ranks):
-    codes = {0, 1} if way == "raise" else {0, SIGNALS.get(way, 0)}
+    # Fewer epochs than are done are refused.
+    codes = {"raise": {0, 1}, "epochs": {0, 2}}.get(way, {0, SIGNALS.get(way, 0)})
     return codes | ({1, -9, -15} if ranks > 1 and way in (*SIGNALS, "raise") else set())
 
 

@@ -266,6 +266,8 @@ class RunCheckpoints(Checkpoint):
 
     def _save_best(self, new: Path, candidate: Candidate, checkpoint: dict[str, Any]) -> None:
         weights = candidate.weights
+        if weights is not None and weights.keys() != checkpoint["state_dict"].keys():
+            weights = without_masks(weights)
         if weights is None or are_equal(weights, checkpoint["state_dict"]):
             replace_by_copy(new, self.best)
         else:
@@ -333,14 +335,9 @@ class RunCheckpoints(Checkpoint):
             return
         there = self.loaded[POSITION]
         self.begins_anew = not there["inside_epoch"]
-        if there["inside_epoch"]:
-            callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # undeclared
-            for callback in callbacks:  # which does so when an epoch begins
-                if isinstance(callback, GradientAccumulationScheduler):
-                    callback.on_train_epoch_start(trainer)
-            if not self._goes_on_at_image(trainer):
-                position.begin_epoch_anew(trainer)
-                self.begins_anew = True
+        if there["inside_epoch"] and not self._goes_on_at_image(trainer):
+            position.begin_epoch_anew(trainer)
+            self.begins_anew = True
         self.earlier = position.restore_metrics(trainer, there, self.begins_anew)
         self.loaded = {}
 
@@ -359,7 +356,8 @@ class RunCheckpoints(Checkpoint):
         ]
         images_per_batch = size * self.loaded[KEY]["run"]["devices"]
         seen = trainer.fit_loop.batch_idx + 1
-        if position.go_on_at_image(trainer, images_per_batch, windows[0] == windows[1]):
+        same = windows[0] == windows[1]
+        if position.go_on_at_image(trainer, images_per_batch, accumulated(trainer), same):
             return True
         rank_zero_only(print)(
             f"note: epoch {trainer.current_epoch + 1} begins anew, so that the first "
@@ -373,6 +371,9 @@ class RunCheckpoints(Checkpoint):
     def _configs(self) -> list[dict[str, Any]]:
         """The configs of then and now."""
         return [load(text) for text in (self.loaded[KEY]["config"], self.config)]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.accumulate_grad_batches = accumulated(trainer)  # inside an epoch, too
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
@@ -426,6 +427,14 @@ def best_checkpoint(trainer: pl.Trainer) -> RunCheckpoints | None:
     return None if found is None or math.isnan(found.score) else found
 
 
+def accumulated(trainer: Any) -> int:
+    """How many batches a step accumulates in this epoch; a scheduler sets it where one begins."""
+    for callback in trainer.callbacks:
+        if isinstance(callback, GradientAccumulationScheduler):
+            return callback.get_accumulate_grad_batches(trainer.current_epoch)
+    return int(trainer.accumulate_grad_batches)
+
+
 def weights_of(trainer: pl.Trainer) -> dict[str, Any] | None:
     """A copy of the weights in the memory of the host; None on other ranks than zero."""
     state = trainer.strategy.lightning_module_state_dict()  # all ranks may have a part
@@ -437,6 +446,18 @@ def weights_of(trainer: pl.Trainer) -> dict[str, Any] | None:
         else copy.deepcopy(value)
         for name, value in state.items()
     }
+
+
+def without_masks(weights: dict[str, Any]) -> dict[str, Any]:
+    """The weights that ModelPruning saves: those that torch.nn.utils.prune computes with."""
+    kept = {}
+    for name, value in weights.items():
+        plain = name.removesuffix("_orig")
+        if f"{plain}_mask" in weights:
+            kept[plain] = value * weights[f"{plain}_mask"]
+        elif not name.endswith("_mask"):
+            kept[name] = value
+    return kept
 
 
 def are_equal(weights: dict[str, Any], others: dict[str, Any]) -> bool:

@@ -66,6 +66,8 @@ class Console(EpochWatch):
         why = self._why_it_ended(trainer)
         if self.epochs == 0:
             self._print(trainer, f"nothing to train: {why}")
+            if not self.folder.exists():  # given back
+                return
         elif trainer.should_stop:
             self._print(trainer, f"ended by {why}")
         seconds = f"{self.seconds():.1f} s"

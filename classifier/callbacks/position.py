@@ -133,12 +133,15 @@ def add_results(trainer: pl.Trainer, earlier: list[dict[str, Any]]) -> None:
                 setattr(result, name, add(now, saved[name].to(now.device)))
 
 
-def go_on_at_image(trainer: pl.Trainer, images_per_batch: int, same_windows: bool) -> bool:
+def go_on_at_image(
+    trainer: pl.Trainer, images_per_batch: int, window: int, same_windows: bool
+) -> bool:
     """Lets an epoch go on at the image where it was left, in batches of another size too.
 
     Args:
         trainer: The trainer that goes on.
         images_per_batch: How many a batch had, over all ranks.
+        window: How many batches a step accumulates now.
         same_windows: Whether gradients are accumulated as before.
 
     Returns:
@@ -158,7 +161,7 @@ def go_on_at_image(trainer: pl.Trainer, images_per_batch: int, same_windows: boo
             return False
         loader.seen = seen
         number = total - left
-    if not (same_batches and same_windows) and number % trainer.accumulate_grad_batches:
+    if not (same_batches and same_windows) and number % window:
         loader.seen = None
         return False
     late = progress.total.processed - progress.total.completed  # saved while a batch ended

@@ -7,11 +7,30 @@ callback. The cause holds as long as its settings are the same.
 from collections.abc import Mapping
 from typing import Any
 
-from pytorch_lightning.callbacks import Checkpoint, EarlyStopping, Timer
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback, Checkpoint, EarlyStopping, Timer
 from pytorch_lightning.callbacks.early_stopping import EarlyStoppingReason
 
 ANOTHER = "another callback"
 SEARCH = "the search"
+
+
+class EndsAt(Callback):
+    """Ends a training after an optimizer step, which is none of its settings.
+
+    Args:
+        step: The number of steps.
+    """
+
+    state_key = "EndsAt"
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
+    ) -> None:
+        trainer.should_stop = trainer.should_stop or trainer.global_step >= self.step
 
 
 def stopped_by(trainer: Any) -> str:

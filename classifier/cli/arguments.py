@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from classifier import checkpoints, runs, trust
-from classifier.archive import FORMAT, epochs_done
+from classifier.archive import FORMAT, POSITION, epochs_done
 from classifier.errors import UserError
 from classifier.hyperparameters import (
     ConfigError,
@@ -83,6 +83,7 @@ class Arguments:
         unused: Hyperparameters of the config files that no alias refers to.
         global_step: How many optimizer steps the checkpoint has seen.
         epochs_done: How many epochs it has seen.
+        is_exact: Whether it is a state of the training, not one saved for evaluation.
         trust: What class paths may be imported, if a checkpoint's config is among the texts.
     """
 
@@ -108,6 +109,7 @@ class Arguments:
         self.checkpoint_path: Path | None = None
         self.checkpoint: dict[str, Any] = {}
         self.global_step = self.epochs_done = 0
+        self.is_exact = True
         self.unsaved_run = unsaved_run(Path(paths[-1])) if paths and self.verb == "fit" else None
         if self.unsaved_run:
             sources.insert(0, _read_config(str(self.unsaved_run / "config.yaml")))
@@ -237,6 +239,7 @@ class Arguments:
         self.checkpoint_path = found
         self.checkpoint = saved.get(checkpoints.KEY, {})
         self.global_step = saved.get("global_step", 0)
+        self.is_exact = saved.get(POSITION, {}).get("exact", True)
         self.epochs_done = epochs_done(saved)
         return found
 

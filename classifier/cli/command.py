@@ -15,7 +15,7 @@ from jsonargparse import Namespace
 from jsonargparse.typing import NonNegativeFloat, PositiveInt
 from lightning_fabric.plugins import CheckpointIO
 from lightning_fabric.utilities.rank_zero import rank_zero_only
-from pytorch_lightning.callbacks import Callback, ProgressBar
+from pytorch_lightning.callbacks import Callback, ProgressBar, Timer
 from pytorch_lightning.cli import LightningCLI
 
 import classifier.augment
@@ -32,6 +32,7 @@ from classifier.callbacks.rank_watch import RankWatch
 from classifier.callbacks.run_record import RunRecord
 from classifier.callbacks.same_conditions import SameConditions
 from classifier.callbacks.same_data import SameData
+from classifier.callbacks.stops import EndsAt
 from classifier.callbacks.trial import Trial, TrialReport
 from classifier.checkpoints import without_pretrained
 from classifier.cli.arguments import Arguments
@@ -324,6 +325,9 @@ class ClassifierCLI(LightningCLI):
         ]
         if trial:
             config.callbacks.append(TrialReport(trial))
+        if last := os.environ.get(runs.LAST_STEP):
+            timeless = [c for c in config.callbacks if not isinstance(c, Timer)]
+            config.callbacks = [*timeless, EndsAt(int(last))]
 
     def _settings_so_far(self) -> list[str]:
         """Digests of the settings that the weights were trained under, one after the other."""

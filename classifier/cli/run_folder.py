@@ -59,7 +59,7 @@ def _is_newest(folder: Path, arguments: Arguments) -> bool:
         steps = read_checkpoint(last)["global_step"]
     except ValueError:  # damaged
         steps = 0
-    return bool(arguments.global_step >= steps)
+    return arguments.is_exact and bool(arguments.global_step >= steps)
 
 
 def _check_config(folder: Path, arguments: Arguments) -> None:
@@ -70,13 +70,7 @@ def _check_config(folder: Path, arguments: Arguments) -> None:
     """
     path = folder / "config.yaml"
     named = any(Path(source.name).resolve() == path.resolve() for source in arguments.sources)
-    if not path.exists() or named:
-        return
-    record = runs.read_record(folder)
-    starts = [*record.get("resumed", []), record]
-    known = [start["config_sha256"] for start in starts if "config_sha256" in start]
-    text = path.read_text(encoding="utf-8")
-    if known and runs.text_sha256(text) not in known:  # format 1 does not say what it wrote
+    if not named and runs.is_config_edited(folder):
         raise UserError(
             f"'{shown(path)}' was edited since the run wrote it. --config '{shown(path)}' beside "
             "--ckpt_path goes on with the edit; to go on without it, remove the file."
