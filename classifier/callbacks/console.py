@@ -47,6 +47,8 @@ class Console(EpochWatch):
         self._print_metrics(trainer, f"step {trainer.global_step}", metrics)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.fit_loop.batch_idx < 0:  # stopped before its first batch
+            return
         self.epochs += 1
         last = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else "?"
         place = f"epoch {trainer.current_epoch + 1}/{last}"

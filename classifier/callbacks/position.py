@@ -20,9 +20,9 @@ def is_inside_epoch(trainer: pl.Trainer) -> bool:
 
 
 def is_broken_off(trainer: pl.Trainer) -> bool:
-    """Whether the epoch has begun, and its last batch has not been trained on."""
+    """Whether the training has left its epoch before the last batch, perhaps before the first."""
     loop: Any = trainer.fit_loop.epoch_loop
-    return loop.batch_progress.current.ready > 0 and not loop._num_ready_batches_reached()
+    return not loop._num_ready_batches_reached()
 
 
 def is_ending(trainer: pl.Trainer) -> bool:

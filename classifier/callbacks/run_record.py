@@ -113,7 +113,7 @@ class RunRecord(EpochWatch):
         self._write_rows(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero or trainer.fit_loop.batch_idx < 0:  # without a batch
             return
         row = {**self._row(trainer, self.rate), **self.end_metrics(trainer)}
         self.rows += [*self.inside, row]
@@ -186,7 +186,8 @@ class RunRecord(EpochWatch):
             "state": state,
             "ended": _now(),
             "seconds": round(self.seconds(), 3),
-            "epochs": trainer.current_epoch - int(state == "finished" and is_broken_off(trainer)),
+            "epochs": trainer.current_epoch
+            - int(self.begun and state == "finished" and is_broken_off(trainer)),
             "steps": trainer.global_step,
         }
         if "metrics" not in self.record:  # nothing was left to train after a kill

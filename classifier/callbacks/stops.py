@@ -30,7 +30,9 @@ class EndsAt(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
     ) -> None:
-        trainer.should_stop = trainer.should_stop or trainer.global_step >= self.step
+        # After its max_steps a training ends by itself, and without a further validation.
+        if trainer.global_step >= self.step and trainer.max_steps != self.step:
+            trainer.should_stop = True
 
 
 def stopped_by(trainer: Any) -> str:
