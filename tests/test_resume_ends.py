@@ -279,6 +279,29 @@ def test_with_other_windows_the_epoch_begins_anew_and_says_so(write_config, writ
     assert len(seen[1]) == 8 * 64
 
 
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_on_another_number_of_devices_no_image_is_left_out_or_seen_twice(
+    before, after, write_config, write_module, own_folder
+):
+    write_module(COUNTS)
+    changes = {
+        "trainer": {"max_epochs": 1, "max_steps": 11, "callbacks": [{"class_path": "own.Counts"}]},
+        "data.init_args.batch_size": 16,
+    }
+    config = write_config(changes)
+    assert storms.ended(storms.fit_in(own_folder, ["--config", config], before)) == [0] * before
+
+    more = ["--ckpt_path", str(RUN), "--trust", "own", "--trainer.max_steps", "-1"]
+    more += ["--trainer.devices", str(after), "--trainer.strategy", "auto"]
+    assert storms.ended(storms.fit_in(own_folder, more, after)) == [0] * after
+
+    (seen,) = images_by_epoch().values()
+    assert len(set(seen)) == len(seen)
+    assert 0 <= 1295 - len(seen) < 16 * after
+    (row,) = [row for row in runs.read_metrics(RUN) if row["val_loss"]]
+    assert 0.1 < float(row["train_accuracy"]) < 1
+
+
 # ---- callbacks that cannot go on exactly ----
 
 SWA = {

@@ -12,7 +12,6 @@ without what callbacks do when a training ends. A stop within a window of accumu
 step.
 """
 
-import copy
 import math
 import os
 import shutil
@@ -26,12 +25,12 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning.callbacks import Callback, Checkpoint, GradientAccumulationScheduler
-from torch import Tensor
 
 from classifier import runs
 from classifier.archive import POSITION, write_checkpoint
 from classifier.callbacks import position, stops
 from classifier.callbacks.stop_signals import StopSignals
+from classifier.callbacks.validated_weights import are_equal, weights_of, without_masks
 from classifier.checkpoints import KEY, read_checkpoint
 from classifier.durable import sync, written_whole
 from classifier.hyperparameters import load
@@ -292,6 +291,7 @@ class RunCheckpoints(Checkpoint):
             "callback_metrics": {k: v.clone() for k, v in trainer.callback_metrics.items()},
             "stopped_by": stops.stopped_by(trainer) if trainer.should_stop or self.held else None,
             "best": {"monitor": self.monitor, "score": self.score},
+            "by_validation": self.by_validation,
         }
         self.saving.checkpoint = checkpoint
 
@@ -316,6 +316,9 @@ class RunCheckpoints(Checkpoint):
         else:
             stops.forget(trainer, checkpoint["callbacks"])
         self.score = self._score_of_best()
+        # Else the metric of an earlier epoch would count for the weights of one without validation.
+        by_name = str(self.monitor).startswith("val_") or None  # in format 1
+        self.by_validation = checkpoint[POSITION].get("by_validation", by_name)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         trainer.should_stop = trainer.should_stop or self.stopped_by is not None
@@ -433,41 +436,6 @@ def accumulated(trainer: Any) -> int:
         if isinstance(callback, GradientAccumulationScheduler):
             return callback.get_accumulate_grad_batches(trainer.current_epoch)
     return int(trainer.accumulate_grad_batches)
-
-
-def weights_of(trainer: pl.Trainer) -> dict[str, Any] | None:
-    """A copy of the weights in the memory of the host; None on other ranks than zero."""
-    state = trainer.strategy.lightning_module_state_dict()  # all ranks may have a part
-    if not trainer.is_global_zero:
-        return None
-    return {
-        name: value.detach().to("cpu", copy=True)
-        if isinstance(value, Tensor)
-        else copy.deepcopy(value)
-        for name, value in state.items()
-    }
-
-
-def without_masks(weights: dict[str, Any]) -> dict[str, Any]:
-    """The weights that ModelPruning saves: those that torch.nn.utils.prune computes with."""
-    kept = {}
-    for name, value in weights.items():
-        plain = name.removesuffix("_orig")
-        if f"{plain}_mask" in weights:
-            kept[plain] = value * weights[f"{plain}_mask"]
-        elif not name.endswith("_mask"):
-            kept[name] = value
-    return kept
-
-
-def are_equal(weights: dict[str, Any], others: dict[str, Any]) -> bool:
-    """Whether two ``state_dict`` hold the same bits."""
-    return weights.keys() == others.keys() and all(
-        torch.equal(value, others[name].detach().cpu())
-        if isinstance(value, Tensor)
-        else value == others[name]
-        for name, value in weights.items()
-    )
 
 
 def replace_by_copy(source: Path, target: Path) -> None:
