@@ -70,6 +70,7 @@ class Arguments:
         given: The command line as it was given.
         verb: The command.
         texts: The config texts in order, hyperparameters applied.
+        saved: Which of them this package has written, with all defaults.
         argv: The arguments for the parser: verb, configs, then everything else.
         name: What the run is called: the first config file, or the run that it was saved in, or
             the checkpoint's run.
@@ -119,6 +120,8 @@ class Arguments:
                 _names([*(source.text for source in sources), *given]),
             )
             sources.insert(0, self._checkpoint_config(self.trust))
+        first = ["config" in self.checkpoint] if len(sources) > files else []
+        self.saved = first + [_is_saved(source) for source in sources[len(first) :]]
         self.sources = sources
         self.texts = apply(sources, overrides)
         # Evaluation leaves out the trainer, which may be what uses them.
@@ -175,7 +178,9 @@ class Arguments:
             text, (*kept, "seed_everything", "trainer") if self.verb == "fit" else kept
         )
         allowed.check_config(load(text))
-        return ConfigSource(name, text)
+        # Its comment, which no change of the text keeps, names what was written.
+        comments = re.findall("^#.*\n?", self.checkpoint["config"], re.MULTILINE)
+        return ConfigSource(name, text + "".join(comments))
 
     def _with_root_found(self, text: str) -> str:
         """Finds data with a relative root from another folder than that of the training."""
@@ -352,6 +357,13 @@ def _read_config(value: str) -> ConfigSource:
         return ConfigSource(value, path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         raise ConfigError(f"'{path}' is not a text file in UTF-8, expected YAML.") from error
+
+
+def _is_saved(source: ConfigSource) -> bool:
+    """Whether it is the config file of a run folder."""
+    path = Path(source.name)
+    named = re.fullmatch(r"config(_\d+)?\.yaml", path.name)
+    return bool(named) and path.with_name("run.json").is_file()
 
 
 def _run_beside(config: Path) -> dict[str, Any]:

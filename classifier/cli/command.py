@@ -38,6 +38,7 @@ from classifier.cli.arguments import Arguments
 from classifier.cli.links import LINKS, Instantiator, fill, refuse_nulls, refuse_other_numbers
 from classifier.cli.parser import Parser
 from classifier.cli.run_folder import run_folder
+from classifier.cli.written import Written, comment
 from classifier.cli.writing import writing
 from classifier.data import ImageDataModule
 from classifier.data.files import find_images
@@ -134,7 +135,7 @@ class ClassifierCLI(LightningCLI):
             parser.add_argument("--output", default="predictions.csv", help="CSV file to write.")
             parser.add_argument("--top_k", type=int, default=5, help="Classes a row, best first.")
         aliases = anchors(self.arguments.texts)
-        parser.finish = lambda text: with_aliases(text, aliases)
+        parser.finish = lambda text: with_aliases(text, aliases) + comment(self.written.keys)
         parser.where = self.arguments.where
         usage, parser.description = USAGE[self.arguments.verb]
         parser.usage = f"classifier {self.arguments.verb} {usage}"
@@ -160,7 +161,8 @@ class ClassifierCLI(LightningCLI):
 
     def parse_arguments(self, parser: Any, args: Any) -> None:
         parser.where = self.arguments.where
-        self.config = parser.parse_args(args)
+        self.written = Written(parser, self.arguments)
+        self.config = parser.parse_args(self.written.argv)
         seed = self.settings.seed_everything
         if not isinstance(seed, bool) and seed is not None and not 0 <= seed < 2**32:
             where = self.arguments.where("seed_everything")
@@ -219,7 +221,9 @@ class ClassifierCLI(LightningCLI):
             self._add_writer(config)
         if self.arguments.verb != "fit":
             config.logger = False
+            self._print_notes()
         elif config.fast_dev_run or config.barebones:
+            self._print_notes()
             config.callbacks += [FiniteLoss(None, self.settings.seed_everything), Console(None)]
         else:
             self.keep_run(config)
@@ -306,6 +310,7 @@ class ClassifierCLI(LightningCLI):
             "command": shlex.join(["classifier", *self.arguments.given]),
             "seed": self.settings.seed_everything,
             "settings": self._settings_so_far(),
+            "written": self.written.keys,
             "code": code_digests(modules),
             "environment": runs.environment(modules),
         }
@@ -326,9 +331,12 @@ class ClassifierCLI(LightningCLI):
 
     def _print_notes(self) -> None:
         """Says what has no effect."""
-        for name in self.arguments.unused:
-            note = f"warning: no alias uses the hyperparameter '{name}', so it has no effect."
-            rank_zero_only(print)(note, file=sys.stderr)
+        unused = (
+            f"no alias uses the hyperparameter '{name}', so it has no effect."
+            for name in self.arguments.unused
+        )
+        for note in (*self.written.lost, *unused):
+            rank_zero_only(print)(f"warning: {note}", file=sys.stderr)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         # Said aloud, it holds whatever the environment says: a checkpoint never runs code.
