@@ -38,8 +38,8 @@ from classifier.cli.arguments import Arguments
 from classifier.cli.links import LINKS, Instantiator, fill, refuse_nulls, refuse_other_numbers
 from classifier.cli.parser import Parser
 from classifier.cli.run_folder import run_folder
-from classifier.cli.written import Written, comment
 from classifier.cli.writing import writing
+from classifier.cli.written import Written, comment
 from classifier.data import ImageDataModule
 from classifier.data.files import find_images
 from classifier.data.workers import WorkerNames
@@ -190,7 +190,8 @@ class ClassifierCLI(LightningCLI):
         config, parser = self.settings, self._parser(self.subcommand)
         if self.arguments.verb == "predict" and not config.images:
             raise ValueError("predict needs --images PATH ..., image files, folders or globs.")
-        refuse_nulls(config.as_dict(), self.arguments)
+        used = {key: part for key, part in config.as_dict().items() if key != "hyperparameters"}
+        refuse_nulls(used, self.arguments)
         resumable = config.clone()
         resumable.ckpt_path = None  # a config that is run again starts again
         self.config_text = parser.dump(resumable, skip_unset=False)

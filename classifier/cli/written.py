@@ -91,12 +91,18 @@ class Written:
     """
 
     def __init__(self, parser: Parser, arguments: Arguments) -> None:
-        configs = [load(text) for text in arguments.texts]
-        filled_in = {
-            number: _filled_in(config, source.text)
-            for number, (config, source) in enumerate(zip(configs, arguments.sources, strict=True))
+        # As they were saved, for the command line may change hyperparameters in the texts.
+        saved = {
+            number: load(source.text)
+            for number, source in enumerate(arguments.sources)
             if arguments.saved[number] or named(source.text) is not None
         }
+        configs = [load(text) for text in arguments.texts]
+        filled_in = {}
+        for number, config in saved.items():
+            values, now = flat(config), flat(configs[number])
+            keys = _filled_in(config, arguments.sources[number].text)
+            filled_in[number] = {key for key in keys if values[key] == now.get(key)}
         words = [word for word in arguments.argv if not word.startswith("--print_config")]
         for number, keys in filled_in.items():
             configs[number] = without(configs[number], keys)
@@ -111,11 +117,9 @@ class Written:
         ]
         self.argv = list(arguments.argv)
         for number, keys in filled_in.items():
-            # As it was saved: the command line may change the class of a hyperparameter.
-            before = flat(load(arguments.sources[number].text))
             exchanged = tuple(
                 key.removesuffix("class_path")
-                for key, path in before.items()
+                for key, path in flat(saved[number]).items()
                 if key.endswith(".class_path") and found.get(key, path) != path
             )
             if former := {key for key in keys if key.startswith(exchanged)}:
