@@ -23,8 +23,10 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 from typing_extensions import Self
 
 from classifier import checkpoints
+from classifier.archive import FORMAT
+from classifier.errors import UserError
 from classifier.finite import LossWatch, largest, mean_over_ranks
-from classifier.metrics import Mean
+from classifier.metrics import Mean, Mode, better, mode_of
 from classifier.resume import follow_new_settings
 from classifier.trust import PACKAGES, Trust, confined
 
@@ -58,6 +60,11 @@ class ClassificationModule(pl.LightningModule):
             most convolutions prefer. Results change by rounding only.
         compile: Whether torch.compile translates the network, at its first batch of training and
             of evaluation. Needs a C++ compiler on a CPU. Results change by rounding only.
+        monitor_mode: Whether a small (min) or a large (max) value of ``monitor`` is good, where the
+            metric does not say so itself: one that a callback logs.
+
+    Raises:
+        ValueError: If ``monitor_mode`` contradicts the metric.
     """
 
     def __init__(
@@ -76,6 +83,7 @@ class ClassificationModule(pl.LightningModule):
         skip_bad_steps: bool = False,
         channels_last: bool = False,
         compile: bool = False,
+        monitor_mode: Mode | None = None,
     ) -> None:
         super().__init__()
         # From the command line the hyperparameters are plain class_path mappings. Elsewhere they
@@ -94,6 +102,8 @@ class ClassificationModule(pl.LightningModule):
         self.optimizer = optimizer or torch.optim.Adam
         self.lr_scheduler = lr_scheduler
         self.monitor = monitor
+        self.monitor_mode = monitor_mode
+        self.format = FORMAT  # of the run that it is of
         self.interval = interval
         self.no_decay_norm_bias = no_decay_norm_bias
         self.class_names = list(class_names)
@@ -114,13 +124,16 @@ class ClassificationModule(pl.LightningModule):
         # nn.Module has a method `train`, so the keys carry the underscore of the metric names.
         self.metrics = nn.ModuleDict(
             {
-                "train_": nn.ModuleDict({"train_accuracy": Mean()}),
+                "train_": nn.ModuleDict({"train_accuracy": Mean(higher_is_better=True)}),
                 "val_": evaluation.clone(prefix="val_"),
                 "test_": evaluation.clone(prefix="test_"),
             }
         )
         # Lightning's own mean rounds the number of images where ranks have unequally many.
-        self.losses = nn.ModuleDict({stage: Mean() for stage in self.metrics})
+        self.losses = nn.ModuleDict({stage: Mean(higher_is_better=False) for stage in self.metrics})
+        own = self.metric_modes().get(monitor)
+        if monitor_mode and own not in (None, monitor_mode):
+            raise UserError(f"monitor_mode is {monitor_mode}, but {better(monitor, own)}.")
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]  # no streams, no addresses
@@ -270,6 +283,12 @@ class ClassificationModule(pl.LightningModule):
         if isinstance(scheduler, ReduceLROnPlateau):
             # Lightning's own subclass of it names its metric itself.
             monitor = settings["monitor"] = getattr(scheduler, "monitor", self.monitor)
+            mode = self.mode_of(monitor)
+            if self.format > 1 and mode not in (None, scheduler.mode):
+                raise UserError(
+                    f"model.lr_scheduler: {type(scheduler).__name__} has mode={scheduler.mode!r}, "
+                    f'but {better(monitor, mode)}; give it mode="{mode}".'
+                )
             if self.interval == "epoch" and monitor.startswith("val_"):
                 settings["frequency"] = self.trainer.check_val_every_n_epoch or 1
         return {"optimizer": optimizer, "lr_scheduler": settings}
@@ -280,10 +299,23 @@ class ClassificationModule(pl.LightningModule):
         except (ValueError, TypeError) as error:
             raise ValueError(f"model.{name}: {error}") from error
 
-    def metric_names(self) -> list[str]:
-        """The metrics that a training logs, each of which can be monitored."""
-        stages: Any = [self.metrics["train_"], self.metrics["val_"]]
-        return ["train_loss", "val_loss", *(str(name) for metrics in stages for name in metrics)]
+    def metric_modes(self) -> dict[str, Mode | None]:
+        """The metrics that a training logs, each of which can be monitored, and their best value.
+
+        It is the smallest or the largest one, min or max; None if the metric does not say so.
+        """
+        stages: Any = [self.metrics["train_"], self.metrics["val_"]]  # ModuleDict hides the types
+        metrics: dict[str, Any] = {
+            f"{stage}loss": self.losses[stage] for stage in ("train_", "val_")
+        }
+        for stage in stages:
+            metrics |= {str(name): metric for name, metric in stage.items()}
+        return {name: mode_of(metric) for name, metric in metrics.items()}
+
+    def mode_of(self, metric: str) -> Mode | None:
+        """Whether the smallest or the largest value of a metric is the best; None if unknown."""
+        own = self.metric_modes().get(metric)
+        return own or (self.monitor_mode if metric == self.monitor else None)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[checkpoints.KEY] = self.provenance
@@ -296,6 +328,8 @@ class ClassificationModule(pl.LightningModule):
             checkpoint["hyper_parameters"] = hyperparameters
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if entry := checkpoint.get(checkpoints.KEY):
+            self.format = entry.get("format", 1)
         self.watch = LossWatch(**checkpoint.get("loss_watch", {}))
         self.replayed_steps = follow_new_settings(checkpoint, self.hparams)
 

@@ -49,17 +49,24 @@ class RunCheckpoints(Checkpoint):
         monitor: The metric whose best epoch is ``best.ckpt``; there is none if not given.
         minutes: How much of a training may be lost: it is saved inside epochs that take longer.
         steps: The same, in optimizer steps.
+        direction: Whether a small or a large value of the monitor is good.
     """
 
     state_key = "RunCheckpoints"
 
     def __init__(
-        self, folder: Path, monitor: str | None, minutes: float = 5.0, steps: int | None = None
+        self,
+        folder: Path,
+        monitor: str | None,
+        minutes: float = 5.0,
+        steps: int | None = None,
+        direction: runs.Direction = "minimize",
     ) -> None:
         self.folder = folder / "checkpoints"
         self.monitor = monitor
         self.minutes = minutes
         self.steps = steps
+        self.direction = direction
         self.score = math.nan  # of best.ckpt
         self.candidate = math.nan  # of the epoch that just ended, if it is better
         self.saved = time.monotonic()
@@ -100,7 +107,7 @@ class RunCheckpoints(Checkpoint):
         self.candidate = math.nan
         if self.monitor in trainer.callback_metrics:
             score = float(trainer.callback_metrics[self.monitor])
-            sign = 1 if runs.direction_of(self.monitor) == "minimize" else -1
+            sign = 1 if self.direction == "minimize" else -1
             if math.isfinite(score) and not sign * score >= sign * self.score:
                 self.candidate = score
 

@@ -17,6 +17,7 @@ from lightning_fabric.plugins import CheckpointIO
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning.callbacks import Callback, ProgressBar
 from pytorch_lightning.cli import LightningCLI
+from torch.nn import Identity
 
 import classifier.augment
 import classifier.networks  # noqa: F401  # short class names work for what is imported
@@ -36,6 +37,7 @@ from classifier.callbacks.trial import Trial, TrialReport
 from classifier.checkpoints import without_pretrained
 from classifier.cli.arguments import Arguments
 from classifier.cli.links import LINKS, Instantiator, fill, refuse_nulls, refuse_other_numbers
+from classifier.cli.modes import MODES, fill_modes
 from classifier.cli.parser import Parser
 from classifier.cli.run_folder import run_folder
 from classifier.cli.writing import writing
@@ -43,8 +45,10 @@ from classifier.cli.written import Written, comment
 from classifier.data import ImageDataModule
 from classifier.data.files import find_images
 from classifier.data.workers import WorkerNames
+from classifier.errors import UserError
 from classifier.hooks import lean_hooks
 from classifier.hyperparameters import ConfigError, anchors, load, with_aliases
+from classifier.metrics import better
 from classifier.module import ClassificationModule
 from classifier.provenance import code_digests, settings_digest
 from classifier.suggest import did_you_mean
@@ -86,6 +90,8 @@ class ClassifierCLI(LightningCLI):
         self.config_text = ""
         self.exit_code = 0
         self.folder: Path | None = None
+        self.undirected: list[str] = []
+        """What there is to say of metrics of which nothing says which way they are better."""
         given = arguments.trust
         with trust.confined(given) if given else contextlib.nullcontext():
             self._run()
@@ -192,12 +198,17 @@ class ClassifierCLI(LightningCLI):
             raise ValueError("predict needs --images PATH ..., image files, folders or globs.")
         used = {key: part for key, part in config.as_dict().items() if key != "hyperparameters"}
         refuse_nulls(used, self.arguments)
-        resumable = config.clone()
-        resumable.ckpt_path = None  # a config that is run again starts again
-        self.config_text = parser.dump(resumable, skip_unset=False)
         data_only = Namespace(data=config.data.clone())  # type: ignore[no-untyped-call]
         data = parser.instantiate(data_only, instantiate_groups=False)
         self.datamodule: ImageDataModule = data.data
+        if self.arguments.verb == "fit" and self.arguments.format > 1:
+            # A module without a network has the same metrics.
+            metrics = ClassificationModule(Identity(), self.datamodule.class_names).metric_modes()
+            where = self.arguments.where
+            self.undirected = fill_modes(config, metrics, self.written.keys, where)
+        resumable = config.clone()
+        resumable.ckpt_path = None  # a config that is run again starts again
+        self.config_text = parser.dump(resumable, skip_unset=False)
         refuse_other_numbers(self.arguments, self.datamodule)
         fill(config.model.network, self.datamodule)
         if self.arguments.checkpoint_path:
@@ -254,18 +265,28 @@ class ClassifierCLI(LightningCLI):
 
     def _check_monitors(self, callbacks: list[Callback], validated: bool) -> None:
         """Finds out now, not after the first epoch, that nothing logs a monitored metric."""
-        names = self.model.metric_names()
-        if any(not type(c).__module__.startswith(("pytorch_l", "classifier")) for c in callbacks):
-            return  # a callback of the user may log anything
+        names = self.model.metric_modes()
+        # A callback of the user may log anything.
+        own = any(not type(c).__module__.startswith(("pytorch_l", "classifier")) for c in callbacks)
         for key, monitor in self.monitors(callbacks):
-            if monitor is not None and monitor not in names:
+            if own or monitor is None:
+                continue
+            if monitor not in names:
                 hint = did_you_mean(monitor, names, f"; there are {', '.join(names)}.")
                 raise ValueError(f"{key}: no metric '{monitor}'{hint}")
             # Without validation the best checkpoint is the last one.
-            if not validated and key != "model.monitor" and str(monitor).startswith("val_"):
+            if not validated and key != "model.monitor" and monitor.startswith("val_"):
                 raise ValueError(
                     f"{key}: trainer.limit_val_batches is 0, so there is no {monitor}."
                 )
+        if self.undirected:
+            raise UserError(self.undirected[0])
+        for callback in callbacks if self.arguments.format > 1 else ():
+            monitor, mode = str(getattr(callback, "monitor", "")), getattr(callback, "mode", None)
+            right = self.model.mode_of(monitor)
+            if right and mode in MODES and mode != right:  # one that its class fixes
+                told = f"has the mode {mode}, but {better(monitor, right)}"
+                raise UserError(f"{type(callback).__name__} {told}: take another callback.")
 
     def monitors(self, callbacks: list[Callback]) -> list[tuple[str, str | None]]:
         """The metrics that must be logged, each with the setting that names it."""
@@ -299,7 +320,11 @@ class ClassifierCLI(LightningCLI):
             save_every = self.settings.save_every
             config.callbacks.append(
                 RunCheckpoints(
-                    folder, monitor if validated else None, save_every.minutes, save_every.steps
+                    folder,
+                    monitor if validated else None,
+                    save_every.minutes,
+                    save_every.steps,
+                    self._direction(monitor),
                 )
             )
         modules = {path.partition(".")[0] for path in trust.class_paths(self.settings.as_dict())}
@@ -323,6 +348,12 @@ class ClassifierCLI(LightningCLI):
         ]
         if trial:
             config.callbacks.append(TrialReport(trial))
+
+    def _direction(self, metric: str) -> runs.Direction:
+        mode = self.model.mode_of(metric)
+        if self.arguments.format == 1:
+            return runs.direction_of(metric)
+        return "maximize" if mode == "max" else "minimize"
 
     def _settings_so_far(self) -> list[str]:
         """Digests of the settings that the weights were trained under, one after the other."""
