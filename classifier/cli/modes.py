@@ -1,7 +1,6 @@
 """Fills in which way a metric is better, wherever something follows the metric."""
 
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
 
 from jsonargparse import Namespace
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -34,14 +33,17 @@ def fill_modes(
     monitor, mode = config.model.monitor, config.model.monitor_mode
     modes = {**own, monitor: own.get(monitor) or mode}
     if mode and mode != modes[monitor]:
-        raise _contradiction("model.monitor_mode", mode, monitor, modes, where)
+        told = f"{where('model.monitor_mode')}model.monitor_mode"
+        raise _contradiction(told, mode, monitor, modes[monitor])
     unknown = {} if modes[monitor] else {"model.monitor_mode": monitor}
-    for key, settings, metric in _followers(config):
-        right = modes.get(metric)
+    for key, block, metric in _followers(config):
+        right, settings = modes.get(metric), block.init_args
         place = f"{key}.init_args.mode"
         if f"{key}.mode" in written:
             if right not in (None, settings["mode"]):
-                raise _contradiction(place, settings["mode"], metric, modes, where)
+                name = block.class_path.rpartition(".")[2]
+                told = f"{where(place)}{place} of {name}"
+                raise _contradiction(told, settings["mode"], metric, right)
         elif right:
             settings["mode"] = right
         elif metric != monitor:
@@ -52,29 +54,28 @@ def fill_modes(
     ]
 
 
-def _contradiction(
-    key: str, mode: str, metric: str, modes: Mapping[str, Mode | None], where: Where
-) -> UserError:
+def _contradiction(place: str, mode: str, metric: str, right: Mode | None) -> UserError:
     return UserError(
-        f"{where(key)}{key} is {mode}, but {better(metric, modes[metric])}: leave it out, or set "
-        f"it to {modes[metric]}."
+        f"{place} is {mode}, but {better(metric, right)}: leave it out, or set it to {right}."
     )
 
 
-def _followers(config: Namespace) -> Iterator[tuple[str, Any, str]]:
-    """What has a mode: its dotted key, its settings and the metric that it follows."""
-    scheduler = config.model.lr_scheduler
-    if scheduler and _is_plateau(scheduler.class_path):
-        settings = scheduler.get("init_args") or {}
-        if settings.get("mode") in MODES:
-            yield "model.lr_scheduler", settings, settings.get("monitor") or config.model.monitor
-    callbacks = config.trainer.callbacks
+def _followers(config: Namespace) -> Iterator[tuple[str, Namespace, str]]:
+    """What has a mode: its dotted key, its class and settings, and the metric that it follows."""
+    scheduler, callbacks = config.model.lr_scheduler, config.trainer.callbacks
+    if scheduler and _is_plateau(scheduler.class_path) and _has_mode(scheduler):
+        settings = scheduler.init_args
+        yield "model.lr_scheduler", scheduler, settings.get("monitor") or config.model.monitor
     listed = callbacks if isinstance(callbacks, list) else [callbacks]
     for number, callback in enumerate(listed):
-        settings = (callback or {}).get("init_args") or {}
-        if settings.get("monitor") and settings.get("mode") in MODES:
+        if _has_mode(callback) and callback.init_args.get("monitor"):
             key = f"trainer.callbacks.{number}" if listed is callbacks else "trainer.callbacks"
-            yield key, settings, settings["monitor"]
+            yield key, callback, callback.init_args.monitor
+
+
+def _has_mode(block: Namespace | None) -> bool:
+    settings = (block.get("init_args") if block else None) or {}
+    return settings.get("mode") in MODES
 
 
 def _is_plateau(class_path: str) -> bool:
