@@ -162,8 +162,9 @@ class ClassificationModule(pl.LightningModule):
                 objects: the network and its loss; for training also optimizer and lr_scheduler.
 
         Raises:
-            ValueError: If the checkpoint is damaged, names a class that is not trusted or does not
-                fit the network, or if an argument is unknown or is not given again.
+            ValueError: If the checkpoint is damaged or names a class that is not trusted, or if an
+                argument is unknown or is not given again.
+            RuntimeError: If the weights do not fit the network.
         """
         known = [*inspect.signature(pl.LightningModule.load_from_checkpoint).parameters]
         known += [*cls._arguments(), "trust"]
@@ -196,7 +197,7 @@ class ClassificationModule(pl.LightningModule):
             if "loading state_dict" not in str(error):
                 raise
             told = shorten(str(error).splitlines()[1], 160, placeholder=" …")
-            raise UserError(f"'{path}' does not fit the network: {told}") from error
+            raise RuntimeError(f"'{path}' does not fit the network: {told}") from error
         module._missing, module._trained_by = missing, {}
         module._objects |= missing
         return module

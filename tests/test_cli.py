@@ -158,6 +158,8 @@ def test_lightning_still_has_the_private_parts_that_are_built_on():
     from pytorch_lightning.core.mixins import hparams_mixin
 
     assert hparams_mixin._given_hyperparameters.get() is None
+    with hparams_mixin._given_hyperparameters_context({"width": 2}, "cli"):
+        assert hparams_mixin._given_hyperparameters.get() == {"width": 2, "_instantiator": "cli"}
 
 
 def test_jsonargparse_still_has_the_private_parts_that_are_built_on():

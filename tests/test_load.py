@@ -192,7 +192,7 @@ def test_a_network_that_is_given_replaces_that_of_the_checkpoint(trained):
     "other", [network(width=5), nn.Sequential(nn.Flatten(), nn.Linear(64, 10))]
 )
 def test_a_network_that_does_not_fit_the_weights_is_refused_shortly(other, trained):
-    with pytest.raises(ValueError, match="does not fit the network") as refused:
+    with pytest.raises(RuntimeError, match="does not fit the network") as refused:
         load(trained, network=other)
 
     assert len(str(refused.value)) < 500

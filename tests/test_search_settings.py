@@ -129,11 +129,11 @@ def test_a_metric_of_the_users_has_the_direction_that_is_given(base, given, dire
 @pytest.mark.parametrize(
     ("base", "given", "message"),
     [
-        ("", "monitor: val_own", "digits.yaml:.*direction: not given.* val_own is good"),
+        ("", "monitor: val_own", "digits.yaml:.*monitor: no metric 'val_own'.* needs a direction"),
         (
             "monitor: val_other\n  monitor_mode: max",
             "monitor: val_own",
-            "direction: not given.* val_own is good",
+            "no metric 'val_own'.* needs a direction, minimize or maximize",
         ),
         (
             "",

@@ -276,9 +276,10 @@ def _direction(
     if right is None and monitor == setting_in(base, ("model", "monitor")):
         right = MODES.get(setting_in(base, ("model", "monitor_mode")))
     if right is None and given is None:
+        names = [f"{stage}_{name}" for stage in ("train", "val") for name in DIRECTIONS]
         raise ConfigError(
-            f"{where('monitor')}direction: not given. Nothing says whether a small or a large "
-            f"{monitor} is good; set direction to minimize or maximize."
+            f"{where('monitor')}monitor: no metric '{monitor}'{did_you_mean(monitor, names)} One "
+            "that a callback logs needs a direction, minimize or maximize."
         )
     if given and right not in (None, given):
         raise ConfigError(
