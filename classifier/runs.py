@@ -179,7 +179,7 @@ def read_metrics(folder: Path) -> list[dict[str, str]]:
 
 
 def direction_of(metric: str) -> Direction:
-    """Losses are minimised, everything else is maximised."""
+    """What runs of format 1 go by: losses are minimised, everything else is maximised."""
     return "minimize" if "loss" in metric else "maximize"
 
 

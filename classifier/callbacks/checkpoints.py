@@ -80,6 +80,7 @@ class RunCheckpoints(Checkpoint):
     Args:
         folder: The run folder, which may have been moved.
         monitor: The metric whose best value is ``best.ckpt``; there is none if not given.
+        direction: Whether a small or a large value of it is good.
         config: Text of the config; another one lifts what had stopped the training.
         minutes: How much of a training may be lost: it is saved inside epochs that take longer.
         steps: The same, in optimizer steps.
@@ -91,6 +92,7 @@ class RunCheckpoints(Checkpoint):
         self,
         folder: Path,
         monitor: str | None,
+        direction: runs.Direction,
         config: str,
         minutes: float = 5.0,
         steps: int | None = None,
@@ -100,6 +102,7 @@ class RunCheckpoints(Checkpoint):
         self.config = config
         self.minutes = minutes
         self.steps = steps
+        self.direction = direction
         self.score = math.nan  # of best.ckpt
         self.candidate: Candidate | None = None  # not saved yet
         self.validated: dict[str, Any] | None = None  # the weights that are being validated
@@ -216,7 +219,7 @@ class RunCheckpoints(Checkpoint):
             return
         score = trainer.strategy.broadcast(float(trainer.callback_metrics[self.monitor]))
         best = self.candidate.score if self.candidate else trainer.strategy.broadcast(self.score)
-        sign = 1 if runs.direction_of(self.monitor) == "minimize" else -1
+        sign = 1 if self.direction == "minimize" else -1
         if math.isfinite(score) and not sign * score >= sign * best:
             self.candidate = Candidate(score, weights)
 

@@ -72,6 +72,7 @@ class Arguments:
         given: The command line as it was given.
         verb: The command.
         texts: The config texts in order, hyperparameters applied.
+        saved: Which of them this package has written, with all defaults.
         argv: The arguments for the parser: verb, configs, then everything else.
         name: What the run is called: the first config file, or the run that it was saved in, or
             the checkpoint's run.
@@ -86,6 +87,8 @@ class Arguments:
         is_exact: Whether it is a state of the training, not one saved for evaluation.
         trust: What class paths may be imported, if a checkpoint's config is among the texts.
     """
+
+    is_exact = True
 
     def __init__(self, given: Sequence[str]) -> None:
         self.given = list(given)
@@ -109,7 +112,6 @@ class Arguments:
         self.checkpoint_path: Path | None = None
         self.checkpoint: dict[str, Any] = {}
         self.global_step = self.epochs_done = 0
-        self.is_exact = True
         self.unsaved_run = unsaved_run(Path(paths[-1])) if paths and self.verb == "fit" else None
         if self.unsaved_run:
             sources.insert(0, _read_config(str(self.unsaved_run / "config.yaml")))
@@ -123,6 +125,8 @@ class Arguments:
                 _names([*(source.text for source in sources), *given]),
             )
             sources.insert(0, self._checkpoint_config(self.trust))
+        first = ["config" in self.checkpoint] if len(sources) > files else []
+        self.saved = first + [_is_saved(source) for source in sources[len(first) :]]
         self.sources = sources
         self.texts = apply(sources, overrides)
         # Evaluation leaves out the trainer, which may be what uses them.
@@ -179,7 +183,9 @@ class Arguments:
             text, (*kept, "seed_everything", "trainer") if self.verb == "fit" else kept
         )
         allowed.check_config(load(text))
-        return ConfigSource(name, text)
+        # Its comment, which no change of the text keeps, names what was written.
+        comments = re.findall("^#.*\n?", self.checkpoint["config"], re.MULTILINE)
+        return ConfigSource(name, text + "".join(comments))
 
     def _with_root_found(self, text: str) -> str:
         """Finds data with a relative root from another folder than that of the training."""
@@ -359,6 +365,13 @@ def _read_config(value: str) -> ConfigSource:
         return ConfigSource(value, path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         raise ConfigError(f"'{path}' is not a text file in UTF-8, expected YAML.") from error
+
+
+def _is_saved(source: ConfigSource) -> bool:
+    """Whether it is the config file of a run folder."""
+    path = Path(source.name)
+    named = re.fullmatch(r"config(_\d+)?\.yaml", path.name)
+    return bool(named) and path.with_name("run.json").is_file()
 
 
 def _run_beside(config: Path) -> dict[str, Any]:
