@@ -81,6 +81,15 @@ def folder_name(name: Any) -> str:
     raise ValueError(f"the run of the checkpoint is called {name!r:.80}, which names no folder.")
 
 
+def is_plain(value: Any) -> bool:
+    """Whether a checkpoint can hold a value: weights, and what consists of numbers and texts."""
+    if type(value) in (list, tuple, dict):
+        parts = [*value, *value.values()] if isinstance(value, dict) else value
+        return all(map(is_plain, parts))
+    plain = (torch.Tensor, torch.dtype, torch.device, bool, int, float, str, type(None))
+    return isinstance(value, torch.Tensor) or type(value) in plain
+
+
 def _check_types(path: Path, checkpoint: dict[str, Any]) -> None:
     """Checks the entries that this package and Lightning go by."""
     entry = checkpoint.get(KEY, {})
@@ -103,6 +112,8 @@ def _check_types(path: Path, checkpoint: dict[str, Any]) -> None:
                 f"this one reads up to {FORMAT}: pip install -U classifier."
             )
         found["format"] = (number, _is_count)
+        found["objects"] = (entry.get("objects", []), _is_names)
+        found["classes"] = (entry.get("classes", {}), _is_mapping)
         found["config"] = (entry.get("config", ""), _is_config)
         found["run"] = (entry.get("run", {}), _is_run)
         found["data"] = (entry.get("data"), lambda value: value is None or _is_description(value))
@@ -113,6 +124,10 @@ def _check_types(path: Path, checkpoint: dict[str, Any]) -> None:
 
 def _is_mapping(value: Any) -> bool:
     return isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
 def _is_count(value: Any) -> bool:

@@ -5,16 +5,24 @@ Shapes: N images, C channels, H rows, W columns, K classes.
 
 import copy
 import dataclasses
+import inspect
 import math
 import warnings
 from argparse import ArgumentError
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from textwrap import shorten
+from types import FrameType
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.core.mixins.hparams_mixin import _given_hyperparameters
+from pytorch_lightning.core.mixins.hparams_mixin import (
+    _given_hyperparameters,
+    _given_hyperparameters_context,
+)
+from pytorch_lightning.utilities.parsing import collect_init_args
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -23,11 +31,17 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 from typing_extensions import Self
 
 from classifier import checkpoints
+from classifier.archive import FORMAT
+from classifier.checkpoints import is_plain
+from classifier.errors import UserError
 from classifier.finite import LossWatch, largest, mean_over_ranks
-from classifier.metrics import Mean
+from classifier.metrics import Mean, Mode, better, mode_of
 from classifier.resume import follow_new_settings
+from classifier.suggest import did_you_mean
 from classifier.trust import PACKAGES, Trust, confined
 
+OF_TRAINING = {"optimizer", "lr_scheduler"}  # arguments that inference does without
+VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 Batch = tuple[Tensor, Tensor]  # images (N, C, H, W); labels (N,), or (N, K) when they are mixed
 
 
@@ -58,6 +72,11 @@ class ClassificationModule(pl.LightningModule):
             most convolutions prefer. Results change by rounding only.
         compile: Whether torch.compile translates the network, at its first batch of training and
             of evaluation. Needs a C++ compiler on a CPU. Results change by rounding only.
+        monitor_mode: Whether a small (min) or a large (max) value of ``monitor`` is good, where the
+            metric does not say so itself: one that a callback logs.
+
+    Raises:
+        ValueError: If ``monitor_mode`` contradicts the metric.
     """
 
     def __init__(
@@ -76,13 +95,12 @@ class ClassificationModule(pl.LightningModule):
         skip_bad_steps: bool = False,
         channels_last: bool = False,
         compile: bool = False,
+        monitor_mode: Mode | None = None,
     ) -> None:
         super().__init__()
-        # From the command line the hyperparameters are plain class_path mappings. Elsewhere they
-        # would be objects, which a checkpoint that loads with weights_only=True cannot hold.
-        from_cli = _given_hyperparameters.get() is not None
-        objects = ("network", "loss", "optimizer", "lr_scheduler")
-        self.save_hyperparameters(ignore=() if from_cli else objects)
+        # Arguments that are objects, which a checkpoint cannot hold.
+        self._objects = self._save_plain_arguments(inspect.currentframe())
+        self._missing: set[str] = set()  # of them, after loading
         self.network = network
         self.channels_last = channels_last
         if channels_last:
@@ -94,6 +112,8 @@ class ClassificationModule(pl.LightningModule):
         self.optimizer = optimizer or torch.optim.Adam
         self.lr_scheduler = lr_scheduler
         self.monitor = monitor
+        self.monitor_mode = monitor_mode
+        self.run_format = FORMAT  # of the run that it is of
         self.interval = interval
         self.no_decay_norm_bias = no_decay_norm_bias
         self.class_names = list(class_names)
@@ -102,7 +122,9 @@ class ClassificationModule(pl.LightningModule):
         self._step_is_bad = False
         self._logged: set[str] = set()
         self.replayed_steps: int | None = None
-        self.provenance: dict[str, Any] = {}
+        self._classes: dict[str, str | None] = {}  # of optimizer and lr_scheduler
+        self._trained_by: dict[str, str | None] = {}  # the classes of a training that is to go on
+        self.provenance: dict[str, Any] = {"format": FORMAT}
         """What a checkpoint says of itself: ``config`` text, ``data`` and ``run`` record."""
         # In pixel units, so that one subtraction and one division turn uint8 into network input.
         # Not among the weights: the hyperparameters have them, and the command line can win there.
@@ -114,13 +136,16 @@ class ClassificationModule(pl.LightningModule):
         # nn.Module has a method `train`, so the keys carry the underscore of the metric names.
         self.metrics = nn.ModuleDict(
             {
-                "train_": nn.ModuleDict({"train_accuracy": Mean()}),
+                "train_": nn.ModuleDict({"train_accuracy": Mean(higher_is_better=True)}),
                 "val_": evaluation.clone(prefix="val_"),
                 "test_": evaluation.clone(prefix="test_"),
             }
         )
         # Lightning's own mean rounds the number of images where ranks have unequally many.
-        self.losses = nn.ModuleDict({stage: Mean() for stage in self.metrics})
+        self.losses = nn.ModuleDict({stage: Mean(higher_is_better=False) for stage in self.metrics})
+        own = self.metric_modes().get(monitor)
+        if monitor_mode and own not in (None, monitor_mode):
+            raise UserError(f"monitor_mode is {monitor_mode}, but {better(monitor, own)}.")
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]  # no streams, no addresses
@@ -133,21 +158,108 @@ class ClassificationModule(pl.LightningModule):
             trust: Packages or modules whose classes the checkpoint may use besides
                 ``classifier.trust.PACKAGES``.
             **settings: Arguments of Lightning's method and, instead of those in the checkpoint,
-                of the constructor.
+                of the constructor. A module that was made in Python wants those again that were
+                objects: the network and its loss; for training also optimizer and lr_scheduler.
 
         Raises:
-            ValueError: If the checkpoint is damaged or names a class that is not trusted.
+            ValueError: If the checkpoint is damaged or names a class that is not trusted, or if an
+                argument is unknown or is not given again.
+            RuntimeError: If the weights do not fit the network.
         """
+        known = [*inspect.signature(pl.LightningModule.load_from_checkpoint).parameters]
+        known += [*cls._arguments(), "trust"]
+        if unknown := [name for name in settings if name not in known]:
+            hint = did_you_mean(unknown[0], known, f"; there are {', '.join(known)}.")
+            raise UserError(f"load_from_checkpoint takes no {unknown[0]}{hint}")
+        if not settings.pop("weights_only", True):
+            raise UserError("weights_only: a checkpoint is never read in a way that runs code.")
         path = checkpoints.resolve(str(checkpoint_path), "best")
-        saved = checkpoints.read_checkpoint(path).get("hyper_parameters", {})
+        checkpoint = checkpoints.read_checkpoint(path)
+        saved = checkpoint.get("hyper_parameters", {})
         taken = {name: value for name, value in saved.items() if name not in settings}
+        objects = checkpoint.get(checkpoints.KEY, {}).get("objects", ())
+        missing = {name for name in objects if name not in settings}
+        cls._ask_for(path, [*taken, *settings], missing - OF_TRAINING, "hparams_file" in settings)
         allowed = Trust([*PACKAGES, *trust])
         allowed.check_config(taken)
+        own = cls._arguments()
+        plain = {k: value for k, value in settings.items() if k in own and is_plain(value)}
+        # Of the command line: so that a checkpoint of the module can be loaded likewise.
+        kept = {**taken, **plain} if "_instantiator" in saved else None
         try:
-            with confined(allowed):
-                return super().load_from_checkpoint(path.absolute(), weights_only=True, **settings)
+            with confined(allowed), _described(kept):
+                module = super().load_from_checkpoint(
+                    path.absolute(), weights_only=True, **settings
+                )
         except ArgumentError as error:  # jsonargparse's
             raise ValueError(f"'{path}': {error}") from error
+        except RuntimeError as error:
+            if "loading state_dict" not in str(error):
+                raise
+            told = shorten(str(error).splitlines()[1], 160, placeholder=" …")
+            raise RuntimeError(f"'{path}' does not fit the network: {told}") from error
+        module._missing, module._trained_by = missing, {}
+        module._objects |= missing
+        return module
+
+    @classmethod
+    def _arguments(cls) -> dict[str, inspect.Parameter]:
+        """The parameters of the constructor, through ``**kwargs`` also those of its base.
+
+        The latter count as optional, for the class may give them to its base by itself.
+        """
+        found: dict[str, inspect.Parameter] = {}
+        kinds = [kind for kind in cls.__mro__ if "__init__" in vars(kind)]
+        for kind in kinds:
+            _, *parameters = inspect.signature(vars(kind)["__init__"]).parameters.values()
+            for parameter in parameters:
+                if parameter.kind not in VARIABLE and kind is not kinds[0]:
+                    found.setdefault(parameter.name, parameter.replace(default=None))
+                elif parameter.kind not in VARIABLE:
+                    found[parameter.name] = parameter
+            if kind is ClassificationModule or all(p.kind != p.VAR_KEYWORD for p in parameters):
+                break
+        return found
+
+    @classmethod
+    def _ask_for(
+        cls, path: Path, there: Collection[str], lost: Collection[str], has_file: bool
+    ) -> None:
+        """Raises UserError for arguments that must be given again."""
+        needed = {
+            name: parameter.default is parameter.empty and name not in there and not has_file
+            for name, parameter in cls._arguments().items()
+        }
+        if names := [name for name, is_needed in needed.items() if is_needed or name in lost]:
+            again = ", ".join(f"{name}=..." for name in names)
+            raise UserError(
+                f"'{path}' does not hold {' and '.join(names)}, for a file cannot hold objects; "
+                f"give what the module was made with: load_from_checkpoint(path, {again})."
+            )
+
+    def _save_plain_arguments(self, frame: FrameType | None) -> set[str]:
+        """Saves the arguments of the constructor for ``load_from_checkpoint``.
+
+        From the command line they are plain class_path mappings. Elsewhere some are objects, which
+        a checkpoint that loads with ``weights_only=True`` cannot hold; they are returned.
+        """
+        described = _given_hyperparameters.get()
+        assert frame
+        collected = collect_init_args(frame, [], classes=(pl.LightningModule,))
+        given = collected[-1]  # to the class itself, be it one derived from this
+        defaults = {name: p.default for name, p in type(self)._arguments().items()}
+        objects = {
+            name
+            for name, value in given.items()
+            if not is_plain(value)
+            and value is not defaults.get(name)
+            and name not in (described or ())
+        }
+        names = {name for arguments in collected for name in arguments}
+        plain = {name for name in given if name not in objects and is_plain(given[name])}
+        ignored = () if described else [*(names - plain)]
+        self.save_hyperparameters(ignore=ignored, frame=frame)
+        return objects
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps pixels ``(N, C, H, W)``, uint8 or floating point in 0..255, to logits ``(N, K)``."""
@@ -259,20 +371,48 @@ class ClassificationModule(pl.LightningModule):
         return probabilities
 
     def configure_optimizers(self) -> Any:
+        self._refuse_lost_objects()
         optimizer = self._built("optimizer", self.optimizer, self._parameter_groups())
         for group in optimizer.param_groups:
             if not 0 <= group["lr"] < math.inf:  # also false for NaN, which SGD itself accepts
                 raise ValueError(f"model.optimizer: lr must be a number >= 0, not {group['lr']}.")
-        if self.lr_scheduler is None:
+        scheduler = self.lr_scheduler and self._built("lr_scheduler", self.lr_scheduler, optimizer)
+        self._classes = {"optimizer": _class_of(optimizer), "lr_scheduler": _class_of(scheduler)}
+        self._refuse_other_classes()
+        if scheduler is None:
             return optimizer
-        scheduler = self._built("lr_scheduler", self.lr_scheduler, optimizer)
         settings: dict[str, Any] = {"scheduler": scheduler, "interval": self.interval}
         if isinstance(scheduler, ReduceLROnPlateau):
             # Lightning's own subclass of it names its metric itself.
             monitor = settings["monitor"] = getattr(scheduler, "monitor", self.monitor)
+            mode = self.mode_of(monitor)
+            if self.run_format > 1 and mode not in (None, scheduler.mode):
+                raise UserError(
+                    f"model.lr_scheduler: {type(scheduler).__name__} has mode={scheduler.mode!r}, "
+                    f'but {better(monitor, mode)}; give it mode="{mode}".'
+                )
             if self.interval == "epoch" and monitor.startswith("val_"):
                 settings["frequency"] = self.trainer.check_val_every_n_epoch or 1
         return {"optimizer": optimizer, "lr_scheduler": settings}
+
+    def _refuse_lost_objects(self) -> None:
+        if self._missing:
+            names = sorted(self._missing)
+            raise UserError(
+                f"the checkpoint does not hold its {' and '.join(names)}, for a file cannot hold "
+                "objects; for training give what it was trained with: load_from_checkpoint(path, "
+                f"{', '.join(f'{name}=...' for name in names)})."
+            )
+
+    def _refuse_other_classes(self) -> None:
+        """Where a training goes on whose settings are objects, which cannot be compared."""
+        for name, before in self._trained_by.items():
+            if self.trainer.ckpt_path and before not in (None, now := self._classes[name]):
+                raise UserError(
+                    f"the checkpoint was trained with {before}, but the {name} of this module is "
+                    f"{now}. Give it that one, or train without ckpt_path, from the weights of "
+                    "load_from_checkpoint."
+                )
 
     def _built(self, name: str, build: Callable[[Any], Any], argument: Any) -> Any:
         try:
@@ -280,13 +420,27 @@ class ClassificationModule(pl.LightningModule):
         except (ValueError, TypeError) as error:
             raise ValueError(f"model.{name}: {error}") from error
 
-    def metric_names(self) -> list[str]:
-        """The metrics that a training logs, each of which can be monitored."""
-        stages: Any = [self.metrics["train_"], self.metrics["val_"]]
-        return ["train_loss", "val_loss", *(str(name) for metrics in stages for name in metrics)]
+    def metric_modes(self) -> dict[str, Mode | None]:
+        """The metrics that a training logs, each of which can be monitored, and their best value.
+
+        It is the smallest or the largest one, min or max; None if the metric does not say so.
+        """
+        stages: Any = [self.metrics["train_"], self.metrics["val_"]]  # ModuleDict hides the types
+        metrics: dict[str, Any] = {
+            f"{stage}loss": self.losses[stage] for stage in ("train_", "val_")
+        }
+        for stage in stages:
+            metrics |= {str(name): metric for name, metric in stage.items()}
+        return {name: mode_of(metric) for name, metric in metrics.items()}
+
+    def mode_of(self, metric: str) -> Mode | None:
+        """Whether the smallest or the largest value of a metric is the best; None if unknown."""
+        own = self.metric_modes().get(metric)
+        return own or (self.monitor_mode if metric == self.monitor else None)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint[checkpoints.KEY] = self.provenance
+        notes = {"objects": sorted(self._objects), "classes": self._classes}
+        checkpoint[checkpoints.KEY] = self.provenance | {k: v for k, v in notes.items() if v}
         checkpoint["loss_watch"] = dataclasses.asdict(self.watch)
         network = checkpoint["hyper_parameters"].get("network")
         if network is not None:
@@ -296,8 +450,15 @@ class ClassificationModule(pl.LightningModule):
             checkpoint["hyper_parameters"] = hyperparameters
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        entry = checkpoint.get(checkpoints.KEY, {})
+        if entry:
+            self.run_format = entry.get("format", 1)
         self.watch = LossWatch(**checkpoint.get("loss_watch", {}))
-        self.replayed_steps = follow_new_settings(checkpoint, self.hparams)
+        described = "network" in checkpoint.get("hyper_parameters", {})
+        if described and not self._objects:
+            self.replayed_steps = follow_new_settings(checkpoint, self.hparams)
+        else:
+            self._trained_by = dict(entry.get("classes", {}))
 
     def on_train_start(self) -> None:
         """Plays a changed schedule up to the epoch or step at which training goes on."""
@@ -335,6 +496,17 @@ class ClassificationModule(pl.LightningModule):
             f"{expected} for {expected[1]} classes. Set its number of outputs in init_args, and "
             "no auxiliary outputs."
         )
+
+
+def _class_of(value: object) -> str | None:
+    return None if value is None else f"{type(value).__module__}.{type(value).__qualname__}"
+
+
+def _described(settings: dict[str, Any] | None) -> AbstractContextManager[None]:
+    """Within, a module takes these for its hyperparameters, as one of the command line does."""
+    if settings is None:
+        return nullcontext()
+    return _given_hyperparameters_context(settings, settings["_instantiator"])
 
 
 def evaluation_metrics(num_classes: int) -> MetricCollection:

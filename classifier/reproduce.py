@@ -19,6 +19,7 @@ from torch import Tensor
 import classifier
 from classifier import checkpoints, runs
 from classifier.cli.run import CommandParser, explained
+from classifier.errors import UserError
 from classifier.hyperparameters import ConfigError, load
 from classifier.provenance import decisive, flat, is_installed
 from classifier.suggest import did_you_mean
@@ -77,7 +78,9 @@ class Trained:
                 f"'{folder}' was {record['state']} before its first checkpoint; there is nothing "
                 "to compare with."
             )
-        best = record.get("best", {}) if record["state"] == "finished" else {}
+        # That of format 1 left out validations inside an epoch.
+        compared = record["state"] == "finished" and record.get("format", 1) > 1
+        best = record.get("best", {}) if compared else {}
         value = {"best": {best["monitor"]: str(best["value"])}} if best else {}
         metrics = {**kept.metrics, **value}
         return cls(record, kept.config, kept.steps, kept.digest, kept.weights, metrics)
@@ -190,6 +193,11 @@ def _find(path: Path) -> Trained:
             f"'{path}' is no run folder: run.json or config.yaml is missing. Name the folder of a "
             "run, such as runs/digits/version_0, or a checkpoint file."
         )
+    if runs.is_config_edited(path):
+        raise UserError(
+            f"'{path / 'config.yaml'}' was edited since the run wrote it, so that it does not say "
+            f"how the run was trained; put it back, or name '{path}/checkpoints/last.ckpt'."
+        )
     return Trained.of_folder(path)
 
 
@@ -204,14 +212,23 @@ def _new_folder(wanted: Path | None, name: str) -> Path:
 
 
 def _epochs_of(folder: Path, steps: int) -> dict[str, dict[str, str]]:
-    """The metrics of the epochs that had ended at a step."""
-    rows = [row for row in runs.read_metrics(folder) if int(row["step"]) <= steps]
-    return {
-        f"epoch {int(row['epoch']) + 1}": {
-            name: text for name, text in row.items() if text and name not in NOT_COMPARED
-        }
-        for row in rows
-    }
+    """The metrics of epochs and of validations inside them, up to a step.
+
+    Those of an epoch have what its last validation measured, as all rows of format 1.
+    """
+    found: dict[str, dict[str, str]] = {}
+    validated: dict[str, str] = {}
+    for row in runs.read_metrics(folder):
+        values = {name: text for name, text in row.items() if text and name not in NOT_COMPARED}
+        name = f"epoch {int(row['epoch']) + 1}"
+        if int(row["step"]) > steps:
+            break
+        if "train_loss" in values:
+            found[name] = {**validated, **values}
+            validated = {}
+        else:
+            found[f"{name}, step {row['step']}"] = validated = values
+    return found
 
 
 def _epoch_of(record: Mapping[str, Any]) -> dict[str, dict[str, str]]:
@@ -223,26 +240,22 @@ def _epoch_of(record: Mapping[str, Any]) -> dict[str, dict[str, str]]:
 
 
 def _train(before: Trained, config: Path, folder: Path, settings: Sequence[str]) -> int:
-    """Trains up to the same step in a fresh process; returns its exit code.
-
-    Schedules stay as they are: what ends the training is not the number of epochs.
-    """
+    """Trains up to the same step in a fresh process; returns its exit code."""
     there = Path(before.record.get("working_folder", "."))
     threads = before.record.get("environment", {}).get("threads")
+    # Not by max_steps, from which some schedules take their length.
+    end = {"max_time": "null", "min_epochs": "null", "min_steps": "null"}
     environment = {
         **os.environ,
         "PYTHONPATH": _search_path(),
         "PYTHONSAFEPATH": "1",  # -m would put the working folder before the installed packages
         runs.NEW_FOLDER: str(folder),
+        runs.LAST_STEP: str(before.steps),
         **({"OMP_NUM_THREADS": str(threads)} if threads else {}),
     }
-    end = ["--trainer.max_steps", str(before.steps), "--trainer.max_time", "null"]
-    command = [sys.executable, "-m", "classifier", "fit", "--config", str(config)]
-    return _wait(
-        subprocess.Popen(
-            [*command, *settings, *end], cwd=there if there.is_dir() else None, env=environment
-        )
-    )
+    command = [sys.executable, "-m", "classifier", "fit", "--config", str(config), *settings]
+    command += [f"--trainer.{name}={value}" for name, value in end.items()]
+    return _wait(subprocess.Popen(command, cwd=there if there.is_dir() else None, env=environment))
 
 
 def _search_path() -> str:

@@ -41,7 +41,18 @@ def follow_new_settings(checkpoint: dict[str, Any], settings: Settings) -> int |
         _update(decayed, changed)
         for group in exempt:
             _update(group, {key: changed[key] for key in changed if key != "weight_decay"})
+    _follow_metric(checkpoint, saved, settings)
     return _follow_schedule(checkpoint, saved, settings, "lr" in changed)
+
+
+def _follow_metric(checkpoint: dict[str, Any], saved: Settings, settings: Settings) -> None:
+    """Lets ReduceLROnPlateau forget what was best if it follows another metric now."""
+    changed = _changed(saved, settings, "lr_scheduler").keys() & {"monitor", "mode"}
+    if changed or saved.get("monitor") != settings.get("monitor"):
+        for state in checkpoint["lr_schedulers"]:
+            if "num_bad_epochs" in state:
+                state.pop("best", None)
+                state["num_bad_epochs"] = 0
 
 
 def _follow_schedule(

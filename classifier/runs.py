@@ -30,6 +30,7 @@ Direction = Literal["minimize", "maximize"]
 
 LOCK = ".lock"
 NEW_FOLDER = "CLASSIFIER_NEW_FOLDER"  # hands a training the folder that was claimed for it
+LAST_STEP = "CLASSIFIER_LAST_STEP"  # hands it the step at which it ends, whatever its config says
 EVENTS = "events.out.tfevents"
 LOCK_SECONDS = 10  # an earlier process, or its data loader workers, may still be ending
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "jsonargparse", "numpy")
@@ -143,8 +144,23 @@ def save_config(folder: Path, text: str) -> None:
     write_text(path, text)
 
 
+def is_config_edited(folder: Path) -> bool:
+    """Whether somebody has edited ``config.yaml`` since the run wrote it.
+
+    Runs of format 1 do not say what they wrote: theirs counts as it is.
+    """
+    path = folder / "config.yaml"
+    record = read_record(folder)
+    starts = [*record.get("resumed", []), record]
+    known = [start["config_sha256"] for start in starts if "config_sha256" in start]
+    return bool(known) and path.exists() and text_sha256(path.read_text("utf-8")) not in known
+
+
 def write_metrics(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes ``metrics.csv``: one row an epoch, a column for every name that any row has."""
+    """Writes ``metrics.csv``: a row an epoch and one for each validation inside an epoch.
+
+    There is a column for every name that any row has.
+    """
     columns = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns)
@@ -163,12 +179,12 @@ def read_metrics(folder: Path) -> list[dict[str, str]]:
 
 
 def direction_of(metric: str) -> Direction:
-    """Losses are minimised, everything else is maximised."""
+    """What runs of format 1 go by: losses are minimised, everything else is maximised."""
     return "minimize" if "loss" in metric else "maximize"
 
 
 def best_value(folder: Path, monitor: str, direction: Direction) -> float | None:
-    """The best finite ``monitor`` of all epochs in ``metrics.csv``; None if no epoch has one."""
+    """The best finite ``monitor`` of all rows in ``metrics.csv``; None if no row has one."""
     values = [float(text) for row in read_metrics(folder) if (text := row.get(monitor))]
     best = min if direction == "minimize" else max
     return best(filter(math.isfinite, values), default=None)
@@ -181,6 +197,11 @@ def sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def text_sha256(text: str) -> str:
+    """The SHA-256 of a text, in hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def environment(modules: Iterable[str] = ()) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from classifier.__main__ import main
 PATIENCE = 60.0  # seconds after which a process counts as hanging
 CODES = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGKILL: -9}
 # For the callbacks that checkpoints may not name otherwise.
+VARY = ("ModelCheckpoint", "Timer")
 TRUST = ["--trust", "pytorch_lightning"]
 # A fit forked from a process that has imported everything costs half a second, not seven.
 context = multiprocessing.get_context("forkserver")
@@ -189,8 +190,8 @@ def facts(folder: Path) -> dict[str, Any]:
         "optimizer": digest(last["optimizer_states"]),
         "schedule": digest(last["lr_schedulers"]),
         "epoch and step": (last["epoch"], last["global_step"]),
-        # Lightning's ModelCheckpoint names its files, with their folder.
-        "callbacks": digest({k: v for k, v in last["callbacks"].items() if "ModelCheck" not in k}),
+        # Lightning's ModelCheckpoint names its files, with their folder; a Timer counts seconds.
+        "callbacks": digest({k: v for k, v in last["callbacks"].items() if not k.startswith(VARY)}),
         "best weights": digest(best["state_dict"]),
         "best": {name: record["best"][name] for name in ("monitor", "value")},
         "metrics": [

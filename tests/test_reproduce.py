@@ -620,3 +620,32 @@ def test_the_code_of_this_package_has_a_digest_of_all_its_files(tmp_path, monkey
 
     assert same == before
     assert changed != before
+
+
+ENDED = {
+    "by the time": ("trainer.max_time", {"milliseconds": 1}),
+    "by steps inside an epoch": ("trainer.max_steps", 5),
+    "by the time, after some epochs": ("trainer.max_time", {"milliseconds": 150}),
+}
+
+
+@pytest.mark.parametrize(("key", "value"), ENDED.values(), ids=ENDED)
+def test_a_run_that_was_ended_is_compared_up_to_where_it_ended(
+    key, value, fit, write_config, reproduce
+):
+    schedule = {"model.lr_scheduler": COSINE, "trainer.limit_train_batches": 4}
+    folder = fit("--config", write_config({key: value, "trainer.max_epochs": 50, **schedule}))
+
+    code, lines = reproduce(folder)
+
+    assert (code, lines[-1]) == (0, "identical")
+    assert f"identical after step {runs.read_record(folder)['steps']}" in lines[0]
+
+
+def test_validations_inside_an_epoch_are_compared_too(fit, write_config, reproduce):
+    folder = fit("--config", write_config({"trainer.val_check_interval": 3}))
+
+    code, lines = reproduce(folder)
+
+    assert (code, lines[-1]) == (0, "identical")
+    assert lines[1] == "metrics: identical up to epoch 2"

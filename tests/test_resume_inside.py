@@ -180,7 +180,7 @@ STOPPED = {
         *(9, "after", {"trainer.max_epochs": -1, "trainer.max_steps": 16}, 9, True),
     ),
     "at the last of so many steps": (
-        *(16, "after", {"trainer.max_epochs": -1, "trainer.max_steps": 16}, 16, False),
+        *(16, "after", {"trainer.max_epochs": -1, "trainer.max_steps": 16}, 16, True),
     ),
 }
 

@@ -8,12 +8,17 @@ from pathlib import Path
 
 import optuna
 import pytest
+import torch
 from conftest import TINY
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.exceptions import ExperimentalWarning
 
 from classifier.hyperparameters import ConfigError
+from classifier.module import ClassificationModule
 from classifier.search.settings import (
+    DEFAULT_MONITOR,
+    DIRECTIONS,
+    MODES,
     Settings,
     differences,
     load,
@@ -97,10 +102,69 @@ def test_the_metric_and_its_direction_come_from_the_base_config(monitor, directi
     assert (settings.monitor, settings.direction) == (monitor, direction)
 
 
-def test_a_direction_that_is_given_stays():
-    search_file("monitor: val_accuracy\ndirection: minimize")
+def test_the_table_of_directions_is_that_of_the_metrics():
+    metrics = ClassificationModule(torch.nn.Identity(), list("abcdef")).metric_modes()
+
+    found = {name.partition("_")[2]: MODES[mode] for name, mode in metrics.items()}
+
+    assert found == DIRECTIONS
+    assert DEFAULT_MONITOR in metrics
+
+
+@pytest.mark.parametrize(
+    ("base", "given", "direction"),
+    [
+        ("", "direction: maximize", "maximize"),
+        ("monitor: val_own\n  monitor_mode: max", "", "maximize"),
+        ("monitor: val_own\n  monitor_mode: min", "direction: minimize", "minimize"),
+    ],
+)
+def test_a_metric_of_the_users_has_the_direction_that_is_given(base, given, direction):
+    Path("tiny.yaml").write_text(TINY.replace("model:\n", f"model:\n  {base}\n"))
+    search_file(f"monitor: val_own\n{given}")
+
+    assert parse(FILE).direction == direction
+
+
+@pytest.mark.parametrize(
+    ("base", "given", "message"),
+    [
+        ("", "monitor: val_own", "digits.yaml:.*monitor: no metric 'val_own'.* needs a direction"),
+        (
+            "monitor: val_other\n  monitor_mode: max",
+            "monitor: val_own",
+            "no metric 'val_own'.* needs a direction, minimize or maximize",
+        ),
+        (
+            "",
+            "monitor: val_accuracy\ndirection: minimize",
+            "digits.yaml:.*minimize contradicts val_accuracy, to maximize",
+        ),
+        (
+            "monitor: val_own\n  monitor_mode: max",
+            "direction: minimize",
+            "minimize contradicts val_own",
+        ),
+    ],
+)
+def test_a_direction_that_is_missing_or_wrong_is_refused(base, given, message):
+    Path("tiny.yaml").write_text(TINY.replace("model:\n", f"model:\n  {base}\n"))
+    search_file(given)
+
+    with pytest.raises(ConfigError, match=message):
+        parse(FILE)
+
+
+def test_a_search_that_has_begun_keeps_its_direction():
+    search_file("monitor: val_accuracy\nfolder: begun")
+    settings = replace(parse(FILE), direction="minimize")  # as earlier versions allowed
+    settings.folder.mkdir()
+    save(settings, settings.folder)
 
     assert parse(FILE).direction == "minimize"
+    assert parse([*FILE, "--direction", "minimize"]).direction == "minimize"
+    with pytest.raises(ConfigError, match="contradicts"):
+        parse([*FILE, "--monitor", "val_f1", "--direction", "minimize"])
 
 
 def test_the_base_config_is_looked_for_beside_the_search_file_first(files):

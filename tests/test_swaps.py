@@ -1,10 +1,14 @@
 """Another network, optimizer, loss, mix, callback or precision is a change of a few lines."""
 
+import json
 import re
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from conftest import TINY
 from torchvision import models
 
 from classifier import runs
@@ -207,6 +211,120 @@ def test_settings_of_the_former_optimizer_do_not_leak_into_another(
 
     (group,) = groups_of(folder)
     assert group["weight_decay"] == 0.01
+
+
+EXCHANGED = {
+    "short": ["--model.optimizer", "AdamW"],
+    "long": ["--model.optimizer=torch.optim.AdamW"],
+    "class_path": ["--model.optimizer.class_path", "AdamW"],
+    "mapping": ["--model.optimizer", "{class_path: torch.optim.AdamW}"],
+    "with a setting": ["--model.optimizer", "AdamW", "--model.optimizer.eps", "1e-7"],
+    "config": ["--config", "adamw.yaml"],
+    "two configs": ["--config", "sgd.yaml", "--config", "adamw.yaml"],
+}
+
+
+def optimizer_of(capsys, *arguments):
+    """That of the config that ``fit`` would train."""
+    capsys.readouterr()
+    assert main(["fit", *arguments, "--print_config"]) == 0
+    return yaml.safe_load(capsys.readouterr().out)["model"]["optimizer"]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A config with Adam's weight_decay written out, and all places that a run keeps it in."""
+    folder = tmp_path_factory.mktemp("written")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        adam = {"class_path": "Adam", "init_args": {"lr": 0.02, "weight_decay": 0}}
+        config = yaml.safe_load(TINY)
+        config["model"]["optimizer"] = adam
+        (folder / "written.yaml").write_text(yaml.safe_dump(config))
+        del adam["init_args"]["weight_decay"]
+        (folder / "unwritten.yaml").write_text(yaml.safe_dump(config))
+        for name in ("written", "unwritten"):
+            assert main(["fit", "--config", f"{name}.yaml"]) == 0
+            run = Path("runs", name, "version_0")
+            shutil.copy(run / "config.yaml", f"{name}_copy.yaml")
+    return folder
+
+
+PLACES = {
+    "config.yaml": ["--config", "runs/NAME/version_0/config.yaml"],
+    "a copy of it": ["--config", "NAME_copy.yaml"],
+    "its checkpoint": ["--config", "runs/NAME/version_0/checkpoints/best.ckpt"],
+    "its run": ["--ckpt_path", "runs/NAME/version_0", "--trainer.max_epochs", "9"],
+}
+
+
+@pytest.mark.parametrize("form", EXCHANGED)
+@pytest.mark.parametrize("place", ["as written", *PLACES])
+def test_what_was_written_stays_under_another_class_and_a_default_does_not(
+    place, form, saved, monkeypatch, capsys
+):
+    monkeypatch.chdir(saved)
+    Path("adamw.yaml").write_text("model: {optimizer: AdamW}")
+    Path("sgd.yaml").write_text("model:\n  optimizer:\n    class_path: torch.optim.SGD\n")
+    for name, decay in (("written", 0), ("unwritten", 0.01)):
+        arguments = PLACES.get(place, ["--config", f"{name}.yaml"])
+        arguments = [word.replace("NAME", name) for word in arguments]
+        if place == "as written" and name == "unwritten":
+            arguments += ["--model.optimizer.lr", "0.02"]
+
+        optimizer = optimizer_of(capsys, *arguments, *EXCHANGED[form])
+
+        assert optimizer["class_path"] == "torch.optim.AdamW"
+        assert optimizer["init_args"]["weight_decay"] == decay
+        assert optimizer["init_args"]["lr"] == 0.02
+
+
+def test_what_was_written_is_handed_on_from_run_to_run(saved, monkeypatch, fit, capsys):
+    monkeypatch.chdir(saved)
+    arguments = ["--config", "runs/written/version_0/config.yaml", "--model.optimizer.eps", "1e-8"]
+    folder = fit(*arguments, "--trainer.max_epochs", "1")
+    settings = ("--trainer.max_epochs", "2", "--model.optimizer.amsgrad", "false")
+    assert main(["fit", "--ckpt_path", str(folder), *settings]) == 0
+
+    record = json.loads((folder / "run.json").read_text())
+    written = [name for name in record["written"] if name.startswith("model.optimizer")]
+    names = ("amsgrad", "class_path", "eps", "lr", "weight_decay")
+    assert written == [f"model.optimizer.{name}" for name in names]
+    saved_record = load(folder / "checkpoints" / "last.ckpt")["classifier"]["run"]
+    assert saved_record["written"] == record["written"]
+    optimizer = optimizer_of(capsys, "--config", f"{folder}/config.yaml", "--model.optimizer=AdamW")
+    assert optimizer["init_args"]["weight_decay"] == 0
+
+
+def test_a_value_edited_in_a_saved_config_is_written(saved, monkeypatch, capsys):
+    monkeypatch.chdir(saved)
+    text = Path("unwritten_copy.yaml").read_text()
+    Path("edited.yaml").write_text(text.replace("weight_decay: 0.0", "weight_decay: 0.5"))
+
+    optimizer = optimizer_of(capsys, "--config", "edited.yaml", "--model.optimizer", "AdamW")
+
+    assert optimizer["init_args"]["weight_decay"] == 0.5
+
+
+def test_a_printed_config_says_what_was_written(write_config, capsys):
+    assert main(["fit", "--config", write_config(), "--print_config"]) == 0
+    Path("printed.yaml").write_text(capsys.readouterr().out)
+
+    optimizer = optimizer_of(capsys, "--config", "printed.yaml", "--model.optimizer", "AdamW")
+
+    assert optimizer["init_args"]["weight_decay"] == 0.01
+
+
+def test_what_another_class_does_not_take_is_named(write_config, capsys):
+    settings = {"betas": [0.8, 0.9], "eps": 0.1, "weight_decay": 0.2}
+    config = write_config({f"model.optimizer.init_args.{k}": v for k, v in settings.items()})
+
+    assert main(["fit", "--config", config, "--model.optimizer=SGD", "--trainer.max_epochs=1"]) == 0
+
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: model.optimizer: torch.optim.SGD has no betas, eps;")
+    assert main(["fit", "--config", config, "--trainer.max_epochs=1"]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_weight_decay_spares_norms_and_biases_on_request(write_config, fit):

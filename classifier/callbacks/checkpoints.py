@@ -5,48 +5,83 @@ the metrics of the first half of an epoch, one step of ReduceLROnPlateau, what e
 decided, and a validation that was due. So checkpoints are saved at clean points only, where little
 is in the air, and that little is saved with them: after an optimizer step that no validation
 follows, after a validation inside an epoch, and between epochs.
+
+Whatever ends a training, ``last.ckpt`` holds the state from before this end had any effect: without
+the schedule's step, the metrics and the further validation of an epoch that was broken off, and
+without what callbacks do when a training ends. A stop within a window of accumulation waits for its
+step.
 """
 
 import math
 import os
 import shutil
+import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Checkpoint
+from lightning_fabric.utilities.rank_zero import rank_zero_only
+from pytorch_lightning.callbacks import Callback, Checkpoint, GradientAccumulationScheduler
 
 from classifier import runs
-from classifier.archive import POSITION
-from classifier.callbacks.position import (
-    add_results,
-    begin_epoch,
-    end_epoch,
-    is_clean,
-    is_inside_epoch,
-    metrics_of,
-    restore_metrics,
-    resumed,
-)
+from classifier.archive import POSITION, write_checkpoint
+from classifier.callbacks import position, stops
 from classifier.callbacks.stop_signals import StopSignals
+from classifier.callbacks.validated_weights import are_equal, weights_of, without_masks
+from classifier.checkpoints import KEY, read_checkpoint
 from classifier.durable import sync, written_whole
+from classifier.hyperparameters import load
 
 ASK_EVERY = 16  # batches between questions to the other ranks, each of which makes the device wait
+
+
+@dataclass
+class Candidate:
+    """A score that is better than that of ``best.ckpt``.
+
+    Attributes:
+        score: The monitored metric.
+        weights: The ``state_dict`` that has it, if a validation gave it; None on other ranks than
+            zero, and for a metric of the training, which belongs to the epoch's last weights.
+    """
+
+    score: float
+    weights: dict[str, Any] | None
+
+
+@dataclass
+class Saving:
+    """What is being saved.
+
+    Attributes:
+        inside_epoch: Whether more batches of the epoch follow.
+        exact: Whether a training that goes on from it has the bits of one that was left alone.
+        checkpoint: What Lightning has gathered.
+    """
+
+    inside_epoch: bool
+    exact: bool
+    checkpoint: dict[str, Any]
 
 
 class RunCheckpoints(Checkpoint):
     """Keeps ``best.ckpt``, ``last.ckpt`` and the one before it, ``previous.ckpt``.
 
-    A signal (SIGTERM, SIGINT, SIGUSR1) saves at the next clean point and ends the training there;
-    a second one ends it at once.
+    ``best.ckpt`` holds the very weights whose score it bears, also where a callback changes them
+    after the validation. A signal (SIGTERM, SIGINT, SIGUSR1) saves at the next clean point and ends
+    the training there; a second one ends it at once.
 
-    It is a ``Checkpoint``, because Lightning calls those after all other callbacks.
+    It is a ``Checkpoint``, because Lightning calls those after all other callbacks. What has to
+    come before all others is ``BetweenEpochs``.
 
     Args:
         folder: The run folder, which may have been moved.
-        monitor: The metric whose best epoch is ``best.ckpt``; there is none if not given.
+        monitor: The metric whose best value is ``best.ckpt``; there is none if not given.
+        direction: Whether a small or a large value of it is good.
+        config: Text of the config; another one lifts what had stopped the training.
         minutes: How much of a training may be lost: it is saved inside epochs that take longer.
         steps: The same, in optimizer steps.
     """
@@ -54,25 +89,39 @@ class RunCheckpoints(Checkpoint):
     state_key = "RunCheckpoints"
 
     def __init__(
-        self, folder: Path, monitor: str | None, minutes: float = 5.0, steps: int | None = None
+        self,
+        folder: Path,
+        monitor: str | None,
+        direction: runs.Direction,
+        config: str,
+        minutes: float = 5.0,
+        steps: int | None = None,
     ) -> None:
         self.folder = folder / "checkpoints"
         self.monitor = monitor
+        self.config = config
         self.minutes = minutes
         self.steps = steps
+        self.direction = direction
         self.score = math.nan  # of best.ckpt
-        self.candidate = math.nan  # of the epoch that just ended, if it is better
+        self.candidate: Candidate | None = None  # not saved yet
+        self.validated: dict[str, Any] | None = None  # the weights that are being validated
+        self.by_validation: bool | None = None  # whether validations measure the monitor
+        self.is_due = False  # the validation that follows, whether or not the training ends
+        self.held = False  # a stop that waits for a clean point
         self.saved = time.monotonic()
         self.saved_step = 0
+        self.first_step = 0  # of this process
         self.signals = StopSignals()
-        self.inside_epoch: bool | None = None  # while saving; None if somebody else saves
-        self.position: dict[str, Any] = {}  # of the checkpoint that was loaded
+        self.saving: Saving | None = None  # None if somebody else saves
+        self.loaded: dict[str, Any] = {}  # the checkpoint to go on from
         self.begins_anew = False  # resumed between two epochs
-        self.earlier: dict[str, Any] = {}  # what was logged in this epoch before the checkpoint
+        self.earlier: list[dict[str, Any]] = []  # what was logged in this epoch before
+        self.stopped_by: str | None = None  # what had ended the training, if that still holds
 
     @property
     def best(self) -> Path:
-        """The checkpoint of the best epoch."""
+        """The checkpoint of the best score."""
         return self.folder / "best.ckpt"
 
     @property
@@ -86,43 +135,93 @@ class RunCheckpoints(Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
     ) -> None:
         if self.earlier:
-            add_results(trainer, self.earlier)
-            self.earlier = {}
-        if is_clean(trainer):
-            self._save_if_asked(trainer)
+            position.add_results(trainer, self.earlier)
+            self.earlier = []
+        if not position.is_inside_epoch(trainer):
+            self._hold_stop(trainer)
+            return
+        trainer.should_stop = trainer.should_stop or self.held
+        self.held = False
+        self.is_due = position.is_validation_due(trainer)
+        if not self.is_due:
+            self._save_if_asked(trainer, position.is_ending(trainer))
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # After all other callbacks: one that validates other weights has put them in place.
+        inside = trainer.state.fn == "fit" and not trainer.sanity_checking
+        if inside and self.monitor and self.by_validation is not False:
+            self.validated = weights_of(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        inside = trainer.state.fn == "fit" and not trainer.sanity_checking
-        if inside and is_inside_epoch(trainer):
-            self._save_if_asked(trainer)
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
+            return
+        self.by_validation = position.is_measured(trainer, self.monitor)
+        if self.by_validation:
+            self._judge(trainer, self.validated)
+        self.validated = None
+        if not position.is_inside_epoch(trainer):
+            self._hold_stop(trainer)
+        elif self.is_due:
+            self._save_if_asked(trainer, self.candidate is not None or position.is_ending(trainer))
+        elif self.candidate:
+            # A validation that the end of the training caused; no other training has seen it.
+            self._save(trainer, inside_epoch=True, last=False)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.candidate = math.nan
-        if self.monitor in trainer.callback_metrics:
-            score = float(trainer.callback_metrics[self.monitor])
-            sign = 1 if runs.direction_of(self.monitor) == "minimize" else -1
-            if math.isfinite(score) and not sign * score >= sign * self.score:
-                self.candidate = score
+        trainer.should_stop = trainer.should_stop or self.held
+        self.held = False
+        if not self.by_validation and not position.is_broken_off(trainer):
+            self._judge(trainer, None)
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # The epoch before it is only now done with: schedules come after on_train_epoch_end.
+    def before_epoch(self, trainer: pl.Trainer) -> None:
+        """Saves what the epoch before has led to, now that its schedule has stepped."""
         if self.begins_anew:
-            begin_epoch(trainer)  # it was saved here, and need not be again
+            position.begin_epoch(trainer)  # it was saved here, and need not be again
             self.begins_anew = False
         elif trainer.current_epoch > 0:
             self.signals.agree(trainer, False)
             self._save(trainer, inside_epoch=False)
+            self.signals.obey()
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._save(trainer, inside_epoch=False)
+    def before_end(self, trainer: pl.Trainer) -> None:
+        """Saves what the training has led to, before callbacks do what they do at its end."""
+        if trainer.global_step == self.first_step:
+            return
+        if not position.is_broken_off(trainer):
+            self._save(trainer, inside_epoch=False)
+        elif self.candidate or not self.saved_step:
+            # It was stopped where nothing could be saved, by the module's own on_train_batch_end.
+            self._save(trainer, inside_epoch=True, last=not self.saved_step, exact=False)
 
-    def _save_if_asked(self, trainer: pl.Trainer) -> None:
-        due = self.steps is not None and trainer.global_step - self.saved_step >= self.steps
+    def _save_if_asked(self, trainer: pl.Trainer, now: bool) -> None:
+        due = now or (
+            self.steps is not None and trainer.global_step - self.saved_step >= self.steps
+        )
         if trainer.world_size == 1 or (trainer.fit_loop.batch_idx + 1) % ASK_EVERY == 0:
             late = trainer.is_global_zero and time.monotonic() - self.saved >= 60 * self.minutes
             due = self.signals.agree(trainer, due or late)
         if due:
             self._save(trainer, inside_epoch=True)
+            if not position.is_ending(trainer):  # else it ends without being told
+                self.signals.obey()
+
+    def _hold_stop(self, trainer: pl.Trainer) -> None:
+        """Lets a stop wait for the step of its window, or for the end of an epoch that is over.
+
+        At once it would lose gradients, or cause a validation that no schedule should see.
+        """
+        self.held = self.held or trainer.should_stop
+        trainer.should_stop = False
+
+    def _judge(self, trainer: pl.Trainer, weights: dict[str, Any] | None) -> None:
+        """Notes the monitored metric and its weights if it is the best; all ranks judge alike."""
+        if self.monitor not in trainer.callback_metrics:
+            return
+        score = trainer.strategy.broadcast(float(trainer.callback_metrics[self.monitor]))
+        best = self.candidate.score if self.candidate else trainer.strategy.broadcast(self.score)
+        sign = 1 if self.direction == "minimize" else -1
+        if math.isfinite(score) and not sign * score >= sign * best:
+            self.candidate = Candidate(score, weights)
 
     # ---- being told to stop ----
 
@@ -139,78 +238,207 @@ class RunCheckpoints(Checkpoint):
 
     # ---- saving ----
 
-    def _save(self, trainer: pl.Trainer, inside_epoch: bool) -> None:
-        better, before = not math.isnan(self.candidate), self.score
-        if better:
-            self.score, self.candidate = self.candidate, math.nan
-        self.inside_epoch = inside_epoch
+    def _save(
+        self, trainer: pl.Trainer, inside_epoch: bool, last: bool = True, exact: bool = True
+    ) -> None:
+        """Saves ``last.ckpt``, if wanted, and ``best.ckpt``, if there is a better score."""
+        candidate, before = self.candidate, self.score
+        if candidate:
+            self.score, self.candidate = candidate.score, None
+        self.saving = Saving(inside_epoch, exact and last, {})
         new = self.folder / "new.ckpt"
         try:
             trainer.save_checkpoint(new, weights_only=False)
-            if better and trainer.is_global_zero:  # first, for the others know of it
-                replace_by_copy(new, self.best)
+            if candidate and trainer.is_global_zero:  # first, for the others know of it
+                self._save_best(new, candidate, self.saving.checkpoint)
         except BaseException:
             self.score = before  # as that of the file still is
             raise
         finally:
-            self.inside_epoch = None
-        if trainer.is_global_zero:
+            self.saving = None
+        if trainer.is_global_zero and last:
             if self.last.exists():
                 replace_by_copy(self.last, self.last.with_name("previous.ckpt"))
             new.replace(self.last)
             sync(self.folder)
-        self.saved, self.saved_step = time.monotonic(), trainer.global_step
-        self.signals.obey()
+        elif trainer.is_global_zero:
+            new.unlink()
+        if last:
+            self.saved, self.saved_step = time.monotonic(), trainer.global_step
+
+    def _save_best(self, new: Path, candidate: Candidate, checkpoint: dict[str, Any]) -> None:
+        weights = candidate.weights
+        if weights is not None and weights.keys() != checkpoint["state_dict"].keys():
+            weights = without_masks(weights)
+        if weights is None or are_equal(weights, checkpoint["state_dict"]):
+            replace_by_copy(new, self.best)
+        else:
+            # Changed since the validation: by a step, or by a callback.
+            there = {**checkpoint[POSITION], "exact": False}
+            changed = {**checkpoint, "state_dict": weights, POSITION: there}
+            write_checkpoint(changed, self.best)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        if self.inside_epoch is None:
+        if self.saving is None:
             return
-        if not self.inside_epoch:
+        inside = self.saving.inside_epoch
+        if not inside:
             checkpoint["epoch"] = trainer.current_epoch - 1  # as Lightning's own checkpoints say
-            end_epoch(checkpoint["loops"]["fit_loop"])
+            position.end_epoch(checkpoint["loops"]["fit_loop"])
         checkpoint[POSITION] = {
-            "inside_epoch": self.inside_epoch,
-            "ranks": all_ranks(trainer, metrics_of(trainer) if self.inside_epoch else {}),
+            "inside_epoch": inside,
+            "exact": self.saving.exact,
+            "ranks": all_ranks(trainer, position.metrics_of(trainer) if inside else {}),
             "callback_metrics": {k: v.clone() for k, v in trainer.callback_metrics.items()},
-            "should_stop": trainer.should_stop,
+            "stopped_by": stops.stopped_by(trainer) if trainer.should_stop or self.held else None,
+            "best": {"monitor": self.monitor, "score": self.score},
+            "by_validation": self.by_validation,
         }
+        self.saving.checkpoint = checkpoint
 
     def state_dict(self) -> dict[str, Any]:
-        return {"monitor": self.monitor, "score": self.score}
+        return {"monitor": self.monitor}
 
     # ---- going on ----
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        self.position = dict(checkpoint.get(POSITION, {}))
+        if POSITION not in checkpoint:
+            return
+        self.loaded = checkpoint
+        then, now = (text.get("trainer") or {} for text in self._configs())
+        stops.follow_new_arguments(trainer, checkpoint["callbacks"], then, now)
+        cause = checkpoint[POSITION].get("stopped_by")
+        if checkpoint[POSITION].get("should_stop"):  # of format 1, which did not say by what
+            cause = stops.ANOTHER
+        if cause and stops.still_holds(cause, then, now):
+            self.stopped_by = cause
+        else:
+            stops.forget(trainer, checkpoint["callbacks"])
+        self.score = self._score_of_best()
+        # Else the metric of an earlier epoch would count for the weights of one without validation.
+        by_name = str(self.monitor).startswith("val_") or None  # in format 1
+        self.by_validation = checkpoint[POSITION].get("by_validation", by_name)
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes up the best epoch so far, if its file is here; elsewhere it starts anew."""
-        if state_dict["monitor"] == self.monitor and self.best.exists():
-            self.score = state_dict["score"]
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.should_stop = trainer.should_stop or self.stopped_by is not None
+        if self.loaded and not self.loaded[POSITION].get("exact", True):
+            rank_zero_only(print)(
+                "note: this checkpoint was saved for evaluation, with the weights of a validation "
+                "that no step followed; a training that goes on from it differs from one that "
+                "was left alone. last.ckpt goes on exactly.",
+                file=sys.stderr,
+            )
+
+    def go_on(self, trainer: pl.Trainer) -> None:
+        """Takes up the training where the checkpoint has left it."""
+        self.saved, self.saved_step = time.monotonic(), trainer.global_step
+        self.first_step = trainer.global_step
+        if not self.loaded:
+            return
+        there = self.loaded[POSITION]
+        self.begins_anew = not there["inside_epoch"]
+        if there["inside_epoch"] and not self._goes_on_at_image(trainer):
+            position.begin_epoch_anew(trainer)
+            self.begins_anew = True
+        self.earlier = position.restore_metrics(trainer, there, self.begins_anew)
+        self.loaded = {}
+
+    def _goes_on_at_image(self, trainer: pl.Trainer) -> bool:
+        """Goes on inside an epoch; returns False, and says so, if that cannot be."""
+        then, now = self._configs()
+        size = then["data"].get("init_args", {}).get("batch_size")
+        if size is None or not hasattr(trainer.train_dataloader, "images_per_batch"):
+            return True  # not data of this package
+        windows = [
+            [
+                config["trainer"].get("accumulate_grad_batches"),
+                *stops.named(config["trainer"], "GradientAccumulationScheduler"),
+            ]
+            for config in (then, now)
+        ]
+        images_per_batch = size * self.loaded[KEY]["run"]["devices"]
+        seen = trainer.fit_loop.batch_idx + 1
+        same = windows[0] == windows[1]
+        if position.go_on_at_image(trainer, images_per_batch, accumulated(trainer), same):
+            return True
+        rank_zero_only(print)(
+            f"note: epoch {trainer.current_epoch + 1} begins anew, so that the first "
+            f"{seen * images_per_batch:,} of its images are trained on once more: with this "
+            "data.batch_size, trainer.accumulate_grad_batches and trainer.devices no step begins "
+            "where it was left.",
+            file=sys.stderr,
+        )
+        return False
+
+    def _configs(self) -> list[dict[str, Any]]:
+        """The configs of then and now."""
+        return [load(text) for text in (self.loaded[KEY]["config"], self.config)]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.saved, self.saved_step = time.monotonic(), trainer.global_step
-        if self.position:
-            self.earlier = restore_metrics(trainer, self.position)
-            self.begins_anew = not self.position["inside_epoch"]
-            self.position = {}
+        trainer.accumulate_grad_batches = accumulated(trainer)  # inside an epoch, too
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
     ) -> None:
-        resumed(trainer)
+        position.resumed(trainer)
+
+    def _score_of_best(self) -> float:
+        """That of ``best.ckpt``, if it is here and of the same metric; NaN elsewhere."""
+        if not self.best.exists():
+            return math.nan
+        try:
+            saved = read_checkpoint(self.best)
+        except ValueError:  # damaged
+            return math.nan
+        # In format 1 it stood in the state of this callback.
+        kept = saved.get(POSITION, {}).get("best") or saved["callbacks"].get(self.state_key, {})
+        return float(kept["score"]) if kept.get("monitor") == self.monitor else math.nan
+
+
+class BetweenEpochs(Callback):
+    """Goes on and saves before all other callbacks begin, between epochs and at the end.
+
+    Args:
+        checkpoints: What saves.
+    """
+
+    state_key = "BetweenEpochs"
+
+    def __init__(self, checkpoints: RunCheckpoints) -> None:
+        self.checkpoints = checkpoints
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.checkpoints.go_on(trainer)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.checkpoints.before_epoch(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.checkpoints.before_end(trainer)
+
+
+def run_checkpoints(trainer: pl.Trainer) -> RunCheckpoints | None:
+    """The callback that keeps the checkpoints of a run, if one does."""
+    found = (c for c in trainer.checkpoint_callbacks if isinstance(c, RunCheckpoints))
+    return next(found, None)
 
 
 def best_checkpoint(trainer: pl.Trainer) -> RunCheckpoints | None:
     """The callback that keeps ``best.ckpt``, once it has kept one."""
-    for callback in trainer.checkpoint_callbacks:
-        if isinstance(callback, RunCheckpoints) and not math.isnan(callback.score):
-            return callback
-    return None
+    found = run_checkpoints(trainer)
+    return None if found is None or math.isnan(found.score) else found
+
+
+def accumulated(trainer: Any) -> int:
+    """How many batches a step accumulates in this epoch; a scheduler sets it where one begins."""
+    for callback in trainer.callbacks:
+        if isinstance(callback, GradientAccumulationScheduler):
+            return callback.get_accumulate_grad_batches(trainer.current_epoch)
+    return int(trainer.accumulate_grad_batches)
 
 
 def replace_by_copy(source: Path, target: Path) -> None:

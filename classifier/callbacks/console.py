@@ -8,8 +8,10 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import RichProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 
+from classifier.callbacks import stops
 from classifier.callbacks.checkpoints import best_checkpoint
 from classifier.callbacks.epochs import EpochWatch
+from classifier.callbacks.position import is_broken_off
 
 
 class Console(EpochWatch):
@@ -41,26 +43,35 @@ class Console(EpochWatch):
         if trainer.current_epoch:
             self._print(trainer, f"resumed in epoch {trainer.current_epoch + 1}")
 
+    def on_validation_inside(self, trainer: pl.Trainer, metrics: dict[str, float]) -> None:
+        self._print_metrics(trainer, f"step {trainer.global_step}", metrics)
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.fit_loop.batch_idx < 0:  # stopped before its first batch
+            return
         self.epochs += 1
         last = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else "?"
-        watched = dict.fromkeys(["train_loss", "val_loss", "val_accuracy", str(pl_module.monitor)])
-        metrics = self.epoch_metrics(trainer)
+        place = f"epoch {trainer.current_epoch + 1}/{last}"
+        if is_broken_off(trainer):
+            place += f", up to step {trainer.global_step}"
+        self._print_metrics(trainer, place, self.end_metrics(trainer))
+
+    def _print_metrics(self, trainer: pl.Trainer, place: str, metrics: dict[str, float]) -> None:
+        monitor = str(trainer.lightning_module.monitor)
+        watched = dict.fromkeys(["train_loss", "val_loss", "val_accuracy", monitor])
         values = "  ".join(f"{name} {metrics[name]:.4f}" for name in watched if name in metrics)
-        self._print(
-            trainer,
-            f"epoch {trainer.current_epoch + 1}/{last}  {values}  {self.epoch_seconds():.1f} s",
-        )
+        self._print(trainer, f"{place}  {values}  {self.epoch_seconds():.1f} s")
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.folder is None:
             return
+        why = self._why_it_ended(trainer)
         if self.epochs == 0:
-            self._print(
-                trainer,
-                f"nothing to train: {trainer.current_epoch} epochs are done; a larger "
-                "number of epochs goes on.",
-            )
+            self._print(trainer, f"nothing to train: {why}")
+            if not self.folder.exists():  # given back
+                return
+        elif trainer.should_stop:
+            self._print(trainer, f"ended by {why}")
         seconds = f"{self.seconds():.1f} s"
         kept = f"run kept in {shown(self.folder)}"
         best = best_checkpoint(trainer)
@@ -73,6 +84,14 @@ class Console(EpochWatch):
         if any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers):
             parent = str(shown(self.folder.parent))
             self._print(trainer, "  " + shlex.join(["tensorboard", "--logdir", parent]))
+
+    def _why_it_ended(self, trainer: pl.Trainer) -> str:
+        """What ended the training, and what lets it go on."""
+        if trainer.should_stop:
+            return stops.explained(stops.stopped_by(trainer))
+        if 0 <= trainer.max_steps <= trainer.global_step:
+            return f"{trainer.global_step} steps are done; a larger trainer.max_steps goes on."
+        return f"{trainer.current_epoch} epochs are done; a larger number of epochs goes on."
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException

@@ -6,29 +6,44 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
+from classifier.callbacks.position import is_broken_off, is_measured
+
 
 class EpochWatch(Callback):
     """Takes the time of an epoch and tells which metrics are its own."""
 
     def __init__(self) -> None:
         self.started = self.epoch_started = time.monotonic()
-        self.validated = False
+        self.validated = False  # in this epoch
+        self.validated_inside = False  # and not at its end
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.started = time.monotonic()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.epoch_started = time.monotonic()
-        self.validated = False
+        self.validated = self.validated_inside = False
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
+            return
         self.validated = True
+        self.validated_inside = is_broken_off(trainer)
+        if self.validated_inside:
+            metrics = self.epoch_metrics(trainer)
+            own = {name: value for name, value in metrics.items() if is_measured(trainer, name)}
+            self.on_validation_inside(trainer, own)
+
+    def on_validation_inside(self, trainer: pl.Trainer, metrics: dict[str, float]) -> None:
+        """Called after a validation before the end of an epoch, with what it has measured."""
 
     def state_dict(self) -> dict[str, Any]:
-        return {"validated": self.validated}  # before a checkpoint inside the epoch
+        # Before a checkpoint inside the epoch.
+        return {"validated": self.validated, "validated_inside": self.validated_inside}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.validated = state_dict["validated"]
+        self.validated_inside = state_dict.get("validated_inside", False)  # not in format 1
 
     def epoch_metrics(self, trainer: pl.Trainer) -> dict[str, float]:
         """The metrics of this epoch; Lightning's also has those of an earlier validation."""
@@ -37,6 +52,13 @@ class EpochWatch(Callback):
             for name, value in sorted(trainer.callback_metrics.items())
             if self.validated or not name.startswith("val_")
         }
+
+    def end_metrics(self, trainer: pl.Trainer) -> dict[str, float]:
+        """Those of the end of this epoch, without those of a validation inside it."""
+        metrics = self.epoch_metrics(trainer)
+        if not self.validated_inside:
+            return metrics
+        return {name: value for name, value in metrics.items() if not name.startswith("val_")}
 
     def seconds(self) -> float:
         """How long training takes so far."""

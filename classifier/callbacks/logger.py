@@ -7,6 +7,8 @@ from typing import Any
 
 from pytorch_lightning.loggers import TensorBoardLogger
 
+from classifier.runs import EVENTS
+
 
 class RunLogger(TensorBoardLogger):
     """Lightning's TensorBoard logger, writing into the run folder itself.
@@ -26,8 +28,12 @@ class RunLogger(TensorBoardLogger):
             default_hp_metric=False,  # otherwise a made-up metric of -1
             purge_step=purge_step,
         )
+        self.folder = folder
+        self.earlier = set(folder.glob(f"{EVENTS}*"))
+        self.is_used = False
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        self.is_used = True
         try:
             super().log_metrics(metrics, step)
         except ValueError as error:
@@ -39,6 +45,10 @@ class RunLogger(TensorBoardLogger):
         # A full disk, which it finds once more, must not hide why a training failed.
         with contextlib.suppress(OSError) if status == "failed" else contextlib.nullcontext():
             super().finalize(status)
+        if status == "success" and not self.is_used:
+            # Lightning opens the file even where there is nothing to train.
+            for file in set(self.folder.glob(f"{EVENTS}*")) - self.earlier:
+                file.unlink(missing_ok=True)
 
     def save(self) -> None:
         """Flushes the events; Lightning's hparams.yaml would repeat a part of config.yaml."""

@@ -16,13 +16,34 @@ def is_inside_epoch(trainer: pl.Trainer) -> bool:
     After the last one the epoch has yet to be ended, which a training that goes on would not do.
     """
     loop: Any = trainer.fit_loop.epoch_loop
-    return not (loop._should_accumulate() or loop._is_training_done or trainer.should_stop)
+    return not (loop._should_accumulate() or loop._num_ready_batches_reached())
 
 
-def is_clean(trainer: pl.Trainer) -> bool:
-    """Whether an optimizer step was just taken after which the next batch comes."""
+def is_broken_off(trainer: pl.Trainer) -> bool:
+    """Whether the training has left its epoch before the last batch, perhaps before the first."""
+    loop: Any = trainer.fit_loop.epoch_loop
+    return not loop._num_ready_batches_reached()
+
+
+def is_ending(trainer: pl.Trainer) -> bool:
+    """Whether no further batch of the epoch will be trained on."""
     loop: Any = trainer.fit_loop
-    return is_inside_epoch(trainer) and not loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+    return bool(loop.epoch_loop._is_training_done or (trainer.should_stop and loop._can_stop_early))
+
+
+def is_validation_due(trainer: pl.Trainer) -> bool:
+    """Whether a validation follows the batch, and not only because the training ends."""
+    loop: Any = trainer.fit_loop
+    stop, trainer.should_stop = trainer.should_stop, False
+    due: bool = loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+    trainer.should_stop = stop
+    return due
+
+
+def is_measured(trainer: pl.Trainer, name: str | None) -> bool:
+    """Whether the validation that ends has measured a metric."""
+    results: Any = trainer.fit_loop.epoch_loop.val_loop._results
+    return any(result.meta.name == name for result in results.values())
 
 
 def end_epoch(state: dict[str, Any]) -> None:
@@ -69,31 +90,93 @@ def state_of(metric: Any) -> dict[str, Any]:
     }
 
 
-def restore_metrics(trainer: pl.Trainer, position: dict[str, Any]) -> dict[str, Any]:
-    """Takes up what was measured before the checkpoint; returns what can only be added later."""
+def restore_metrics(
+    trainer: pl.Trainer, position: dict[str, Any], whole: bool
+) -> list[dict[str, Any]]:
+    """Takes up what was measured before the checkpoint.
+
+    Args:
+        trainer: The trainer that goes on.
+        position: What the checkpoint says of its position.
+        whole: Whether the epoch begins anew, so that what it has measured so far does not count.
+
+    Returns:
+        What can only be added later: the other means, of each rank whose part this one takes over.
+    """
     connector: Any = trainer._logger_connector
     device = trainer.lightning_module.device
     for name, value in position["callback_metrics"].items():
         connector._callback_metrics[name] = value.to(device)
-    trainer.should_stop = position["should_stop"]
-    ranks = position["ranks"]
-    own = ranks[trainer.global_rank] if trainer.global_rank < len(ranks) else {}
-    for name, state in own.get("metrics", {}).items():
-        metric: Any = trainer.lightning_module.get_submodule(name)
-        for key in set(metric.metric_state) & set(state):
-            value = state[key]
-            setattr(metric, key, value.to(device) if isinstance(value, torch.Tensor) else value)
-    results: dict[str, Any] = own.get("results", {})
-    return results
+    # Of several, if there were more ranks than now.
+    parts = [] if whole else position["ranks"][trainer.global_rank :: trainer.world_size]
+    taken: set[str] = set()
+    for part in parts:
+        for name, state in part.get("metrics", {}).items():
+            metric: Any = trainer.lightning_module.get_submodule(name)
+            for key in set(metric.metric_state) & set(state):
+                value = state[key]
+                value = value.to(device) if isinstance(value, torch.Tensor) else value
+                setattr(metric, key, getattr(metric, key) + value if name in taken else value)
+            taken.add(name)
+    return [part["results"] for part in parts if part.get("results")]
 
 
-def add_results(trainer: pl.Trainer, earlier: dict[str, Any]) -> None:
+def add_results(trainer: pl.Trainer, earlier: list[dict[str, Any]]) -> None:
     """Adds what was accumulated before the checkpoint, once the first batch has made a start."""
     loop: Any = trainer.fit_loop.epoch_loop
-    for key, saved in earlier.items():
+    for key, saved in ((key, saved) for part in earlier for key, saved in part.items()):
         with contextlib.suppress(KeyError):  # logged no more
             result = loop._results[key]
             by_extreme = result.meta.is_max_reduction or result.meta.is_min_reduction
             add = result.meta.reduce_fx if by_extreme else torch.add
             for name, now in result.metric_state.items():
                 setattr(result, name, add(now, saved[name].to(now.device)))
+
+
+def go_on_at_image(
+    trainer: pl.Trainer, images_per_batch: int, window: int, same_windows: bool
+) -> bool:
+    """Lets an epoch go on at the image where it was left, in batches of another size too.
+
+    Args:
+        trainer: The trainer that goes on.
+        images_per_batch: How many a batch had, over all ranks.
+        window: How many batches a step accumulates now.
+        same_windows: Whether gradients are accumulated as before.
+
+    Returns:
+        False if it cannot: a batch or a window of accumulation would begin elsewhere.
+    """
+    loader: Any = trainer.train_dataloader
+    progress: Any = trainer.fit_loop.epoch_loop.batch_progress
+    number = progress.current.ready
+    same_batches = loader.images_per_batch == images_per_batch
+    if not same_batches:
+        seen = number * images_per_batch
+        total = int(trainer.num_training_batches)
+        limited = total < len(loader)
+        images = total * loader.images_per_batch if limited else len(loader.loader.dataset)
+        left = (images - seen) // loader.images_per_batch
+        if left < 1:
+            return False
+        loader.seen = seen
+        number = total - left
+    if not (same_batches and same_windows) and number % window:
+        loader.seen = None
+        return False
+    late = progress.total.processed - progress.total.completed  # saved while a batch ended
+    for name in ("ready", "started", "processed"):
+        setattr(progress.current, name, number)
+    progress.current.completed = number - late
+    return True
+
+
+def begin_epoch_anew(trainer: pl.Trainer) -> None:
+    """Takes the rest of an epoch back to where the whole epoch is about to begin."""
+    loop: Any = trainer.fit_loop
+    for progress in (loop.epoch_progress.total, loop.epoch_progress.current):
+        progress.ready -= 1
+        progress.started -= 1
+    loop.reset_restart_stage()
+    loop.epoch_loop.reset_restart_stage()
+    begin_epoch(trainer)

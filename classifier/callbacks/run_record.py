@@ -12,8 +12,9 @@ import pytorch_lightning as pl
 import torch
 
 from classifier import runs
-from classifier.callbacks.checkpoints import best_checkpoint
+from classifier.callbacks.checkpoints import best_checkpoint, run_checkpoints
 from classifier.callbacks.epochs import EpochWatch
+from classifier.callbacks.position import is_broken_off
 from classifier.checkpoints import weights_digest
 
 KEPT_BESIDE = ("epoch", "step", "seconds", "lr")  # the columns of metrics.csv besides the metrics
@@ -26,16 +27,24 @@ class RunRecord(EpochWatch):
         folder: The run folder. Under several processes, that of rank zero counts.
         config: Text of the config.
         facts: What is known before the training: command line, seed, environment.
+        goes_on: Whether a checkpoint is trained on. Nothing is written before its first step, so
+            that a run with nothing to train stays as it is.
     """
 
     state_key = "RunRecord"
 
-    def __init__(self, folder: Path, config: str, facts: Mapping[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, config: str, facts: Mapping[str, Any], goes_on: bool = False
+    ) -> None:
         super().__init__()
         self.folder = folder
         self.config = config
         self.record: dict[str, Any] = {"state": "running", **facts}
-        self.rows: list[dict[str, Any]] = []
+        self.goes_on = goes_on
+        self.begun = False  # whether anything was written
+        self.first_step = 0  # of this process
+        self.rows: list[dict[str, Any]] = []  # of epochs that have ended
+        self.inside: list[dict[str, Any]] = []  # of validations inside the one under way
         self.rate = 0.0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -58,58 +67,100 @@ class RunRecord(EpochWatch):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Weights and optimizer are in place: a mistake no longer touches the folder.
-        if not trainer.is_global_zero:
-            return
+        if trainer.is_global_zero and not self.goes_on:
+            self._begin()
+
+    def _begin(self) -> None:
+        """Writes what is known before the training; what goes on has taken its first step."""
         if (self.folder / "run.json").exists():
             earlier = runs.read_record(self.folder)
             done = ("metrics", "epochs", "steps")
             self.record |= {name: earlier[name] for name in done if name in earlier}
             self.record["resumed"] = [*earlier.pop("resumed", []), earlier]
-        self.record |= {"pid": os.getpid(), "started": _now()}
-        runs.save_config(self.folder, self.config)
+        self.record |= {"pid": os.getpid(), "started": self.record.get("started", _now())}
+        self.record["config_sha256"] = runs.text_sha256(self.config)
+        # In this order, so that after a kill between the two the config is one that is known.
         runs.write_record(self.folder, self.record)
+        runs.save_config(self.folder, self.config)
+        self.begun = True
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
+        self.record["started"] = self.record.get("started", _now())
+        self.first_step = trainer.global_step
         # The epochs that a resumed training repeats are written again.
         rows = runs.read_metrics(self.folder)
         self.rows = [row for row in rows if int(row["epoch"]) < trainer.current_epoch]
+        checkpoints = run_checkpoints(trainer)
+        if checkpoints and checkpoints.begins_anew:
+            self.inside = []
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_epoch_start(trainer, pl_module)
+        self.inside = []
         # Now, for at its end the schedule has already moved on.
         self.rate = trainer.optimizers[0].param_groups[0]["lr"]
 
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
+    ) -> None:
+        if not self.begun and trainer.is_global_zero and trainer.global_step > self.first_step:
+            self._begin()
+
+    def on_validation_inside(self, trainer: pl.Trainer, metrics: dict[str, float]) -> None:
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        self.inside.append({**self._row(trainer, rate), **metrics})
+        self._write_rows(trainer)
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero or trainer.fit_loop.batch_idx < 0:  # without a batch
             return
-        metrics = self.epoch_metrics(trainer)
-        row = {
-            "epoch": trainer.current_epoch,
-            "step": trainer.global_step,
-            "seconds": round(self.epoch_seconds(), 3),
-            "lr": self.rate,
-        }
-        self.rows.append({**row, **metrics})
-        runs.write_metrics(self.folder, self.rows)
+        row = {**self._row(trainer, self.rate), **self.end_metrics(trainer)}
+        self.rows += [*self.inside, row]
+        self.inside = []
+        self._write_rows(trainer)
         # What a checkpoint says of this epoch.
         done = {"epochs": trainer.current_epoch + 1, "steps": trainer.global_step}
-        self.record |= {"metrics": metrics, **done}
+        self.record |= {"metrics": self.epoch_metrics(trainer), **done}
         for logger in trainer.loggers:
             logger.log_metrics({"lr": self.rate}, trainer.global_step - 1)
 
+    def _row(self, trainer: pl.Trainer, rate: float) -> dict[str, Any]:
+        return {
+            "epoch": trainer.current_epoch,
+            "step": trainer.global_step,
+            "seconds": round(self.epoch_seconds(), 3),
+            "lr": rate,
+        }
+
+    def _write_rows(self, trainer: pl.Trainer) -> None:
+        if trainer.is_global_zero:
+            runs.write_metrics(self.folder, [*self.rows, *self.inside])
+
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         weights = trainer.strategy.lightning_module_state_dict()  # all ranks may have a part
-        if trainer.is_global_zero:
-            self.record["weights_sha256"] = weights_digest(weights)
-            self._close(trainer, "finished")
+        if not trainer.is_global_zero:
+            return
+        if not self.begun and not self._take_up():
+            return
+        self.record["weights_sha256"] = weights_digest(weights)
+        self._close(trainer, "finished")
+
+    def _take_up(self) -> bool:
+        """Whether a run is to be closed that was killed when all was trained."""
+        if not (self.folder / "run.json").exists():  # claimed for a training without a step
+            runs.give_back(self.folder)
+            return False
+        earlier = runs.read_record(self.folder)
+        self.record |= earlier
+        return bool(earlier["state"] == "running")
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         if not trainer.is_global_zero:
             return
-        if "started" not in self.record:  # before on_fit_start: nothing was written
+        if not self.begun:  # nothing was written
             runs.give_back(self.folder)
             return
         failed = isinstance(exception, Exception)
@@ -122,18 +173,21 @@ class RunRecord(EpochWatch):
                 runs.write_text(self.folder / "traceback.txt", "".join(lines))
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "rate": self.rate}
+        # Rows of validations inside the epoch, which only a checkpoint inside it needs.
+        return {**super().state_dict(), "rate": self.rate, "rows": self.inside}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self.rate = state_dict["rate"]
+        self.inside = list(state_dict.get("rows", []))  # not in format 1
 
     def _close(self, trainer: pl.Trainer, state: str) -> None:
         self.record |= {
             "state": state,
             "ended": _now(),
             "seconds": round(self.seconds(), 3),
-            "epochs": trainer.current_epoch,
+            "epochs": trainer.current_epoch
+            - int(self.begun and state == "finished" and is_broken_off(trainer)),
             "steps": trainer.global_step,
         }
         if "metrics" not in self.record:  # nothing was left to train after a kill

@@ -8,11 +8,26 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities.rank_zero import rank_zero_only
-from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.callbacks import (
+    BaseFinetuning,
+    Callback,
+    ModelPruning,
+    StochasticWeightAveraging,
+)
+
+# Each with what does instead: they change schedules and weights where no checkpoint sees it.
+NOT_EXACT = {
+    StochasticWeightAveraging: "WeightAveraging and EMAWeightAveraging go on exactly",
+    BaseFinetuning: "a training of the head and a second one of all from its checkpoint do",
+    ModelPruning: "pruning the weights of the finished training does without",
+}
 
 
 class SameConditions(Callback):
-    """Says which of device, precision, threads, instruction set and PyTorch are others now.
+    """Says what keeps a training, or its going on, from having the bits that it would have.
+
+    Which of device, precision, threads, instruction set and PyTorch are others now, and which
+    callbacks cannot go on exactly.
 
     Args:
         before: The record of the run that goes on or is trained again.
@@ -32,6 +47,7 @@ class SameConditions(Callback):
             "instruction set": torch.backends.cpu.get_cpu_capability(),
             "torch": metadata.version("torch"),
         }
+        self._name_what_is_not_exact(trainer)
         changed = [
             f"{name} {here[name]}, not {value}"
             for name, value in self.before.items()
@@ -43,6 +59,22 @@ class SameConditions(Callback):
             if threads not in (None, here["threads"]):
                 note += f" OMP_NUM_THREADS={threads} sets the threads."
             rank_zero_only(print)(note, file=sys.stderr)
+
+    def _name_what_is_not_exact(self, trainer: Any) -> None:
+        for kind, instead in NOT_EXACT.items():
+            for callback in trainer.callbacks:
+                if isinstance(callback, kind):
+                    rank_zero_only(print)(
+                        f"note: with {type(callback).__name__} a training that is stopped and goes "
+                        f"on differs from one that was left alone; {instead}.",
+                        file=sys.stderr,
+                    )
+        if getattr(trainer, "val_check_interval", None) is None:  # it is one of time
+            rank_zero_only(print)(
+                "note: with a trainer.val_check_interval of time, validations depend on how fast "
+                "the machine is; a number of batches, or a share of the epoch, does not.",
+                file=sys.stderr,
+            )
 
 
 def conditions_of(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -80,6 +80,7 @@ class TrialReport(EpochWatch):
         super().__init__()
         self.trial = trial
         self.started_session = False
+        self.is_pruned = False
         # The other ranks inherit the variable, not the descriptor; theirs may be any other file.
         first = rank_zero_only.rank == 0  # type: ignore[attr-defined]  # set by Lightning, undeclared
         self.channel = _Channel(trial.channel) if trial.channel is not None and first else None
@@ -98,7 +99,7 @@ class TrialReport(EpochWatch):
             return
         stop = self.channel.ask((trainer.current_epoch + 1, value)) if self.channel else False
         if trainer.strategy.broadcast(stop):
-            trainer.should_stop = True
+            trainer.should_stop = self.is_pruned = True
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._end(trainer, STATUS_SUCCESS)

@@ -13,12 +13,14 @@ from typing import Any
 import yaml
 
 from classifier import checkpoints, runs, trust
-from classifier.archive import FORMAT, epochs_done
+from classifier.archive import FORMAT, POSITION, epochs_done
+from classifier.errors import UserError
 from classifier.hyperparameters import (
     ConfigError,
     ConfigSource,
     apply,
     check,
+    keep_keys,
     load,
     locate,
     set_values,
@@ -70,6 +72,7 @@ class Arguments:
         given: The command line as it was given.
         verb: The command.
         texts: The config texts in order, hyperparameters applied.
+        saved: Which of them this package has written, with all defaults.
         argv: The arguments for the parser: verb, configs, then everything else.
         name: What the run is called: the first config file, or the run that it was saved in, or
             the checkpoint's run.
@@ -81,8 +84,11 @@ class Arguments:
         unused: Hyperparameters of the config files that no alias refers to.
         global_step: How many optimizer steps the checkpoint has seen.
         epochs_done: How many epochs it has seen.
+        is_exact: Whether it is a state of the training, not one saved for evaluation.
         trust: What class paths may be imported, if a checkpoint's config is among the texts.
     """
+
+    is_exact = True
 
     def __init__(self, given: Sequence[str]) -> None:
         self.given = list(given)
@@ -120,6 +126,8 @@ class Arguments:
                 _names([*(source.text for source in sources), *given]),
             )
             sources.insert(0, self._checkpoint_config(self.trust))
+        first = ["config" in self.checkpoint] if len(sources) > files else []
+        self.saved = first + [_is_saved(source) for source in sources[len(first) :]]
         self.sources = sources
         self.texts = apply(sources, overrides)
         # Evaluation leaves out the trainer, which may be what uses them.
@@ -176,7 +184,9 @@ class Arguments:
             text, (*kept, "seed_everything", "trainer") if self.verb == "fit" else kept
         )
         allowed.check_config(load(text))
-        return ConfigSource(name, text)
+        # Its comment, which no change of the text keeps, names what was written.
+        comments = re.findall("^#.*\n?", self.checkpoint["config"], re.MULTILINE)
+        return ConfigSource(name, text + "".join(comments))
 
     def _with_root_found(self, text: str) -> str:
         """Finds data with a relative root from another folder than that of the training."""
@@ -240,16 +250,29 @@ class Arguments:
         self.checkpoint_path = found
         self.checkpoint = saved.get(checkpoints.KEY, {})
         self.global_step = saved.get("global_step", 0)
+        self.is_exact = saved.get(POSITION, {}).get("exact", True)
         self.epochs_done = epochs_done(saved)
         return found
 
 
 def unsaved_run(path: Path) -> Path | None:
-    """The folder of a run that has no checkpoint yet, named by itself or by its last.ckpt."""
+    """The folder of a run that has no checkpoint yet, named by itself or by its last.ckpt.
+
+    Raises:
+        UserError: If its best checkpoint alone is left, which its training has long left behind.
+    """
     folder = path.parent.parent if path.name == "last.ckpt" else path
     begun = (folder / "run.json").is_file() and (folder / "config.yaml").is_file()
-    saved = begun and checkpoints.resolve(str(folder), "last").is_file()
-    return folder.resolve() if begun and not saved else None
+    if not begun or checkpoints.resolve(str(folder), "last").is_file():
+        return None
+    best = folder / "checkpoints" / "best.ckpt"
+    if best.exists():
+        raise UserError(
+            f"'{folder}' has no last.ckpt and no previous.ckpt to go on from. "
+            f"--ckpt_path '{best}' goes on from its best weights, in a new run; "
+            f"--config '{folder / 'config.yaml'}' trains anew."
+        )
+    return folder.resolve()
 
 
 def take_option(arguments: Sequence[str], *names: str) -> tuple[list[str], list[str]]:
@@ -357,16 +380,6 @@ def _check_classes(source: ConfigSource) -> None:
                 raise ConfigError(f"{where}: a class_path is a text such as package.module.Class.")
 
 
-def keep_keys(text: str, keys: Sequence[str]) -> str:
-    """Drops the other top-level keys of a YAML text; aliases survive."""
-    root: Any = yaml.compose(text, Loader=yaml.SafeLoader)
-    if root is None:
-        return ""
-    root.value = [(key, value) for key, value in root.value if key.value in keys]
-    kept: str = yaml.serialize(root, Dumper=yaml.SafeDumper)
-    return kept
-
-
 def _read_config(value: str) -> ConfigSource:
     path = Path(value)
     if "\n" in value or value.lstrip().startswith("{"):
@@ -379,6 +392,13 @@ def _read_config(value: str) -> ConfigSource:
         return ConfigSource(value, path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         raise ConfigError(f"'{path}' is not a text file in UTF-8, expected YAML.") from error
+
+
+def _is_saved(source: ConfigSource) -> bool:
+    """Whether it is the config file of a run folder."""
+    path = Path(source.name)
+    named = re.fullmatch(r"config(_\d+)?\.yaml", path.name)
+    return bool(named) and path.with_name("run.json").is_file()
 
 
 def _run_beside(config: Path) -> dict[str, Any]:

@@ -15,14 +15,15 @@ import pytorch_lightning as pl
 from jsonargparse import Namespace
 from jsonargparse.typing import NonNegativeFloat, PositiveInt
 from lightning_fabric.utilities.rank_zero import rank_zero_only
-from pytorch_lightning.callbacks import Callback, ProgressBar, RichProgressBar
+from pytorch_lightning.callbacks import Callback, ProgressBar, RichProgressBar, Timer
 from pytorch_lightning.cli import LightningCLI
+from torch.nn import Identity
 
 import classifier.augment
 import classifier.networks  # noqa: F401  # short class names work for what is imported
 from classifier import runs, trust
 from classifier.callbacks.checkpoint_io import save_durably
-from classifier.callbacks.checkpoints import RunCheckpoints
+from classifier.callbacks.checkpoints import BetweenEpochs, RunCheckpoints
 from classifier.callbacks.console import Console, RichBar, interactive
 from classifier.callbacks.finite_loss import FiniteLoss
 from classifier.callbacks.freed_memory import FreedMemory
@@ -33,19 +34,23 @@ from classifier.callbacks.run_record import RunRecord
 from classifier.callbacks.same_conditions import SameConditions
 from classifier.callbacks.same_data import SameData
 from classifier.callbacks.stop_signals import no_signal_handlers
+from classifier.callbacks.stops import EndsAt
 from classifier.callbacks.trial import Trial, TrialReport
 from classifier.checkpoints import without_pretrained
 from classifier.cli.arguments import Arguments
 from classifier.cli.links import LINKS, Instantiator, fill, refuse_nulls, refuse_other_numbers
+from classifier.cli.modes import MODES, fill_modes
 from classifier.cli.parser import Parser
 from classifier.cli.run_folder import run_folder
 from classifier.cli.writing import writing
+from classifier.cli.written import Written, comment
 from classifier.data import ImageDataModule
 from classifier.data.files import find_images
 from classifier.data.workers import WorkerNames
 from classifier.errors import UserError
 from classifier.hooks import lean_hooks
 from classifier.hyperparameters import ConfigError, anchors, load, with_aliases
+from classifier.metrics import better
 from classifier.module import ClassificationModule
 from classifier.provenance import code_digests, settings_digest
 from classifier.signals import cleaning
@@ -93,6 +98,8 @@ class ClassifierCLI(LightningCLI):
         self.config_text = ""
         self.exit_code = 0
         self.folder: Path | None = None
+        self.undirected: list[str] = []
+        """What there is to say of metrics of which nothing says which way they are better."""
         given = arguments.trust
         with trust.confined(given) if given else contextlib.nullcontext():
             self._run()
@@ -142,7 +149,7 @@ class ClassifierCLI(LightningCLI):
             parser.add_argument("--output", default="predictions.csv", help="CSV file to write.")
             parser.add_argument("--top_k", type=int, default=5, help="Classes a row, best first.")
         aliases = anchors(self.arguments.texts)
-        parser.finish = lambda text: with_aliases(text, aliases)
+        parser.finish = lambda text: with_aliases(text, aliases) + comment(self.written.keys)
         parser.where = self.arguments.where
         usage, parser.description = USAGE[self.arguments.verb]
         parser.usage = f"classifier {self.arguments.verb} {usage}"
@@ -168,7 +175,8 @@ class ClassifierCLI(LightningCLI):
 
     def parse_arguments(self, parser: Any, args: Any) -> None:
         parser.where = self.arguments.where
-        self.config = parser.parse_args(args)
+        self.written = Written(parser, self.arguments)
+        self.config = parser.parse_args(self.written.argv)
         seed = self.settings.seed_everything
         if not isinstance(seed, bool) and seed is not None and not 0 <= seed < 2**32:
             where = self.arguments.where("seed_everything")
@@ -196,13 +204,19 @@ class ClassifierCLI(LightningCLI):
         config, parser = self.settings, self._parser(self.subcommand)
         if self.arguments.verb == "predict" and not config.images:
             raise ValueError("predict needs --images PATH ..., image files, folders or globs.")
-        refuse_nulls(config.as_dict(), self.arguments)
-        resumable = config.clone()
-        resumable.ckpt_path = None  # a config that is run again starts again
-        self.config_text = parser.dump(resumable, skip_unset=False)
+        used = {key: part for key, part in config.as_dict().items() if key != "hyperparameters"}
+        refuse_nulls(used, self.arguments)
         data_only = Namespace(data=config.data.clone())  # type: ignore[no-untyped-call]
         data = parser.instantiate(data_only, instantiate_groups=False)
         self.datamodule: ImageDataModule = data.data
+        if self.arguments.verb == "fit" and self.arguments.format > 1:
+            # A module without a network has the same metrics.
+            metrics = ClassificationModule(Identity(), self.datamodule.class_names).metric_modes()
+            where = self.arguments.where
+            self.undirected = fill_modes(config, metrics, self.written.keys, where)
+        resumable = config.clone()
+        resumable.ckpt_path = None  # a config that is run again starts again
+        self.config_text = parser.dump(resumable, skip_unset=False)
         refuse_other_numbers(self.arguments, self.datamodule)
         fill(config.model.network, self.datamodule)
         if self.arguments.checkpoint_path:
@@ -227,7 +241,9 @@ class ClassifierCLI(LightningCLI):
             self._add_writer(config)
         if self.arguments.verb != "fit":
             config.logger = False
+            self._print_notes()
         elif config.fast_dev_run or config.barebones:
+            self._print_notes()
             config.callbacks += [FiniteLoss(None, self.settings.seed_everything), Console(None)]
         else:
             self.keep_run(config)
@@ -252,18 +268,28 @@ class ClassifierCLI(LightningCLI):
 
     def _check_monitors(self, callbacks: list[Callback], validated: bool) -> None:
         """Finds out now, not after the first epoch, that nothing logs a monitored metric."""
-        names = self.model.metric_names()
-        if any(not type(c).__module__.startswith(("pytorch_l", "classifier")) for c in callbacks):
-            return  # a callback of the user may log anything
+        names = self.model.metric_modes()
+        # A callback of the user may log anything.
+        own = any(not type(c).__module__.startswith(("pytorch_l", "classifier")) for c in callbacks)
         for key, monitor in self.monitors(callbacks):
-            if monitor is not None and monitor not in names:
+            if own or monitor is None:
+                continue
+            if monitor not in names:
                 hint = did_you_mean(monitor, names, f"; there are {', '.join(names)}.")
                 raise ValueError(f"{key}: no metric '{monitor}'{hint}")
             # Without validation the best checkpoint is the last one.
-            if not validated and key != "model.monitor" and str(monitor).startswith("val_"):
+            if not validated and key != "model.monitor" and monitor.startswith("val_"):
                 raise ValueError(
                     f"{key}: trainer.limit_val_batches is 0, so there is no {monitor}."
                 )
+        if self.undirected:
+            raise UserError(self.undirected[0])
+        for callback in callbacks if self.arguments.format > 1 else ():
+            monitor, mode = str(getattr(callback, "monitor", "")), getattr(callback, "mode", None)
+            right = self.model.mode_of(monitor)
+            if right and mode in MODES and mode != right:  # one that its class fixes
+                told = f"has the mode {mode}, but {better(monitor, right)}"
+                raise UserError(f"{type(callback).__name__} {told}: take another callback.")
 
     def monitors(self, callbacks: list[Callback]) -> list[tuple[str, str | None]]:
         """The metrics that must be logged, each with the setting that names it."""
@@ -295,11 +321,19 @@ class ClassifierCLI(LightningCLI):
             monitor = self.settings.model.monitor
             validated = config.limit_val_batches != 0 or not monitor.startswith("val_")
             save_every = self.settings.save_every
-            config.callbacks.append(
-                RunCheckpoints(
-                    folder, monitor if validated else None, save_every.minutes, save_every.steps
-                )
+            checkpoints = RunCheckpoints(
+                folder,
+                monitor if validated else None,
+                self._direction(monitor),
+                self.config_text,
+                save_every.minutes,
+                save_every.steps,
             )
+            config.callbacks = [
+                BetweenEpochs(checkpoints),
+                *config.callbacks,
+                checkpoints,
+            ]
         modules = {path.partition(".")[0] for path in trust.class_paths(self.settings.as_dict())}
         facts = {
             "format": self.arguments.format,
@@ -309,17 +343,27 @@ class ClassifierCLI(LightningCLI):
             "command": shlex.join(["classifier", *self.arguments.given]),
             "seed": self.settings.seed_everything,
             "settings": self._settings_so_far(),
+            "written": self.written.keys,
             "code": code_digests(modules),
             "environment": runs.environment(modules),
         }
         config.callbacks += [
             SameConditions(self.arguments.before),
             FiniteLoss(folder, facts["seed"]),
-            RunRecord(folder, self.config_text, facts),
+            RunRecord(folder, self.config_text, facts, bool(self.arguments.checkpoint_path)),
             Console(folder),
         ]
         if trial:
             config.callbacks.append(TrialReport(trial))
+        if last := os.environ.get(runs.LAST_STEP):
+            timeless = [c for c in config.callbacks if not isinstance(c, Timer)]
+            config.callbacks = [*timeless, EndsAt(int(last))]
+
+    def _direction(self, metric: str) -> runs.Direction:
+        mode = self.model.mode_of(metric)
+        if self.arguments.format == 1:
+            return runs.direction_of(metric)
+        return "maximize" if mode == "max" else "minimize"
 
     def _settings_so_far(self) -> list[str]:
         """Digests of the settings that the weights were trained under, one after the other."""
@@ -329,9 +373,12 @@ class ClassifierCLI(LightningCLI):
 
     def _print_notes(self) -> None:
         """Says what has no effect."""
-        for name in self.arguments.unused:
-            note = f"warning: no alias uses the hyperparameter '{name}', so it has no effect."
-            rank_zero_only(print)(note, file=sys.stderr)
+        unused = (
+            f"no alias uses the hyperparameter '{name}', so it has no effect."
+            for name in self.arguments.unused
+        )
+        for note in (*self.written.lost, *unused):
+            rank_zero_only(print)(f"warning: {note}", file=sys.stderr)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         # Said aloud, it holds whatever the environment says: a checkpoint never runs code.

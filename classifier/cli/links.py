@@ -135,8 +135,7 @@ class Instantiator(_InstantiatorFn):
         if self.key == "model":
             links = links_that_apply(links, cli.settings.model.network)
         built = super().__call__(class_type, *args, applied_instantiation_links=links, **kwargs)
-        if self.key == "data":
-            built.format = cli.arguments.format
+        setattr(built, "format" if self.key == "data" else "run_format", cli.arguments.format)
         if self.key == "data" and "data" in cli.arguments.checkpoint:
             # Before the links ask it: what the checkpoint knows need not be on this machine.
             built.restore(cli.arguments.checkpoint["data"])

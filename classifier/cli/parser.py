@@ -1,7 +1,6 @@
 """The argument parser: readable help, short errors, configs that can be read back."""
 
 import importlib
-import inspect
 import os
 import re
 import sys
@@ -11,7 +10,7 @@ from enum import Enum
 from typing import Any, NoReturn
 
 import yaml
-from jsonargparse import DefaultHelpFormatter, Namespace, _typehints
+from jsonargparse import DefaultHelpFormatter, Namespace
 from pytorch_lightning.cli import LightningArgumentParser
 
 from classifier.cli.errors import Where, explain
@@ -57,40 +56,10 @@ class HelpFormatter(DefaultHelpFormatter):
         return text
 
 
-def _drop_former_defaults(discard: Callable[..., None]) -> Callable[..., None]:
-    """Keeps defaults of one class out of another.
-
-    When a class path changes, jsonargparse carries over the init_args that the new class accepts.
-    In a complete config, such as a saved one, those include the former class's defaults: AdamW
-    would silently get Adam's weight_decay of 0. What differs from a default is carried over.
-    """
-
-    def discard_init_args(parser_or_action: Any, former: Any, value: Any) -> None:
-        if former and former.get("init_args") and former["class_path"] != value["class_path"]:
-            parameters = inspect.signature(imported(former["class_path"])).parameters
-            for name, setting in list(former["init_args"].items()):
-                if name in parameters and setting == _plain(parameters[name].default):
-                    former["init_args"].pop(name)
-        discard(parser_or_action, former, value)
-
-    return discard_init_args
-
-
 def imported(class_path: str) -> Any:
     """The class or function; ``pkgutil.resolve_name`` would take a module of the same name."""
     module, _, name = class_path.rpartition(".")
     return getattr(importlib.import_module(module), name)
-
-
-def _plain(default: Any) -> Any:
-    """A default as YAML has it."""
-    return list(default) if isinstance(default, tuple) else default
-
-
-# Private, for want of a hook; tests/test_cli.py fails when jsonargparse changes it.
-_typehints.discard_init_args_on_class_path_change = _drop_former_defaults(
-    _typehints.discard_init_args_on_class_path_change
-)
 
 
 class Parser(LightningArgumentParser):

@@ -6,9 +6,11 @@ from pathlib import Path
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 
 from classifier import runs
+from classifier.callbacks.console import shown
 from classifier.callbacks.trial import Trial
 from classifier.checkpoints import read_checkpoint
 from classifier.cli.arguments import Arguments
+from classifier.errors import UserError
 
 VARIABLE = "CLASSIFIER_RUN_FOLDER"  # hands the folder to the ranks that Lightning starts
 
@@ -34,6 +36,7 @@ def run_folder(
     checkpoint = arguments.checkpoint_path
     resumed = runs.run_folder_of(checkpoint) if checkpoint else None
     if resumed and _is_newest(resumed, arguments):
+        _check_config(resumed, arguments)
         return resumed, True
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]  # set by Lightning, undeclared
         folder = runs.claim_folder(root, name)
@@ -49,8 +52,26 @@ def _is_newest(folder: Path, arguments: Arguments) -> bool:
     if runs.read_record(folder).get("id") != arguments.run.get("id"):
         return False
     last = folder / "checkpoints" / "last.ckpt"
+    path = arguments.checkpoint_path
+    if not last.exists():  # nor is the training as far as the best checkpoint, if that is left
+        return path is not None and path.name == "previous.ckpt"
     try:
-        steps = read_checkpoint(last)["global_step"] if last.exists() else 0
+        steps = read_checkpoint(last)["global_step"]
     except ValueError:  # damaged
         steps = 0
-    return bool(arguments.global_step >= steps)
+    return arguments.is_exact and bool(arguments.global_step >= steps)
+
+
+def _check_config(folder: Path, arguments: Arguments) -> None:
+    """Refuses to leave unread, and to overwrite, a config.yaml that somebody has edited.
+
+    Raises:
+        UserError: If it is neither what the run wrote nor named by ``--config``.
+    """
+    path = folder / "config.yaml"
+    named = any(Path(source.name).resolve() == path.resolve() for source in arguments.sources)
+    if not named and runs.is_config_edited(folder):
+        raise UserError(
+            f"'{shown(path)}' was edited since the run wrote it. --config '{shown(path)}' beside "
+            "--ckpt_path goes on with the edit; to go on without it, remove the file."
+        )

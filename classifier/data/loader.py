@@ -30,6 +30,15 @@ class TrainLoader:
     def __init__(self, loader: DataLoader[Batch], trainer: pl.Trainer) -> None:
         self.loader = loader
         self.trainer = trainer
+        self.seen: int | None = None
+        """Images of the next epoch that were seen before, over all ranks, where batches of another
+        size were: else that follows from the number of batches."""
+
+    @property
+    def images_per_batch(self) -> int:
+        """Over all ranks."""
+        sampler: Any = self.loader.sampler
+        return int(self.loader.batch_size or 1) * int(sampler.num_replicas)
 
     def __len__(self) -> int:
         """The number of batches in a whole epoch."""
@@ -42,7 +51,8 @@ class TrainLoader:
         epoch = loop.epoch_progress.current.processed
         position = loop.epoch_loop.batch_progress.current.ready
         sampler.set_epoch(epoch)
-        sampler.start = position * int(self.loader.batch_size or 1)
+        sampler.start = position * self.images_per_batch if self.seen is None else self.seen
+        self.seen = None
         for number, batch in enumerate(self._batches(sampler), position):
             self._seed_step(mixed_seed(sampler.seed, epoch, number, sampler.rank))
             yield batch

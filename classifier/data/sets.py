@@ -88,7 +88,7 @@ class EpochSampler(DistributedSampler[int]):
         super().__init__(images, num_replicas, rank, shuffle, seed, drop_last=shuffle)
         self.number = len(images)
         self.start = 0
-        """How many images of an epoch to leave out, because they were seen before."""
+        """How many images of an epoch, over all ranks, to leave out: they were seen before."""
 
     def __iter__(self) -> Iterator[int]:
         yield from self.keys().tolist()
@@ -96,10 +96,11 @@ class EpochSampler(DistributedSampler[int]):
     def keys(self) -> Tensor:
         """The keys of the images to come, int64 ``(N,)``."""
         if not self.shuffle:
-            return torch.arange(self.rank, self.number, self.num_replicas)[self.start :]
+            return torch.arange(self.start + self.rank, self.number, self.num_replicas)
         generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.epoch))
         order = torch.randperm(self.number, generator=generator) + self.epoch * self.number
-        return order[self.rank : self.total_size : self.num_replicas][self.start :]
+        left = (self.number - self.start) // self.num_replicas * self.num_replicas
+        return order[self.start :][self.rank : left : self.num_replicas]
 
     def __len__(self) -> int:
         if self.shuffle:

@@ -5,7 +5,7 @@
 """
 
 from classifier.hyperparameters.aliases import Anchor, anchors, with_aliases
-from classifier.hyperparameters.edit import set_values
+from classifier.hyperparameters.edit import keep_keys, set_values
 from classifier.hyperparameters.names import apply, split_arguments, unused, values
 from classifier.hyperparameters.text import (
     ConfigError,
@@ -25,6 +25,7 @@ __all__ = [
     "anchors",
     "apply",
     "check",
+    "keep_keys",
     "load",
     "locate",
     "set_values",

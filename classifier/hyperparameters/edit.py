@@ -4,7 +4,7 @@ PyYAML knows where every value starts and ends, so a change is a change of that 
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
@@ -33,6 +33,20 @@ def anchor_name(text: str, node: yaml.Node) -> str | None:
     """Returns the anchor written before a value."""
     found = None if node.start_mark is None else ANCHOR.match(text, node.start_mark.index)
     return found[1] if found else None
+
+
+def keep_keys(text: str, keys: Sequence[str]) -> str:
+    """Drops the other top-level keys of a config; aliases survive, and their names."""
+
+    class Named(yaml.SafeDumper):
+        def generate_anchor(self, node: yaml.Node) -> str:
+            name: str = anchor_name(text, node) or super().generate_anchor(node)
+            return name
+
+    root = compose(text)
+    root.value = [(key, value) for key, value in root.value if key.value in keys]
+    kept: str = yaml.serialize(root, Dumper=Named)
+    return kept
 
 
 def owners(node: yaml.Node, path: KeyPath, found: dict[int, KeyPath]) -> dict[int, KeyPath]:

@@ -24,6 +24,14 @@ from classifier.suggest import did_you_mean
 FILE = "search.yaml"
 BASE = "base.yaml"
 DEFAULT_MONITOR = "val_loss"  # of ClassificationModule
+# Its metrics, behind train_ and val_, as torchmetrics has them, which a search does without.
+DIRECTIONS: dict[str, runs.Direction] = {
+    "loss": "minimize",
+    "accuracy": "maximize",
+    "accuracy_top5": "maximize",
+    "f1": "maximize",
+}
+MODES: dict[str, runs.Direction] = {"min": "minimize", "max": "maximize"}  # of the base config
 # What may be changed when a search goes on; everything else would mix two searches.
 FREE = ("n_trials", "max_seconds", "workers", "engine", "engine_options", "heartbeat")
 
@@ -41,8 +49,8 @@ class Settings:
         name: Name of the study. (default: name of the folder)
         folder: Folder of the search. (default: searches/NAME_OF_THE_SEARCH_FILE)
         monitor: The metric whose best epoch counts. (default: the base config's model.monitor)
-        direction: Whether a small or a large value is good. (default: minimize a loss, maximize
-            any other metric)
+        direction: Whether a small or a large value is good. (default: as the metric says, or the
+            base config's model.monitor_mode)
         n_trials: How many trials there are in all, over all calls. With "sampler: grid" all points
             of the grid if left out.
         max_seconds: No trial is begun later than this after the workers are started.
@@ -239,7 +247,7 @@ def _completed(found: dict[str, Any], files: Sequence[Path], where: Where) -> Se
     folder = found["folder"] if found["folder"] != Path() else _default_folder([*files, base][0])
     folder = folder.resolve()
     monitor = found["monitor"] or setting_in(text, ("model", "monitor")) or DEFAULT_MONITOR
-    direction = found["direction"] or runs.direction_of(monitor)
+    direction = _direction(monitor, found["direction"], folder, text, where)
     found |= {"base": base, "folder": folder, "monitor": monitor, "direction": direction}
     settings = Settings(**{**found, "name": found["name"] or folder.name})
     _check(settings, where)
@@ -249,6 +257,38 @@ def _completed(found: dict[str, Any], files: Sequence[Path], where: Where) -> Se
         space.grid()
     _check_budget(settings.n_trials, space, where)
     return settings
+
+
+def _direction(
+    monitor: str, given: runs.Direction | None, folder: Path, base: str, where: Where
+) -> runs.Direction:
+    """Which way the metric is better; a search that has begun keeps its own.
+
+    Raises:
+        ConfigError: It contradicts the metric, or nothing says it.
+    """
+    if (folder / FILE).is_file():
+        begun = load(folder)
+        if begun.monitor == monitor and given in (None, begun.direction):
+            return begun.direction
+    stage, _, name = monitor.partition("_")
+    right = DIRECTIONS.get(name) if stage in ("train", "val") else None
+    if right is None and monitor == setting_in(base, ("model", "monitor")):
+        right = MODES.get(setting_in(base, ("model", "monitor_mode")))
+    if right is None and given is None:
+        names = [f"{stage}_{name}" for stage in ("train", "val") for name in DIRECTIONS]
+        raise ConfigError(
+            f"{where('monitor')}monitor: no metric '{monitor}'{did_you_mean(monitor, names)} One "
+            "that a callback logs needs a direction, minimize or maximize."
+        )
+    if given and right not in (None, given):
+        raise ConfigError(
+            f"{where('direction')}direction: {given} contradicts {monitor}, to {right}; leave it "
+            "out."
+        )
+    direction = given or right
+    assert direction
+    return direction
 
 
 def _check_budget(n_trials: int | None, space: Space, where: Where) -> None:

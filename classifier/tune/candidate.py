@@ -132,12 +132,14 @@ class Candidate(ClassifierCLI):
         config = self.settings
         limits = config.trainer.max_epochs, config.trainer.max_steps
         self.meter = Meter(*(math.inf if limit in (None, -1) else limit for limit in limits))
+        super().before_instantiate_classes()
         # Nothing is validated, so that a scheduler follows what there is.
-        config.model.monitor = "train_loss"
+        config.model.monitor, config.model.monitor_mode = "train_loss", None
         settings = (config.model.lr_scheduler or {}).get("init_args") or {}
         if "monitor" in settings:
             settings["monitor"] = "train_loss"
-        super().before_instantiate_classes()
+        if settings.get("mode") == "max":
+            settings["mode"] = "min"
         if self.loaded is not None:
             self.datamodule.share(self.loaded)
 

@@ -1,0 +1,129 @@
+"""What ended a training, and whether that still holds when it goes on.
+
+A checkpoint keeps who stopped the training: the time, early stopping, the search or another
+callback. The cause holds as long as its settings are the same.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback, Checkpoint, EarlyStopping, Timer
+from pytorch_lightning.callbacks.early_stopping import EarlyStoppingReason
+
+ANOTHER = "another callback"
+SEARCH = "the search"
+
+
+class EndsAt(Callback):
+    """Ends a training after an optimizer step, which is none of its settings.
+
+    Args:
+        step: The number of steps.
+    """
+
+    state_key = "EndsAt"
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
+    ) -> None:
+        # After its max_steps a training ends by itself, and without a further validation.
+        if trainer.global_step >= self.step and trainer.max_steps != self.step:
+            trainer.should_stop = True
+
+
+def stopped_by(trainer: Any) -> str:
+    """The name of what told a training to stop: a callback's class, or the search."""
+    for callback in trainer.callbacks:
+        if isinstance(callback, Timer) and (callback.time_remaining() or 0) <= 0:
+            if callback.time_remaining() is not None:
+                return type(callback).__name__
+        elif isinstance(callback, EarlyStopping):
+            if callback.stopping_reason != EarlyStoppingReason.NOT_STOPPED:
+                return type(callback).__name__
+        elif getattr(callback, "is_pruned", False):
+            return SEARCH
+    return ANOTHER
+
+
+def explained(cause: str) -> str:
+    """Names what stopped a training, and what lets it go on."""
+    if cause == "Timer":
+        return "trainer.max_time; a longer time, or null, goes on."
+    if cause == ANOTHER:
+        return f"{cause}; other trainer.callbacks, or null, go on."
+    return f"{cause}; other arguments of it, or --trainer.callbacks null, go on."
+
+
+def still_holds(cause: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether what stopped a training would stop it again.
+
+    Args:
+        cause: What ``stopped_by`` has said.
+        then: The settings of the trainer that was stopped.
+        now: Those of the one that is to go on.
+    """
+    return cause != SEARCH and _settings_of(cause, then) == _settings_of(cause, now)
+
+
+def _settings_of(cause: str, trainer: Mapping[str, Any]) -> list[Any]:
+    callbacks = _callbacks(trainer) if cause == ANOTHER else named(trainer, cause)
+    # Lightning makes a Timer of it.
+    return [trainer.get("max_time") if cause in (ANOTHER, "Timer") else None, *callbacks]
+
+
+def named(trainer: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
+    """The callbacks of a class in the settings of a trainer."""
+    return [spec for spec in _callbacks(trainer) if _name(spec) == name]
+
+
+def forget(trainer: Any, states: dict[str, Any]) -> None:
+    """Removes from the saved states of callbacks that they had stopped the training."""
+    fresh = {
+        "stopped_epoch": 0,
+        "stopping_reason": EarlyStoppingReason.NOT_STOPPED.value,
+        "stopping_reason_message": None,
+    }
+    for callback in trainer.callbacks:
+        if isinstance(callback, EarlyStopping) and callback.state_key in states:
+            states[callback.state_key] = {**states[callback.state_key], **fresh}
+
+
+def follow_new_arguments(
+    trainer: Any,
+    states: dict[str, Any],
+    then: Mapping[str, Any],
+    now: Mapping[str, Any],
+) -> None:
+    """Edits the saved states of callbacks so that changed arguments take effect.
+
+    EarlyStopping, for example, has its ``patience`` in its state.
+    """
+    for kind in {type(callback) for callback in trainer.callbacks}:
+        callbacks = [callback for callback in trainer.callbacks if type(callback) is kind]
+        before, after = (
+            [spec.get("init_args") or {} for spec in named(settings, kind.__name__)]
+            for settings in (then, now)
+        )
+        if issubclass(kind, Checkpoint) or not len(before) == len(after) == len(callbacks):
+            continue
+        for callback, old, new in zip(callbacks, before, after, strict=True):
+            state = states.get(callback.state_key, {})
+            changed = {key for key in new if key in state and new[key] != old.get(key)}
+            if changed:
+                fresh = {key: getattr(callback, key) for key in changed}
+                states[callback.state_key] = {**state, **fresh}
+
+
+def _callbacks(trainer: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The callbacks in the settings of a trainer, each with its class_path."""
+    callbacks = trainer.get("callbacks") or []
+    callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
+    return [spec if isinstance(spec, Mapping) else {"class_path": str(spec)} for spec in callbacks]
+
+
+def _name(spec: Mapping[str, Any]) -> str:
+    return str(spec["class_path"]).rpartition(".")[2]

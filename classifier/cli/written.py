@@ -1,0 +1,198 @@
+"""Which settings somebody wrote, apart from the defaults that a saved config writes out as well.
+
+A config that was saved ends in a comment that names those which were written, so that it stays
+known wherever the text goes: ``config.yaml``, the checkpoint, a copy, the base of a search.
+"""
+
+import contextlib
+import inspect
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from enum import Enum
+from typing import Any
+
+from classifier.cli.arguments import Arguments
+from classifier.cli.parser import Parser, imported
+from classifier.hyperparameters import ConfigError, load
+from classifier.hyperparameters.scalars import literal
+
+COMMENT = "# Written, all else is filled in: "
+HIDDEN = ("init_args", "dict_kwargs")
+PLAIN = (bool, int, float, str, tuple, list, dict, type(None))
+BESIDE = ("config", "ckpt_path", "hyperparameters", "subcommand")  # no settings of a run
+Keys = Mapping[str, Any]  # values by dotted key, without init_args and dict_kwargs
+
+
+def comment(keys: Iterable[str]) -> str:
+    """The last line of a saved config."""
+    return f"{COMMENT}{literal(list(keys))}\n"
+
+
+def named(text: str) -> set[str] | None:
+    """The keys that the comment of a saved config names; None without one."""
+    found = re.search(rf"^{re.escape(COMMENT)}(.*)$", text, re.MULTILINE)
+    with contextlib.suppress(ConfigError):
+        keys = load(found[1]) if found else None
+        return set(filter(None, map(str, keys))) if isinstance(keys, list) else None
+    return None
+
+
+def flat(config: Any) -> dict[str, Any]:
+    """The values of a config by dotted key, as the command line has them.
+
+    >>> flat({"model": {"optimizer": {"class_path": "Adam", "init_args": {"lr": 1}}}})
+    {'model.optimizer.class_path': 'Adam', 'model.optimizer.lr': 1}
+    """
+    return {".".join(key): value for key, value in _leaves(config, ())}
+
+
+def _leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    parts = _parts(value)
+    if not parts:
+        yield path, value
+    for name, part in parts:
+        if name not in HIDDEN:
+            yield from _leaves(part, (*path, name))
+        elif part:
+            yield from _leaves(part, path)
+
+
+def _parts(value: Any) -> list[tuple[str, Any]]:
+    if isinstance(value, dict):
+        return [(str(name), part) for name, part in value.items()]
+    if isinstance(value, list) and any(isinstance(part, dict) for part in value):
+        return [(str(number), part) for number, part in enumerate(value)]
+    return []
+
+
+def without(config: Any, keys: set[str], path: tuple[str, ...] = ()) -> Any:
+    """A copy of a config without the values of some dotted keys; lists keep their length."""
+    if isinstance(config, list) and _parts(config):
+        return [without(part, keys, (*path, str(n))) for n, part in enumerate(config)]
+    if not isinstance(config, dict):
+        return config
+    kept = {}
+    for name, part in config.items():
+        place = path if name in HIDDEN else (*path, str(name))
+        if ".".join(place) not in keys and ((left := without(part, keys, place)) or not part):
+            kept[name] = left
+    return kept
+
+
+class Written:
+    """What of a command line, its config files and its checkpoint was written by somebody.
+
+    Attributes:
+        keys: The dotted keys that were written and hold.
+        argv: The arguments for the parser. A saved config lacks the defaults of each class that
+            the user exchanges: they are not those of the new one.
+        lost: Sentences about what was written for a class that was exchanged, and that the new one
+            does not take.
+    """
+
+    def __init__(self, parser: Parser, arguments: Arguments) -> None:
+        # As they were saved, for the command line may change hyperparameters in the texts.
+        saved = {
+            number: load(source.text)
+            for number, source in enumerate(arguments.sources)
+            if arguments.saved[number] or named(source.text) is not None
+        }
+        configs = [load(text) for text in arguments.texts]
+        filled_in = {}
+        for number, config in saved.items():
+            values, now = flat(config), flat(configs[number])
+            keys = _filled_in(config, arguments.sources[number].text)
+            filled_in[number] = {key for key in keys if values[key] == now.get(key)}
+        words = [word for word in arguments.argv if not word.startswith("--print_config")]
+        for number, keys in filled_in.items():
+            configs[number] = without(configs[number], keys)
+            words[1 + number] = f"--config={literal(configs[number])}"
+        found = flat(parser.parse_args(words, defaults=False)[arguments.verb].as_dict())
+        self.keys = sorted(key for key in found if key.partition(".")[0] not in BESIDE)
+        lost = _lost([*map(flat, configs), *_options(arguments.options)], found)
+        self.lost = [
+            f"{key}: {found[f'{key}.class_path']} has no {', '.join(names)}; what was written of "
+            "that for another class is left out."
+            for key, names in lost.items()
+        ]
+        self.argv = list(arguments.argv)
+        for number, keys in filled_in.items():
+            exchanged = tuple(
+                key.removesuffix("class_path")
+                for key, path in flat(saved[number]).items()
+                if key.endswith(".class_path") and found.get(key, path) != path
+            )
+            if former := {key for key in keys if key.startswith(exchanged)}:
+                text = literal(without(load(arguments.texts[number]), former))
+                self.argv[1 + number] = f"--config={text}"
+
+
+def _filled_in(config: Any, text: str) -> set[str]:
+    """The keys of a saved config that nobody wrote."""
+    judged = dict(_judged(config, ()))
+    written = named(text)
+    if written is None:  # of an earlier version: what is no default was written
+        return {key for key, is_default in judged.items() if is_default}
+    added = tuple(
+        key.removesuffix("class_path")
+        for key in flat(config).keys() - written
+        if key.endswith(".class_path")
+    )
+    # What was changed or added by hand since was written, too.
+    return {
+        key
+        for key in flat(config).keys() - written
+        if not key.startswith(added) and (judged.get(key, True) or key.endswith(".mode"))
+    }
+
+
+def _judged(config: Any, path: tuple[str, ...]) -> Iterator[tuple[str, bool]]:
+    """The settings of classes, and whether they have their default, as far as that can be told."""
+    if isinstance(config, dict) and isinstance(config.get("class_path"), str):
+        with contextlib.suppress(ImportError, AttributeError, TypeError, ValueError):
+            parameters = inspect.signature(imported(config["class_path"])).parameters
+            for name, value in (config.get("init_args") or {}).items():
+                default = parameters[name].default if name in parameters else inspect.Parameter
+                if isinstance(default, Enum):  # one that is a text, too, is written by its value
+                    yield ".".join((*path, name)), value in (default.name, default.value)
+                elif isinstance(default, PLAIN):
+                    default = list(default) if isinstance(default, tuple) else default
+                    yield ".".join((*path, name)), value == default
+    for name, part in _parts(config):
+        yield from _judged(part, path if name in HIDDEN else (*path, name))
+
+
+def _options(words: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The settings of a command line, one after the other."""
+    for number, word in enumerate(words):
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            value = value if equals else "".join(words[number + 1 : number + 2])
+            with contextlib.suppress(ConfigError):  # an argument need not be YAML
+                keys = (key for key in name.rstrip("+").split(".") if key not in HIDDEN)
+                yield {".".join(key): part for key, part in _leaves(load(value), tuple(keys))}
+
+
+def _lost(words: Iterable[Keys], found: Keys) -> dict[str, list[str]]:
+    """What was written of blocks whose class was exchanged and that the new class does not take.
+
+    Args:
+        words: What was written, one text or option after the other.
+        found: What is left of it.
+    """
+    blocks = {key.removesuffix(".class_path") for key in found if key.endswith(".class_path")}
+    lost: dict[str, list[str]] = {}
+    for said in words:
+        for key in said.keys() - found.keys():
+            parts = key.split(".")
+            around = (".".join(parts[:length]) for length in range(len(parts) - 1, 0, -1))
+            block = next((name for name in around if name in blocks), None)
+            if block is None or any(part.isdecimal() for part in parts):
+                continue  # a list is replaced as a whole
+            name = f"{block}.{key.removeprefix(block).split('.')[1]}"
+            now = found[f"{block}.class_path"]
+            before = said.get(f"{block}.class_path", said.get(block))
+            same = before and now.endswith(before if "." in before else f".{before}")
+            if not same and not any(f"{left}.".startswith(f"{name}.") for left in found):
+                lost.setdefault(block, []).append(name.rpartition(".")[2])
+    return {block: sorted(set(names)) for block, names in lost.items()}
