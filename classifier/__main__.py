@@ -15,6 +15,7 @@ VERBS = {
     "search": "train a config with many values of its hyperparameters",
     "reproduce": "train a run again from its record and compare the two",
 }
+EVALUATING = ("validate", "test", "predict")  # have nothing to save when they are to end
 HELP = f"""\
 usage: classifier <command> [options]
 
@@ -32,8 +33,13 @@ Train image classifiers from one YAML file.
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns 0, 1 (failed), 2 (the user can mend it) or 130/143 (signal)."""
-    own_process = arguments is None
-    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments is None and sys.argv[1:] and sys.argv[1] in EVALUATING:
+        with handled_by(exit_now):
+            return _run(sys.argv[1:])
+    return _run(sys.argv[1:] if arguments is None else arguments)
+
+
+def _run(arguments: Sequence[str]) -> int:
     verb = arguments[0] if arguments else "--help"
     if verb in ("-h", "--help", "help"):
         print(HELP, end="")  # noqa: T201
@@ -58,10 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return reproduce(arguments[1:])
         from classifier.cli import run
 
-        if verb == "fit" or not own_process:
-            return run(list(arguments))
-        with handled_by(exit_now):  # until there is something to clean up
-            return run(list(arguments))
+        return run(list(arguments))
     except KeyboardInterrupt:  # while torch is imported
         return 130
 

@@ -34,8 +34,8 @@ def save_durably(trainer: pl.Trainer) -> None:
     What it asks is in part private in Lightning; tests/test_ddp.py watches it.
 
     Raises:
-        UserError: If its strategy or plugin does it in another way, which would otherwise show after
-            an epoch of training, or if its processes would be copies of this one.
+        UserError: If its strategy or plugin does it in another way, which would otherwise show
+            after an epoch of training, or if its processes would be copies of this one.
     """
     strategy: Any = trainer.strategy
     given = strategy._checkpoint_io

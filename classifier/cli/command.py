@@ -41,6 +41,7 @@ from classifier.cli.arguments import Arguments
 from classifier.cli.links import LINKS, Instantiator, fill, refuse_nulls, refuse_other_numbers
 from classifier.cli.modes import MODES, fill_modes
 from classifier.cli.parser import Parser
+from classifier.cli.places import telling_where
 from classifier.cli.run_folder import run_folder
 from classifier.cli.writing import writing
 from classifier.cli.written import Written, comment
@@ -101,7 +102,8 @@ class ClassifierCLI(LightningCLI):
         self.undirected: list[str] = []
         """What there is to say of metrics of which nothing says which way they are better."""
         given = arguments.trust
-        with trust.confined(given) if given else contextlib.nullcontext():
+        confined = trust.confined(given) if given else contextlib.nullcontext()
+        with confined, telling_where(arguments.missing):
             self._run()
 
     def _run(self) -> None:
