@@ -14,6 +14,7 @@ import yaml
 
 from classifier import checkpoints, runs, trust
 from classifier.archive import FORMAT, POSITION, epochs_done
+from classifier.cli.harmless import harmless_callbacks
 from classifier.cli.places import with_files_found
 from classifier.errors import UserError
 from classifier.hyperparameters import (
@@ -44,25 +45,7 @@ SECTIONS = (
 )
 CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
 PREDICT = ("images", "output", "top_k")
-TRAINER = (
-    *(
-        f"pytorch_lightning.callbacks.{name}"
-        for name in (
-            "device_stats_monitor",
-            "early_stopping",
-            "gradient_accumulation_scheduler",
-            "lr_monitor",
-            "model_summary",
-            "progress",
-            "rich_model_summary",
-            "stochastic_weight_avg",
-            "timer",
-            "weight_averaging",
-        )
-    ),
-    "pytorch_lightning.strategies",
-)
-"""What the trainer of a checkpoint may use besides; the other callbacks remove or send files."""
+STRATEGIES = "pytorch_lightning.strategies"  # the trainer of a checkpoint may use them
 
 
 class Arguments:
@@ -124,7 +107,7 @@ class Arguments:
         self.trust: trust.Trust | None = None
         if "config" in self.checkpoint:
             self.trust = trust.Trust(
-                [*trust.PACKAGES, *TRAINER, *_packages(trusted)],
+                [*trust.PACKAGES, STRATEGIES, *harmless_callbacks(), *_packages(trusted)],
                 _names([*(source.text for source in sources), *given]),
             )
             sources.insert(0, self._checkpoint_config(self.trust))
