@@ -84,6 +84,8 @@ def _fit(folder: Path, arguments: list[str], environment: dict[str, str]) -> Non
     os.chdir(folder)
     os.environ.update(environment)
     multiprocessing.set_start_method(None, force=True)  # for the workers of data loaders
+    # A process has one fork server; that of a search, if it was first, ignores both.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     output = os.open("output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
