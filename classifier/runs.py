@@ -162,6 +162,11 @@ def read_metrics(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def ends_epoch(row: Mapping[str, str]) -> bool:
+    """Whether a row of ``metrics.csv`` is that of an epoch, not of a validation inside one."""
+    return any(name.startswith("train_") and value for name, value in row.items())
+
+
 def direction_of(metric: str) -> Direction:
     """Losses are minimised, everything else is maximised."""
     return "minimize" if "loss" in metric else "maximize"

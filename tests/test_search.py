@@ -410,7 +410,7 @@ def test_a_journal_of_nothing_but_half_a_line_is_mended(own_folder):
 def write_run(values, output=""):
     folder = Path("run")
     folder.mkdir()
-    rows = [{"epoch": epoch, "val_loss": value} for epoch, value in enumerate(values)]
+    rows = [{"epoch": i, "train_loss": 1, "val_loss": value} for i, value in enumerate(values)]
     runs.write_metrics(folder, rows)
     runs.write_record(folder, {"state": "finished", "seconds": 2, "resumed": [{"seconds": 1}]})
     (folder / "output.log").write_text(output)

@@ -11,7 +11,8 @@ from classifier.hyperparameters import ConfigError
 from classifier.search import console, results, watch
 from classifier.search.engines import share_cores, start
 from classifier.search.rehearsal import rehearse
-from classifier.search.settings import BASE, FILE, Settings, differences, load, save
+from classifier.search.same import continued
+from classifier.search.settings import BASE, FILE, Settings, save
 from classifier.search.space import Space
 from classifier.search.stop import Stop
 from classifier.search.study import Study, open_storage
@@ -20,13 +21,13 @@ from classifier.search.tensorboard import write_experiment
 
 def search(settings: Settings) -> int:
     """Begins a search or goes on with it; returns the exit code."""
+    begun = (settings.folder / FILE).exists()
+    if begun:
+        settings = continued(settings)
     if settings.dry_run:
         return write_configs(settings)
-    base = settings.base.read_text(encoding="utf-8")
-    if (settings.folder / FILE).exists():
-        check_same(settings, base)
-    else:
-        check_new(settings, base)
+    if not begun:
+        check_new(settings)
     return run(settings)
 
 
@@ -63,24 +64,7 @@ def run(settings: Settings) -> int:
     return stop.exit_code or int(gave_up or not completed)
 
 
-def check_same(settings: Settings, base: str) -> None:
-    """Refuses to mix two searches in one folder.
-
-    Raises:
-        ConfigError: The folder holds a search with other settings or another base config.
-    """
-    folder = settings.folder
-    changed = differences(load(folder), settings)
-    if (folder / BASE).read_text(encoding="utf-8") != base:
-        changed.append("the text of the base config")
-    if changed:
-        raise ConfigError(
-            f"'{folder}' holds a search with another {' and '.join(changed)}. "
-            "Put that back, or begin a new search, --folder DIR."
-        )
-
-
-def check_new(settings: Settings, base: str) -> None:
+def check_new(settings: Settings) -> None:
     """Finds out before any training, and before there is a folder, what would go wrong.
 
     Raises:
@@ -92,6 +76,7 @@ def check_new(settings: Settings, base: str) -> None:
         raise ConfigError(f"'{folder}' exists and holds no search; name another, --folder DIR.")
     check_name(settings)
     space = Space(settings.space)
+    base = settings.base.read_text(encoding="utf-8")
     blocks = {
         f"{name} {choice}": space.text(base, {name: choice})
         for name, distribution in space.parameters.items()

@@ -6,7 +6,8 @@ from pathlib import Path
 from classifier.hyperparameters import ConfigError, setting_in
 from classifier.search import console, launch
 from classifier.search.results import groups
-from classifier.search.settings import FILE, Settings, differences, load
+from classifier.search.same import differences
+from classifier.search.settings import FILE, Settings, load
 from classifier.search.space import SEED
 from classifier.search.study import Study
 

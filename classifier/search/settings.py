@@ -81,7 +81,6 @@ class Settings:
 
 
 KEYS = [part.name for part in fields(Settings) if part.name not in ("dry_run", "plan")]
-PLACES = ("base", "folder", "dry_run")  # say nothing about what is searched
 
 
 def parse(arguments: Sequence[str]) -> Settings:
@@ -112,7 +111,8 @@ def parse(arguments: Sequence[str]) -> Settings:
 def save(settings: Settings, folder: Path) -> None:
     """Writes ``search.yaml``, the complete settings, and ``base.yaml`` into a search folder."""
     runs.write_text(folder / BASE, settings.base.read_text(encoding="utf-8"))
-    data = {"base": BASE} | {key: getattr(settings, key) for key in KEYS if key not in PLACES}
+    kept = [key for key in KEYS if key not in ("base", "folder")]
+    data = {"base": BASE} | {key: getattr(settings, key) for key in kept}
     if settings.plan is not None:
         data["plan"] = settings.plan
     text: str = yaml.dump(
@@ -139,15 +139,6 @@ def load(folder: Path) -> Settings:
     found = parser.parse(Settings, given, [], _finder([source], []))
     folder = folder.resolve()
     return Settings(**{**found, "base": folder / BASE, "folder": folder, "plan": plan})
-
-
-def differences(old: Settings, new: Settings) -> list[str]:
-    """Names of settings that differ although they must not when a search goes on.
-
-    The base config is left out: its text counts, not where it lies.
-    """
-    kept = [part.name for part in fields(old) if part.name not in (*FREE, *PLACES)]
-    return [name for name in kept if getattr(old, name) != getattr(new, name)]
 
 
 def make_sampler(settings: Settings, number: int) -> BaseSampler:
@@ -241,7 +232,7 @@ def _completed(found: dict[str, Any], files: Sequence[Path], where: Where) -> Se
     monitor = found["monitor"] or setting_in(text, ("model", "monitor")) or DEFAULT_MONITOR
     direction = found["direction"] or runs.direction_of(monitor)
     found |= {"base": base, "folder": folder, "monitor": monitor, "direction": direction}
-    settings = Settings(**{**found, "name": found["name"] or folder.name})
+    settings = Settings(**{**found, "name": found["name"] or _default_name(folder)})
     _check(settings, where)
     space = Space(settings.space, where)
     space.check(text, name)
@@ -291,6 +282,12 @@ def _default_folder(file: Path) -> Path:
     """That of the search whose saved settings are read again, or a new one."""
     saved = file.name == FILE and (file.parent / BASE).is_file()
     return file.parent if saved else Path("searches", file.stem)
+
+
+def _default_name(folder: Path) -> str:
+    """That of the search in the folder, which may have been moved since; else the folder's."""
+    file = folder / FILE
+    return str(setting_in(_text(file, str(file)), ["name"])) if file.is_file() else folder.name
 
 
 def _check(settings: Settings, where: Where) -> None:
