@@ -5,8 +5,10 @@ import json
 import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,7 @@ from classifier import runs
 from classifier.__main__ import main
 from classifier.search.engines import share_cores, shares
 from classifier.search.outcome import outcome
+from classifier.search.process import FitProcess
 from classifier.search.settings import parse, save
 from classifier.search.study import ATTEMPTS, Study, Worker
 
@@ -365,6 +368,30 @@ def test_a_trial_that_was_passed_on_and_dropped_is_not_left_to_its_first_worker(
         assert study.take(second).number == 0
 
         assert study.take(third).number == 0
+
+
+def test_a_trial_that_is_told_to_stop_while_it_waits_for_an_answer_saves_and_ends(own_folder):
+    folder = own_folder / "found" / "trials" / "0000"
+    folder.mkdir(parents=True)
+    (folder / "trial.yaml").write_text(TINY.replace("&epochs 2", "&epochs 50"))
+    facts = {"monitor": "val_loss", "direction": "minimize", "hyperparameters": {}}
+    fit = FitProcess(
+        ["--config", str(folder / "trial.yaml")],
+        {"folder": str(folder), **facts},
+        folder / "output.log",
+        {"OMP_NUM_THREADS": "1"},
+    )
+    assert fit.next_value(60) is not None  # and nobody answers
+
+    late = []
+    fit.channel.send(False)
+    while not fit.channel.poll():
+        time.sleep(0.01)
+    fit.stop(lambda epoch, value: late.append(epoch))
+
+    assert (fit.exit_code, late) == (128 + signal.SIGTERM, [2])
+    assert runs.read_record(folder)["state"] == "interrupted"
+    assert (folder / "checkpoints" / "last.ckpt").is_file()
 
 
 # ---- the journal ----

@@ -82,7 +82,9 @@ def conclude(study: Study, gave_up: bool) -> bool:
         print(f"error: the workers gave up.\n{last_words(study.folder)}", file=sys.stderr)  # noqa: T201
     ranked = groups(study)
     if not ranked:
-        say("no configuration is complete; 'reason' in trials.csv says why trials failed")
+        reason = any(row.state == "failed" for row in everything)
+        why = "; 'reason' in trials.csv says why trials failed" if reason else " yet"
+        say(f"no configuration is complete{why}")
         return False
     say(f"best: {of_group(study, ranked[0])}")
     base = next((group for group in ranked if group.rows[0].number == 0), ranked[0])
