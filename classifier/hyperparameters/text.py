@@ -1,7 +1,7 @@
 """Reads and checks the YAML of a config, with the file and the line in every message."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeAlias
 
@@ -239,21 +239,17 @@ def differing(first: Any, second: Any, path: KeyPath = ()) -> Iterator[tuple[Key
     A list is compared as a whole unless it is made of blocks.
     """
     if isinstance(first, dict) and isinstance(second, dict):
-        keys: Iterable[Any] = {**first, **second}
-        parts = [(key, first.get(key, MISSING), second.get(key, MISSING)) for key in keys]
-    elif (
-        isinstance(first, list)
-        and isinstance(second, list)
-        and len(first) == len(second)
-        and all(isinstance(item, dict | list) for item in (*first, *second))
-    ):
-        parts = list(zip(range(len(first)), first, second, strict=True))
-    else:
-        if not same(first, second):
-            yield path, first, second
-        return
-    for key, one, other in parts:
-        yield from differing(one, other, (*path, key))
+        for key in {**first, **second}:
+            yield from differing(first.get(key, MISSING), second.get(key, MISSING), (*path, key))
+    elif is_list_of_blocks(first) and is_list_of_blocks(second):
+        yield from differing(dict(enumerate(first)), dict(enumerate(second)), path)
+    elif not same(first, second):
+        yield path, first, second
+
+
+def is_list_of_blocks(value: Any) -> bool:
+    """Says whether a value is a list, of mappings and lists only."""
+    return isinstance(value, list) and all(isinstance(item, dict | list) for item in value)
 
 
 def value_at(data: Any, path: Sequence[Any]) -> Any:

@@ -7,7 +7,8 @@ from optuna.distributions import CategoricalDistribution
 from optuna.storages import InMemoryStorage
 
 from classifier import runs
-from classifier.hyperparameters import ConfigError
+from classifier.hyperparameters import ConfigError, load
+from classifier.hyperparameters.text import same
 from classifier.search import console, results, watch
 from classifier.search.engines import share_cores, start
 from classifier.search.rehearsal import rehearse
@@ -120,8 +121,9 @@ def write_configs(settings: Settings) -> int:
             break
         path = folder / f"{trial.number:04d}.yaml"
         text = study.text(trial)
-        if path.exists() and path.read_text(encoding="utf-8") != text:
-            raise ConfigError(f"'{path}' is of another search; remove '{folder}' first.")
+        if path.exists() and not same(load(path.read_text(encoding="utf-8")), load(text)):
+            names = console.shown(path), console.shown(folder)
+            raise ConfigError("'{}' is of another search; remove '{}' first.".format(*names))
         runs.write_text(path, text)
         console.say(f"{console.shown(path)}  {console.searched(study.shown(trial))}")
     return 0

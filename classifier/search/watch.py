@@ -20,7 +20,10 @@ def announce(study: Study, workers: str) -> None:
     """Says what is going to happen."""
     settings = study.settings
     done = sum(trial.state.is_finished() for trial in study.trials())
-    total = f"{study.total} trials" if study.total else f"trials for {settings.max_seconds:g} s"
+    plural = "" if study.total == 1 else "s"
+    total = (
+        f"{study.total} trial{plural}" if study.total else f"trials for {settings.max_seconds:g} s"
+    )
     say(f"{shown(study.folder)}: {total}{f', {done} of them done' if done else ''}; {workers}")
     for entry in study.space.describe():
         say(f"  {entry}")
@@ -91,7 +94,9 @@ def conclude(study: Study, gave_up: bool) -> bool:
     if study.plan is None and study.space.point(study.base) is not None and base != ranked[0]:
         say(f"base: {of_group(study, base)}")
     say(f"  {command('fit', '--config', str(folder / 'best.yaml'))}")
-    for action in ("table",) if study.settings.plan else ("table", "importance", "refit"):
+    comparable = len(study.space.parameters) > 1
+    actions = ["table", *(["importance"] if comparable else []), "refit"]
+    for action in ["table"] if study.settings.plan else actions:
         say(f"  {command('search', action, str(folder))}")
     say(f"  {shlex.join(['tensorboard', '--logdir', str(folder)])}")
     return True
