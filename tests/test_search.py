@@ -379,6 +379,7 @@ def test_a_trial_that_is_told_to_stop_while_it_waits_for_an_answer_saves_and_end
         ["--config", str(folder / "trial.yaml")],
         {"folder": str(folder), **facts},
         folder / "output.log",
+        own_folder,
         {"OMP_NUM_THREADS": "1"},
     )
     assert fit.next_value(60) is not None  # and nobody answers

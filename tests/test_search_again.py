@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import TINY
+from PIL import Image
 from searches import (
     COMMAND,
     WORKER,
@@ -324,6 +325,7 @@ def test_a_name_that_was_given_to_a_search_that_was_moved_has_to_be_its_own(copi
     assert parse([*command[1:], "--name", "found"]).name == parse(command[1:]).name == "found"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs Linux")
 def test_a_trial_that_was_killed_goes_on_in_the_folder_that_was_moved(own_folder):
     longer = TINY.replace("&epochs 2", "&epochs 30")
@@ -339,6 +341,25 @@ def test_a_trial_that_was_killed_goes_on_in_the_folder_that_was_moved(own_folder
     check_whole(Path("moved"), 2)
     assert "resumed in epoch" in Path("moved/trials/0000/output.log").read_text()
     assert not Path("found").exists()
+
+
+def test_a_search_that_goes_on_elsewhere_finds_the_data_where_it_was_begun(own_folder):
+    for kind in "ab":
+        Path("photos", kind).mkdir(parents=True)
+        for shade in range(8):
+            Image.new("RGB", (8, 8), (shade, 0, 0)).save(Path("photos", kind, f"{shade}.png"))
+    data = "  class_path: classifier.data.Digits\n  init_args:\n"
+    photos = "  class_path: classifier.data.ImageFolder\n  init_args:\n    root: photos\n"
+    write_files(TINY.replace(data, f"{photos}    image_size: 8\n"), n_trials=2, workers=1)
+    Path("away").mkdir()
+
+    told = [
+        again("--config", "search.yaml", "--n_trials", "1"),
+        again("--config", "../search.yaml", "--folder", "../found", folder="away"),
+    ]
+
+    assert [one.returncode for one in told] == [0, 0], [one.stdout for one in told]
+    check_whole(Path("found"), 2)
 
 
 # ---- several validations in an epoch ----

@@ -10,7 +10,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from classifier.hyperparameters import setting_in
 from classifier.search.results import Group, Row, rows
+from classifier.search.settings import DEFAULT_MONITOR
 from classifier.search.space import SEED
 from classifier.search.study import Study
 
@@ -58,6 +60,14 @@ def of_group(study: Study, group: Group) -> str:
     numbers = ", ".join(str(row.number) for row in group.rows)
     trials = f"trial{'s' if len(group.rows) > 1 else ''} {numbers}"
     return f"{trials}, {study.settings.monitor} {spread(group)}  {searched(values)}"
+
+
+def best_checkpoint(study: Study) -> str:
+    """Says what each trial's ``best.ckpt`` is the best of, if not of what is searched for."""
+    followed = setting_in(study.base, ("model", "monitor")) or DEFAULT_MONITOR
+    if followed == study.settings.monitor:
+        return ""
+    return f"best.ckpt of each trial is that of the best {followed}, the base config's monitor"
 
 
 def spread(group: Group) -> str:

@@ -1,6 +1,7 @@
 """``classifier search --config FILE``: begins a search, or goes on with it, and watches it."""
 
 import time
+from pathlib import Path
 
 import optuna
 from optuna.distributions import CategoricalDistribution
@@ -32,8 +33,12 @@ def search(settings: Settings) -> int:
     return run(settings)
 
 
-def run(settings: Settings) -> int:
+def run(settings: Settings, working_folder: Path | None = None) -> int:
     """Runs trials until there are as many as wanted; returns the exit code.
+
+    Args:
+        settings: Those of the search.
+        working_folder: Where a new search runs its trials; here if not given.
 
     Returns:
         0; 1 if workers gave up or no trial was completed; 130 or 143 after a signal.
@@ -43,6 +48,7 @@ def run(settings: Settings) -> int:
     save(settings, folder)
     (folder / "workers").mkdir(exist_ok=True)
     study = Study(folder, settings)
+    study.begin_in(working_folder or Path.cwd())
     write_experiment(folder, study.space, settings.monitor)
     stop = Stop.on_signals()
     deadline = None if settings.max_seconds is None else time.time() + settings.max_seconds

@@ -45,6 +45,7 @@ class FitProcess:
         arguments: Those of ``classifier fit``.
         trial: What the fit has to know of the search, as ``callbacks.trial.Trial`` reads it.
         output: File that gets what the fit prints.
+        working_folder: Where it runs.
         environment: Variables to set.
     """
 
@@ -53,10 +54,11 @@ class FitProcess:
         arguments: Sequence[str],
         trial: Mapping[str, Any],
         output: Path,
+        working_folder: Path,
         environment: Mapping[str, str],
     ) -> None:
         self.channel, theirs = context.Pipe()
-        given = (list(arguments), trial, output, dict(environment), theirs)
+        given = (list(arguments), trial, output, working_folder, dict(environment), theirs)
         with reading:
             self.process = context.Process(target=_fit, args=given)
             self.process.start()
@@ -139,6 +141,7 @@ def _fit(
     arguments: list[str],
     trial: Mapping[str, Any],
     output: Path,
+    working_folder: Path,
     environment: Mapping[str, str],
     channel: Connection,
 ) -> None:
@@ -150,6 +153,7 @@ def _fit(
         file.flush()
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    os.chdir(working_folder)
     os.environ.update(environment)
     # Not the number itself: the connection closes it.
     os.environ["CLASSIFIER_TRIAL"] = json.dumps({**trial, "channel": os.dup(channel.fileno())})

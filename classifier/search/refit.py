@@ -46,7 +46,7 @@ def refit(folder: Path, top_k: int, seeds: int, workers: int | None) -> int:
     settings = own_folder(settings, study)
     if not (settings.folder / FILE).exists():
         launch.check_name(settings)
-    code = launch.run(settings)
+    code = launch.run(settings, study.working_folder)
     anew = {group.rows[0].number // seeds: group for group in groups(Study.of(settings.folder))}
     for place, group in enumerate(best):
         if place in anew:

@@ -15,6 +15,7 @@ from classifier.hyperparameters import ConfigError, setting_in
 from classifier.search import results
 from classifier.search.console import (
     aligned,
+    best_checkpoint,
     command,
     counts,
     number,
@@ -106,6 +107,8 @@ def best(folder: Path) -> int:
     checkpoint = shown(ranked[0].rows[0].folder / "checkpoints" / "best.ckpt")
     say(f"  {command('fit', '--config', name)}")
     say(f"  {command('test', '--ckpt_path', str(checkpoint))}")
+    if note := best_checkpoint(study):
+        say(f"  {note}")
     return 0
 
 

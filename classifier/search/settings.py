@@ -118,7 +118,7 @@ def save(settings: Settings, folder: Path) -> None:
     text: str = yaml.dump(
         data, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None
     )
-    note = f"# The complete settings of this search. {', '.join(FREE)} may change.\n"
+    note = f"# The complete settings of this search. Only {', '.join(FREE)} may change.\n"
     runs.write_text(folder / FILE, note + text)
 
 

@@ -6,7 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from classifier.search.console import command, counts, line, of_group, say, shown, time_left
+from classifier.search.console import (
+    best_checkpoint,
+    command,
+    counts,
+    line,
+    of_group,
+    say,
+    shown,
+    time_left,
+)
 from classifier.search.engines import Engine
 from classifier.search.results import groups, rows
 from classifier.search.stop import Stop
@@ -36,6 +45,8 @@ def announce(study: Study, workers: str) -> None:
         )
         say(f"  {class_name(settings.sampler)} chooses, {pruning(settings.pruner)}; {first}")
     say(f"  to {settings.direction} {settings.monitor}, the best epoch of each trial")
+    if note := best_checkpoint(study):
+        say(f"  {note}")
 
 
 def pruning(pruner: Mapping[str, Any] | None) -> str:

@@ -158,7 +158,8 @@ def fit(study: Study, trial: Trial, worker: Worker, stop: Stop) -> int:
         ours = study.is_ours(trial, worker)
         return ours and is_hopeless(study, trial, epoch, value, last_epoch)
 
-    process = FitProcess(arguments, facts, folder / "output.log", worker.environment)
+    output = folder / "output.log"
+    process = FitProcess(arguments, facts, output, study.working_folder, worker.environment)
     beats = 0
     alive = time.monotonic()
     try:
