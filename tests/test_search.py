@@ -165,26 +165,6 @@ def test_more_trials_go_on_where_the_search_ended(copied):
     assert len(rows_of(copied)) == 5
 
 
-@pytest.mark.parametrize(
-    ("option", "value", "name"),
-    [("--monitor", "val_loss", "monitor"), ("--space.lr.high", "0.2", "space")],
-)
-def test_another_search_is_not_mixed_into_the_folder(copied, option, value, name):
-    told = again(option, value)
-
-    assert told.returncode == 2
-    assert f"holds a search with another {name}" in told.stderr
-
-
-def test_another_base_config_is_not_mixed_into_the_folder(copied):
-    Path("tiny.yaml").write_text(TINY + "# another\n")
-
-    told = again()
-
-    assert told.returncode == 2
-    assert "the text of the base config" in told.stderr
-
-
 def test_a_folder_that_holds_something_else_is_refused(own_folder):
     write_files()
     Path("found").mkdir()
@@ -194,15 +174,6 @@ def test_a_folder_that_holds_something_else_is_refused(own_folder):
 
     assert told.returncode == 2
     assert "exists and holds no search" in told.stderr
-
-
-def test_a_moved_search_goes_on(copied):
-    shutil.move(copied, "elsewhere")
-
-    told = again("--folder", "elsewhere", "--name", "found", "--n_trials", "5", "--workers", "1")
-
-    assert told.returncode == 0, told.stderr
-    check_whole(Path("elsewhere"), 5)
 
 
 # ---- the budget ----

@@ -198,7 +198,7 @@ class Study:
 
     def begin_in(self, folder: Path) -> None:
         """Notes the working folder of a new search, to which paths in its base config relate."""
-        if "working_folder" not in self.study.user_attrs:
+        if "working_folder" not in self.study.user_attrs and not self.trials():
             self.study.set_user_attr("working_folder", str(folder))
 
     @property

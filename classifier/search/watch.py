@@ -74,7 +74,7 @@ def follow(study: Study, engine: Engine, stop: Stop) -> None:
             ranked = groups(study)
             is_best = bool(ranked) and row in ranked[0].rows
             say(f"{line(study, row)}{'  best so far' if is_best else ''}")
-            if not estimated and study.total and row.state == "complete":
+            if not estimated and study.unfinished() and study.total and row.state == "complete":
                 say(f"  {time_left(study, alive)}")
                 estimated = True
         if alive and stop.wait(POLL):
