@@ -287,7 +287,8 @@ def _default_folder(file: Path) -> Path:
 def _default_name(folder: Path) -> str:
     """That of the search in the folder, which may have been moved since; else the folder's."""
     file = folder / FILE
-    return str(setting_in(_text(file, str(file)), ["name"])) if file.is_file() else folder.name
+    held = setting_in(_text(file, str(file)), ["name"]) if file.is_file() else None
+    return str(held or folder.name)
 
 
 def _check(settings: Settings, where: Where) -> None:
