@@ -203,7 +203,6 @@ OTHER = {
     "name": ({"space": {"lr": SPACE["lr"]}}, "space.width is [2, 4] there, left out here"),
     "seeds": ({"space": {**SPACE, "seed_everything": [0, 1]}}, "seed_everything is left out there"),
     "monitor": ({"monitor": "val_loss"}, "monitor is val_accuracy there, val_loss here"),
-    "direction": ({"direction": "minimize"}, "direction is maximize there, minimize here"),
     "sampler": ({"sampler": "RandomSampler"}, "sampler.class_path is optuna.samplers.TPESampler"),
     "seed": (
         {"sampler": {"class_path": "TPESampler", "init_args": {"seed": 1}}},
