@@ -24,6 +24,7 @@ from classifier import runs, trust
 from classifier.callbacks.checkpoint_io import DurableCheckpointIO
 from classifier.callbacks.checkpoints import RunCheckpoints
 from classifier.callbacks.console import Console, RichBar, interactive
+from classifier.callbacks.data_notes import DataNotes
 from classifier.callbacks.finite_loss import FiniteLoss
 from classifier.callbacks.freed_memory import FreedMemory
 from classifier.callbacks.logger import RunLogger
@@ -210,7 +211,7 @@ class ClassifierCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         config = self._get(self.config_init, "trainer")
-        config.callbacks = [WorkerNames(), *(config.callbacks or [])]
+        config.callbacks = [WorkerNames(), DataNotes(), *(config.callbacks or [])]
         self._check_monitors(config.callbacks, validated=config.limit_val_batches != 0)
         self._add_progress_bar(config)
         if fingerprint := self.arguments.run.get("data", {}).get("fingerprint"):

@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 import pytorch_lightning as pl
 import torch
@@ -90,6 +90,8 @@ class ImageDataModule(pl.LightningDataModule):
         }
         self._restored: dict[str, Any] | None = None
         self._is_set_up = False
+        self._epoch = 0
+        self._sampler: EpochSampler | None = None
         self.seed = 0
         """Seed of the training, from ``setup`` on; that of rank zero on all ranks."""
 
@@ -158,6 +160,17 @@ class ImageDataModule(pl.LightningDataModule):
                 digest.update(part)
         return digest.hexdigest()
 
+    def notes(self, stage: str) -> list[str]:
+        """Says what a person should know of the data before a stage; call it after ``setup``.
+
+        Args:
+            stage: "fit", "validate" or "test".
+
+        Returns:
+            A sentence for each thing.
+        """
+        return []
+
     def setup(self, stage: str) -> None:
         if stage == "predict" or self._is_set_up:
             return
@@ -177,12 +190,40 @@ class ImageDataModule(pl.LightningDataModule):
         self.train_set, self.val_set, self.test_set = other.train_set, other.val_set, other.test_set
         self.seed, self._is_set_up = other.seed, True
 
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the order and the random transforms of training without a Trainer; its own wins.
+
+        Args:
+            epoch: Number of the epoch, from 0 on.
+        """
+        self._epoch = epoch
+        if self._sampler:
+            self._sampler.set_epoch(epoch)
+
     def train_dataloader(self) -> Iterable[Batch]:
+        """Loads the training batches, each epoch in an order of its own.
+
+        A Trainer counts the epochs and calls ``augmented`` for each batch on its device. Without
+        one, both is yours; what is not said stays that of epoch 0::
+
+            data.setup("fit")
+            for epoch in range(3):
+                data.set_epoch(epoch)
+                for batch in data.train_dataloader():
+                    images, labels = data.augmented(batch)
+
+        ``torch.manual_seed`` before ``setup`` chooses the orders; ``augmented`` draws from torch's
+        generator at the time.
+        """
         # Trainer(overfit_batches=…) trains on the same batches in every epoch.
         trainer: Any = self.trainer
         shuffle = not (trainer and trainer.overfit_batches)
         loader = self._loader(self.train_set, self.batch_size, shuffle)
-        return TrainLoader(loader, trainer) if trainer else loader
+        if trainer:
+            return TrainLoader(loader, trainer)
+        self._sampler = cast(EpochSampler, loader.sampler)
+        self._sampler.set_epoch(self._epoch)
+        return loader
 
     def val_dataloader(self) -> DataLoader[Batch]:
         return self._loader(self.val_set, self.eval_batch_size, shuffle=False)
@@ -198,8 +239,19 @@ class ImageDataModule(pl.LightningDataModule):
         )
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        if self.trainer is None or not self.trainer.training:
-            return batch
+        training = self.trainer is not None and self.trainer.training
+        return self.augmented(batch) if training else batch
+
+    def augmented(self, batch: Batch) -> Batch:
+        """Applies ``augment``, then ``mix``, to a training batch.
+
+        Args:
+            batch: Images, uint8 ``(N, C, H, W)`` on any device, and labels, int64 ``(N,)``.
+
+        Returns:
+            The same; after ``mix`` images are float, on the same scale 0..255, and labels are
+            shares of the classes, float ``(N, K)``.
+        """
         images, labels = batch
         for module in self.augment:
             images = module(images)
