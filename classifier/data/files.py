@@ -116,32 +116,31 @@ class Finder:
         notes = self.left_out()
         if self.litter:
             names = ", ".join(f"'{name}'" for name in sorted(self.litter))
-            notes.append(f"{names}: ignored, for systems and tools leave them in folders.")
+            notes.append(f"left out what systems and tools leave in folders: {names}.")
         notes += [f"data.exclude: no image matches '{p}'." for p in sorted(self._unmatched)]
         if self.namesakes.number:
             # Of two kinds the rarer one is rather the masks; else what no camera writes.
             suffixes = self._namesake_suffixes
             rarest = min(suffixes, key=lambda s: (suffixes[s], s.lower() in (".jpg", ".jpeg"), s))
             notes.append(
-                f"{self.namesakes.number} images share their name with another but for the suffix, "
-                f"such as {self.namesakes.example}; if they are masks or copies, leave them out, "
-                f'such as by data.exclude: ["*{rarest}"].'
+                "images that share their name with another but for the suffix: "
+                f"{self.namesakes.number}, such as {self.namesakes.example}. If they are masks or "
+                f'copies, data.exclude: ["*{rarest}"] leaves them out.'
             )
         return notes
 
     def left_out(self) -> list[str]:
         """Says which images were left out, and why, in a sentence for each reason."""
         notes = [
-            f"{tally.number} {suffix} images are left out, such as '{tally.example}': "
-            f"{remedy(suffix)}"
+            f"left out {tally.number} {suffix}, such as '{tally.example}': {remedy(suffix)}"
             for suffix, tally in sorted(self.unread.items())
         ]
         if self.excluded.number:
-            left = f"{self.excluded.number} images, such as '{self.excluded.example}'"
-            notes.append(f"data.exclude leaves out {left}.")
+            left = f"{self.excluded.number}, such as '{self.excluded.example}'"
+            notes.append(f"left out by data.exclude: {left}.")
         if self.repeated.number:
-            links = f"{self.repeated.number} links, such as '{self.repeated.example}'"
-            notes.append(f"{links}, lead to folders that are read already: left out.")
+            links = f"{self.repeated.number}, such as '{self.repeated.example}'"
+            notes.append(f"left out links to folders that are read without them: {links}.")
         return notes
 
     def _walk(self, tops: Sequence[Path]) -> Iterator[tuple[str, int, Contents]]:
@@ -227,28 +226,28 @@ def find_images(patterns: Sequence[str]) -> list[Path]:
     Raises:
         FileNotFoundError: If a pattern stands for nothing.
     """
-    files: dict[tuple[str, str], Path] = {}  # by where they really are
-    real: dict[Path, str] = {}
+    files: dict[tuple[str, str], str] = {}  # by where they really are
+    real: dict[str, str] = {}
     for pattern in patterns:
         found = _find(pattern)
         if not found:
             kind = "image in folder" if Path(pattern).is_dir() else "file, folder or glob"
             raise FileNotFoundError(f"--images: there is no {kind} '{pattern}'.")
         for path in found:
-            folder = path.parent
+            folder, name = os.path.split(path)
             if folder not in real:
                 real[folder] = os.path.realpath(folder)
-            files.setdefault((real[folder], path.name), path)
-    return list(files.values())
+            files.setdefault((real[folder], name), path)
+    return [Path(path) for path in files.values()]
 
 
-def _find(pattern: str) -> list[Path]:
+def _find(pattern: str) -> list[str]:
     # A name may itself hold brackets.
     matches = [pattern] if Path(pattern).exists() else sorted(_matches(pattern))
     named = [path for path in dict.fromkeys(map(Path, matches)) if not _is_litter(path, pattern)]
     folders = [path for path in named if path.is_dir()]
     below = dict(zip(folders, Finder(unread=True).below(folders), strict=True))
-    return [Path(image) for path in named for image in below.get(path, [str(path)])]
+    return [image for path in named for image in below.get(path, [str(path)])]
 
 
 def _matches(pattern: str) -> Iterator[str]:
@@ -278,7 +277,9 @@ def _above(folders: Sequence[Path]) -> set[tuple[int, int]]:
     around |= {os.path.realpath(folder) for folder in around}
     above = {Path(folder) for folder in around}
     above |= {parent for folder in above for parent in folder.parents}
-    return {*map(_place, above)} - {*map(_place, folders)}
+    # A folder may be around another; a link among several is rather one that leads in a circle.
+    taken = [folder for folder in folders if len(folders) == 1 or not folder.is_symlink()]
+    return {*map(_place, above)} - {*map(_place, taken)}
 
 
 def _place(folder: str | Path) -> tuple[int, int]:

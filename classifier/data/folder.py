@@ -223,9 +223,11 @@ class ImageFolder(ImageDataModule):
             missing = [name for name in names if not images.get(name)]
             if missing and (split == "train" or len(missing) == len(names)):
                 place = self._split_folders[split]
-                empty = f"Class folder '{place / missing[0]}'" if split == "train" else f"'{place}'"
+                empty = f"'{place}' has no images in class folders"
+                if split == "train":
+                    empty = f"Class folder '{place / missing[0]}' has no images"
                 why = "".join(f"\n  {note}" for note in self._finder.left_out())
-                raise UserError(f"{empty} has no images; add some or remove it.{why}")
+                raise UserError(f"{empty}; add some or remove it.{why}")
             self._missing[split] = missing
             paths = [Path(path) for name in names for path in images.get(name, [])]
             counts = torch.tensor([len(images.get(name, [])) for name in names])
@@ -280,7 +282,11 @@ def find_classes(folder: Path, finder: Finder | earlier.EarlierFinder) -> list[s
     """
     folders = finder.subfolders(folder)
     if len(folders) >= 2:
-        return [path.name for path in folders]
+        names = [path.name for path in folders]
+        for name in names:
+            if name.encode("utf-8", "replace").decode() != name:
+                raise UserError(f"The name of class folder {name!r} is not UTF-8; rename it.")
+        return names
     expected = f"expected '{folder}/<class name>/<image>' for two or more classes."
     if not folders:
         suffixes = image_suffixes()

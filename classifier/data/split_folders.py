@@ -55,7 +55,8 @@ def find_splits(root: Path, given: Splits, finder: Finder) -> dict[str, Path]:
     for role, folder in folders.items():
         for other, path in folders.items():
             if role != other and _is_within(folder, path):
-                others = {r: str(f.relative_to(root)) for r, f in folders.items() if r != role}
+                left_out = role if role != "train" else other
+                others = {r: str(f.relative_to(root)) for r, f in folders.items() if r != left_out}
                 raise UserError(
                     f"'{folder}' ({role}) is in '{path}' ({other}), so that images would be in "
                     f"both. Leave one out, such as with --data.splits {_written(others)}"
@@ -192,5 +193,7 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _written(splits: Mapping[str, str]) -> str:
-    text = yaml.safe_dump(dict(splits), default_flow_style=True, sort_keys=False, width=4096)
+    text = yaml.safe_dump(
+        dict(splits), default_flow_style=True, sort_keys=False, width=4096, allow_unicode=True
+    )
     return shlex.quote(text.strip())
