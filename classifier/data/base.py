@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any, TypedDict
 
 import pytorch_lightning as pl
 import torch
@@ -218,18 +218,19 @@ class ImageDataModule(pl.LightningDataModule):
         # Trainer(overfit_batches=…) trains on the same batches in every epoch.
         trainer: Any = self.trainer
         shuffle = not (trainer and trainer.overfit_batches)
-        loader = self._loader(self.train_set, self.batch_size, shuffle)
         if trainer:
-            return TrainLoader(loader, trainer)
-        self._sampler = cast(EpochSampler, loader.sampler)
-        self._sampler.set_epoch(self._epoch)
-        return loader
+            sampler = self._new_sampler(self.train_set, shuffle)
+            return TrainLoader(self._loader(sampler, self.batch_size), trainer)
+        if self._sampler is None:  # one for all loaders, so that set_epoch reaches them
+            self._sampler = self._new_sampler(self.train_set, shuffle)
+            self._sampler.set_epoch(self._epoch)
+        return self._loader(self._sampler, self.batch_size)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        return self._loader(self.val_set, self.eval_batch_size, shuffle=False)
+        return self._loader(self._new_sampler(self.val_set, False), self.eval_batch_size)
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        return self._loader(self.test_set, self.eval_batch_size, shuffle=False)
+        return self._loader(self._new_sampler(self.test_set, False), self.eval_batch_size)
 
     def files_dataloader(self, paths: Sequence[Path]) -> DataLoader[ImageFiles]:
         """Reads image files to predict, in the order given, as batches of ``ImageFiles``."""
@@ -260,23 +261,27 @@ class ImageDataModule(pl.LightningDataModule):
             images, labels = self.mix(images.float(), shares)
         return images, labels
 
-    def _loader(self, images: ImageSet, batch_size: int, shuffle: bool) -> DataLoader[Batch]:
-        if self.num_workers == 0 and isinstance(images, MemorySet):
-            # Workers would only copy what one slice delivers, so Lightning's hint does not apply.
-            warnings.filterwarnings("ignore", ".* does not have many workers", PossibleUserWarning)
+    def _new_sampler(self, images: ImageSet, shuffle: bool) -> EpochSampler:
         trainer = self.trainer
-        sampler = EpochSampler(
+        return EpochSampler(
             images,
             shuffle,
             num_replicas=trainer.world_size if trainer else 1,
             rank=trainer.global_rank if trainer else 0,
             seed=self.seed,
         )
+
+    def _loader(self, sampler: EpochSampler, batch_size: int) -> DataLoader[Batch]:
+        images = sampler.images
+        if self.num_workers == 0 and isinstance(images, MemorySet):
+            # Workers would only copy what one slice delivers, so Lightning's hint does not apply.
+            warnings.filterwarnings("ignore", ".* does not have many workers", PossibleUserWarning)
+        trainer = self.trainer
         return DataLoader(
             images,
             batch_size,
             sampler=sampler,
-            drop_last=shuffle and len(sampler) >= batch_size,
+            drop_last=sampler.shuffle and len(sampler) >= batch_size,
             collate_fn=whole_batch,
             **workers(self.num_workers),
             persistent_workers=self.num_workers > 0,
