@@ -211,7 +211,7 @@ class ClassifierCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         config = self._get(self.config_init, "trainer")
-        config.callbacks = [WorkerNames(), DataNotes(), *(config.callbacks or [])]
+        config.callbacks = [WorkerNames(), *(config.callbacks or [])]
         self._check_monitors(config.callbacks, validated=config.limit_val_batches != 0)
         self._add_progress_bar(config)
         if fingerprint := self.arguments.run.get("data", {}).get("fingerprint"):
@@ -220,8 +220,10 @@ class ClassifierCLI(LightningCLI):
             self._add_writer(config)
         if self.arguments.verb != "fit":
             config.logger = False
+            config.callbacks.append(DataNotes())
         elif config.fast_dev_run or config.barebones:
-            config.callbacks += [FiniteLoss(None, self.settings.seed_everything), Console(None)]
+            checked = FiniteLoss(None, self.settings.seed_everything)
+            config.callbacks += [DataNotes(), checked, Console(None)]
         else:
             self.keep_run(config)
         self._add_checkpoint_io(config)
@@ -311,6 +313,7 @@ class ClassifierCLI(LightningCLI):
             "environment": runs.environment(modules),
         }
         config.callbacks += [
+            DataNotes(),
             SameConditions(self.arguments.before),
             FiniteLoss(folder, facts["seed"]),
             RunRecord(folder, self.config_text, facts),
