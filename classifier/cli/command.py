@@ -25,6 +25,7 @@ from classifier import runs, trust
 from classifier.callbacks.checkpoint_io import DurableCheckpointIO
 from classifier.callbacks.checkpoints import BetweenEpochs, RunCheckpoints
 from classifier.callbacks.console import Console, RichBar, interactive
+from classifier.callbacks.data_notes import DataNotes
 from classifier.callbacks.finite_loss import FiniteLoss
 from classifier.callbacks.freed_memory import FreedMemory
 from classifier.callbacks.logger import RunLogger
@@ -235,9 +236,11 @@ class ClassifierCLI(LightningCLI):
         if self.arguments.verb != "fit":
             config.logger = False
             self._print_notes()
+            config.callbacks.append(DataNotes())
         elif config.fast_dev_run or config.barebones:
             self._print_notes()
-            config.callbacks += [FiniteLoss(None, self.settings.seed_everything), Console(None)]
+            checked = FiniteLoss(None, self.settings.seed_everything)
+            config.callbacks += [DataNotes(), checked, Console(None)]
         else:
             self.keep_run(config)
         self._add_checkpoint_io(config)
@@ -346,6 +349,7 @@ class ClassifierCLI(LightningCLI):
             "environment": runs.environment(modules),
         }
         config.callbacks += [
+            DataNotes(),
             SameConditions(self.arguments.before),
             FiniteLoss(folder, facts["seed"]),
             RunRecord(folder, self.config_text, facts, bool(self.arguments.checkpoint_path)),
