@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from classifier import __version__
+from classifier.signals import exit_now, handled_by
 
 VERBS = {
     "fit": "train a network, from a config file or on from a checkpoint",
@@ -14,6 +15,7 @@ VERBS = {
     "search": "train a config with many values of its hyperparameters",
     "reproduce": "train a run again from its record and compare the two",
 }
+EVALUATING = ("validate", "test", "predict")  # have nothing to save when they are to end
 HELP = f"""\
 usage: classifier <command> [options]
 
@@ -31,7 +33,13 @@ Train image classifiers from one YAML file.
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns 0, 1 (failed), 2 (the user can mend it) or 130/143 (signal)."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments is None and sys.argv[1:] and sys.argv[1] in EVALUATING:
+        with handled_by(exit_now):
+            return _run(sys.argv[1:])
+    return _run(sys.argv[1:] if arguments is None else arguments)
+
+
+def _run(arguments: Sequence[str]) -> int:
     verb = arguments[0] if arguments else "--help"
     if verb in ("-h", "--help", "help"):
         print(HELP, end="")  # noqa: T201

@@ -2,7 +2,9 @@
 
 import contextlib
 import errno
+import itertools
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -17,18 +19,94 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
             under the name is still there.
     """
     part = path.with_name(f".{path.name}.part")  # in the same folder, so on the same disk
-    try:
-        with part.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())  # or a loss of power leaves an empty file under the name
+    with naming(path), _part(part, "wb") as file:
+        yield file
+        _finish(file)
         part.replace(path)
+
+
+@contextlib.contextmanager
+def written_new(path: Path) -> Iterator[IO[bytes]]:
+    """Opens a file to write, which gets a name that is still free when the block has ended well.
+
+    Any number of processes may write under one name at once: each has a file of its own.
+
+    Raises:
+        FileExistsError: If the name was taken meanwhile. That file is left alone; what was written
+            has the next free name, ending in ``_1`` and so on, which the error tells.
+        OSError: If it cannot be written, for want of space or of permission; names it.
+    """
+    part = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.part")
+    with contextlib.ExitStack() as stack:
+        with naming(path):
+            file = stack.enter_context(_part(part, "xb"))
+        yield file
+        with naming(path):
+            _finish(file)
+            kept = next(name for name in _numbered(path) if _publish(part, name))
+    if kept != path:
+        raise FileExistsError(
+            f"'{path}' was made by another process meanwhile and is left as it is; what was to be "
+            f"there is in '{kept}'."
+        )
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Gives what fails within the name of the file that is written, not that of its part."""
+    try:
+        yield
     except OSError as error:
         reason = error.strerror or str(error)
         raise OSError(error.errno or errno.EIO, reason, str(path)) from error
+
+
+@contextlib.contextmanager
+def _part(part: Path, mode: str) -> Iterator[IO[bytes]]:
+    """Opens a file that is gone when the block has ended, unless it has another name by then."""
+    file = part.open(mode)
+    try:
+        yield file
     finally:
+        with contextlib.suppress(OSError):  # what cannot be written was told of before
+            file.close()
         with contextlib.suppress(OSError):
             part.unlink()
+
+
+def _finish(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())  # or a loss of power leaves an empty file under the name
+
+
+def _numbered(path: Path) -> Iterator[Path]:
+    """The name itself, and then those with a number.
+
+    >>> [path.name for path in itertools.islice(_numbered(Path("of/no.csv")), 3)]
+    ['no.csv', 'no_1.csv', 'no_2.csv']
+    """
+    yield path
+    for number in itertools.count(1):
+        yield path.with_stem(f"{path.stem}_{number}")
+
+
+def _publish(part: Path, path: Path) -> bool:
+    """Gives a finished file its name; False if something has that name."""
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        return False
+    except OSError:  # not every file system has links
+        try:
+            path.open("xb").close()
+        except FileExistsError:
+            return False
+        try:
+            part.replace(path)
+        except BaseException:
+            path.unlink()
+            raise
+    return True
 
 
 def sync(folder: Path) -> None:

@@ -5,6 +5,7 @@ are trusted and those that the user names as well.
 """
 
 import contextlib
+import functools
 import importlib
 import os
 import sys
@@ -65,7 +66,8 @@ class Trust:
 
     def allows(self, path: str) -> bool:
         """Whether a class path may be imported, judged by its name alone."""
-        return path in self.named or any(f"{path}.".startswith(f"{p}.") for p in self.packages)
+        packages = any(f"{path}.".startswith(f"{package}.") for package in self.packages)
+        return packages or path in self.named or path in plain_values()
 
     def check(self, path: str) -> None:
         """Raises `ImportDenied` for a path that may not be imported.
@@ -106,6 +108,19 @@ class Trust:
     def _is_named(self, module: str, name: str) -> bool:
         """Whether the user gives the bare name of a class that is imported already."""
         return name in self.named and isinstance(getattr(sys.modules.get(module), name, None), type)
+
+
+@functools.cache
+def plain_values() -> frozenset[str]:
+    """The names of torch's values that do nothing, such as ``torch.float32``, and of their types.
+
+    jsonargparse reads them by importing them, and then asks for their type as well.
+    """
+    import torch  # which not everything that knows of trust needs
+
+    kinds = (torch.dtype, torch.layout, torch.memory_format, torch.qscheme)
+    names = [name for name, value in vars(torch).items() if isinstance(value, kinds)]
+    return frozenset(f"torch.{name}" for name in (*names, *(kind.__name__ for kind in kinds)))
 
 
 def class_paths(config: Any) -> list[str]:

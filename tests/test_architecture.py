@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "classifier"
 LAYERS = [
-    {"durable", "errors"},
+    {"durable", "errors", "signals"},
     {"suggest", "archive", "bombs", "trust"},
     {"runs", "networks", "augment", "hyperparameters"}
     | {"checkpoints", "provenance", "resume", "finite", "metrics"},

@@ -89,6 +89,58 @@ def test_two_ranks_share_one_run_and_agree(write_config):
     assert "on 2 x cpu" in lines[0]
 
 
+OWN_STRATEGY = """
+from pytorch_lightning.strategies import SingleDeviceStrategy
+
+
+class Scattered(SingleDeviceStrategy):
+    "Writes a folder in place of a file, as some of Lightning's strategies do."
+
+    def __init__(self) -> None:
+        super().__init__("cpu")
+
+    def save_checkpoint(self, checkpoint, filepath, storage_options=None) -> None:
+        filepath.mkdir()
+"""
+ASYNC = "pytorch_lightning.plugins.io.AsyncCheckpointIO"
+PLAIN = "lightning_fabric.plugins.io.TorchCheckpointIO"
+
+
+@pytest.mark.parametrize("devices", ["1", "2"])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["--trainer.strategy=ddp_spawn"], "use 'ddp'"),
+        (["--trainer.strategy=ddp_fork"], "use 'ddp'"),
+        (["--trainer.strategy=ddp_notebook_find_unused_parameters_false"], "use 'ddp'"),
+        (["--trainer.strategy=DDPStrategy", "--trainer.strategy.start_method=fork"], "use 'ddp'"),
+        (
+            ["--trainer.strategy={class_path: own.Scattered}"],
+            "Scattered does not write .* use 'ddp'",
+        ),
+        ([f"--trainer.plugins={ASYNC}"], "AsyncCheckpointIO, .* leave it out"),
+        ([f"--trainer.plugins=[{PLAIN}]"], "TorchCheckpointIO, .* leave it out"),
+        (
+            ["--trainer.strategy=DDPStrategy", f"--trainer.strategy.checkpoint_io={ASYNC}"],
+            "AsyncCheckpointIO, .* leave it out",
+        ),
+    ],
+    ids=str,
+)
+def test_what_would_not_write_checkpoints_our_way_is_refused(
+    settings, message, devices, write_config, write_module, capsys
+):
+    write_module(OWN_STRATEGY)
+    cpu = ["--trainer.accelerator", "cpu", "--trainer.devices", devices]
+
+    code = main(["fit", "--config", write_config(), *cpu, *settings])
+
+    assert code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.match(f"error: .*{message}", line)
+    assert not list(Path("runs").glob("*"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("verb", ["validate", "test"])
 def test_two_ranks_measure_what_one_measures(verb, trained, capsys):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
+import yaml
 from PIL import Image
 from torch import nn
 
@@ -14,7 +15,7 @@ from classifier import runs
 from classifier.__main__ import main
 from classifier.data import Digits
 from classifier.module import ClassificationModule
-from classifier.networks import MNISTNet
+from classifier.networks import MNISTNet, torchvision_model
 
 # Hidden by Python's own filters outside of tests: LightningCLI calls what jsonargparse 5 removes.
 in_a_notebook = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -181,6 +182,61 @@ def test_a_relative_root_of_the_data_is_found_from_another_folder(
     assert printed_values(printed.out) == expected
     assert "test_loss" in expected
     assert printed.err == ""
+
+
+@pytest.mark.parametrize("how", ["plain", "alias", "no checkpoint"])
+def test_a_saved_config_is_trained_again_from_another_folder(
+    how, animals, own_folder, monkeypatch, fit
+):
+    torch.save(torchvision_model("squeezenet1_0", 2).state_dict(), "weights.pt")
+    config = yaml.safe_load(Path("tiny.yaml").read_text())
+    init_args = {"name": "squeezenet1_0", "weights": "weights.pt"}
+    config["model"]["network"] = {
+        "class_path": "classifier.networks.torchvision_model",
+        "init_args": init_args,
+    }
+    config["data"]["init_args"]["image_size"] = 32
+    text = yaml.safe_dump(config)
+    if how == "alias":
+        text = text.replace("root: animals", "root: *root")
+        text = f"hyperparameters: {{root: &root animals}}\n{text}"
+    Path("tiny.yaml").write_text(text)
+    folder = fit("--config", "tiny.yaml")
+    (own_folder / "elsewhere").mkdir()
+    monkeypatch.chdir(own_folder / "elsewhere")
+
+    if how == "no checkpoint":
+        shutil.rmtree(folder / "checkpoints")
+        assert main(["fit", "--ckpt_path", str(folder)]) == 0
+        again = folder
+    else:
+        again = fit("--config", str(folder / "config.yaml"))
+
+    saved = yaml.safe_load((again / "config.yaml").read_text())
+    assert saved["data"]["init_args"]["root"] == str(own_folder / "animals")
+    network = saved["model"]["network"]["init_args"]
+    assert network["weights"] == str(own_folder / "weights.pt")
+
+
+@pytest.mark.parametrize("how", ["config", "checkpoint"])
+def test_data_that_is_gone_is_said_to_be_looked_for_in_both_folders(
+    how, animals, own_folder, monkeypatch, capsys
+):
+    Path("animals").rename("animals of before")
+    (own_folder / "elsewhere").mkdir()
+    monkeypatch.chdir(own_folder / "elsewhere")
+    command = {
+        "config": ["fit", "--config", str(animals / "config.yaml")],
+        "checkpoint": ["test", "--ckpt_path", str(animals)],
+    }
+
+    assert main(command[how]) == 2
+
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: No folder 'animals'")
+    assert f"'{own_folder}/animals'" in line
+    assert f"'{own_folder}/elsewhere/animals'" in line
+    assert not Path("runs").exists()
 
 
 def test_a_root_on_the_command_line_beats_that_of_the_training(animals, capsys):

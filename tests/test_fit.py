@@ -565,6 +565,15 @@ def test_barebones_trains_and_keeps_nothing(write_config, capsys):
     assert "epoch 2/2" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["TQDMProgressBar", "RichProgressBar", "own.Mine"])
+def test_a_progress_bar_of_ones_own_needs_no_terminal(name, write_config, write_module, capsys):
+    write_module("from pytorch_lightning.callbacks import TQDMProgressBar as B\nclass Mine(B): ...")
+
+    assert main(["fit", "--config", write_config(), f"--trainer.callbacks+={name}"]) == 0
+
+    assert "epoch 2/2" in capsys.readouterr().out
+
+
 needs_glibc = pytest.mark.skipif(
     platform.libc_ver()[0] != "glibc", reason="keeps memory of glibc only"
 )

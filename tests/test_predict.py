@@ -1,17 +1,22 @@
 """``classifier predict``: image files in, a CSV file out."""
 
 import csv
+import errno
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from disks import fill, small_disk
 from PIL import Image
 
+import classifier
 from classifier.__main__ import main
 from classifier.data import Digits
 from classifier.module import ClassificationModule
@@ -252,6 +257,177 @@ def test_when_no_file_can_be_read_all_are_reported(checkpoint, capsys):
     printed = capsys.readouterr()
     assert len(printed.err.splitlines()) == 2
     assert "0 predictions" in printed.out
+
+
+def test_images_that_are_named_one_by_one_add_up(checkpoint, digits):
+    write_images(digits, *(f"{name}.png" for name in "abcdef"))
+    more = ["--images", "c.png", "d.png", "--top_k", "1", "--images=e.png", "--images=f.png"]
+
+    assert predict(checkpoint, "b.png", "a.png", *more) == 0
+
+    assert files_of() == [f"{name}.png" for name in "bacdef"]
+
+
+@pytest.mark.parametrize("more", [["--images"], ["--images", "--top_k", "1"], ["--images="]])
+def test_images_without_a_name_behind_it_is_refused(more, checkpoint, digits, capsys):
+    write_images(digits, "a.png")
+
+    assert predict(checkpoint, "a.png", *more) == 2
+
+    assert capsys.readouterr().err == "error: --images: a value is missing behind it.\n"
+
+
+def started(*arguments):
+    """A command of a user, in a process of its own."""
+    path = os.pathsep.join([str(Path(classifier.__file__).parents[1]), str(Path.cwd())])
+    return subprocess.Popen(
+        [sys.executable, "-m", "classifier", *arguments],
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+OTHER = """
+from pathlib import Path
+
+from torch import nn
+
+
+class Other(nn.Module):
+    def forward(self, image):
+        Path("out.csv").write_text("of another")
+        Path("out_1.csv").write_text("of a third")
+        return image
+"""
+
+
+def folder_of(root, transform, workers=0):
+    """Options that read images as ``own.py`` does."""
+    return [
+        *("--data", "ImageFolder", "--data.root", root, "--data.in_channels", "1"),
+        *("--data.eval_transform", f"[{{class_path: {transform}}}]"),
+        *("--data.num_workers", str(workers)),
+    ]
+
+
+def test_an_output_that_is_made_meanwhile_is_left_alone(checkpoint, digits, write_module, capsys):
+    """Each image that is read writes files under the name, as another command may."""
+    write_images(digits, "a.png", "b.png")
+    write_module(OTHER)
+
+    code = predict(checkpoint, "a.png", "b.png", "--output=out.csv", *folder_of(".", "own.Other"))
+
+    assert code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.match(r"error: 'out\.csv' was made .* is in 'out_2\.csv'\.$", line)
+    assert Path("out.csv").read_text() == "of another"
+    assert Path("out_1.csv").read_text() == "of a third"
+    assert files_of("out_2.csv") == ["a.png", "b.png"]
+    assert not list(Path().glob(".*"))
+
+
+SLOW = """
+import time
+from pathlib import Path
+
+from torch import nn
+
+
+class Slow(nn.Module):
+    def forward(self, image):
+        Path("begun").touch()
+        time.sleep(0.5)
+        return image
+"""
+
+
+@pytest.mark.slow
+def test_of_two_predictions_at_once_each_has_its_rows(checkpoint, digits):
+    """20 s: two processes start, and read for 6 s."""
+    for name in ("one", "two"):
+        write_images(digits, *(f"{name}/{number:02}.png" for number in range(12)))
+    Path("own.py").write_text(SLOW)
+    slow = ["predict", "--ckpt_path", checkpoint, *folder_of(".", "own.Slow"), "--images"]
+    both = [started(*slow, name) for name in ("one", "two")]
+
+    errors = [process.communicate()[1] for process in both]
+
+    assert sorted(process.returncode for process in both) == [0, 2], errors
+    files = [files_of(path) for path in Path().glob("predictions*.csv")]
+    expected = [[f"{name}/{number:02}.png" for number in range(12)] for name in ("one", "two")]
+    assert sorted(files) == expected
+
+
+def test_an_output_on_a_full_disk_is_told(checkpoint, digits, capsys):
+    write_images(digits, "a.png")
+    Path("disk").mkdir()
+
+    with small_disk("disk", "4k"):
+        fill("disk")
+        assert predict(checkpoint, "a.png", "--output", "disk/out.csv") == 2
+        left = [path.name for path in Path("disk").iterdir()]
+
+    assert capsys.readouterr().err == "error: 'disk/out.csv': No space left on device.\n"
+    assert left == ["filler"]
+
+
+def test_a_disk_without_links_gets_its_output(checkpoint, digits, monkeypatch):
+    write_images(digits, "a.png")
+
+    def link(*_):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr("os.link", link)
+    assert predict(checkpoint, "a.png") == 0
+
+    assert files_of() == ["a.png"]
+    assert {path.name for path in Path().iterdir()} == {"a.png", "predictions.csv"}
+
+
+@pytest.mark.parametrize(
+    ("verb", "number", "workers"),
+    [
+        ("predict", signal.SIGTERM, 0),
+        ("test", signal.SIGINT, 2),
+        pytest.param("predict", signal.SIGTERM, 2, marks=pytest.mark.slow),
+        pytest.param("predict", signal.SIGUSR1, 2, marks=pytest.mark.slow),
+        pytest.param("validate", signal.SIGTERM, 0, marks=pytest.mark.slow),
+    ],
+)
+def test_a_signal_ends_it_at_once_and_leaves_nothing(verb, number, workers, checkpoint, digits):
+    """7 s each, nearly all of which are the start; left alone each set takes some seconds more."""
+    splits = [f"tree/{split}/{label}" for split in ("train", "val", "test") for label in range(10)]
+    write_images([*digits] * 5, *(f"{folder}/{name}.png" for folder in splits for name in "ab"))
+    Path("own.py").write_text(SLOW)
+    command = [verb, "--ckpt_path", checkpoint, *folder_of("tree", "own.Slow", workers)]
+    command += ["--images", "tree"] if verb == "predict" else []
+    process = started(*command, "--data.eval_batch_size", "2")
+    while not Path("begun").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+
+    process.send_signal(number)
+    printed = process.communicate()
+
+    assert process.returncode == 128 + number
+    # Of the network of one data set on another.
+    assert not re.sub("warning: the images or their split .*\n", "", "".join(printed))
+    left = {path.name for path in Path().iterdir()}
+    assert left - {"__pycache__"} == {"begun", "own.py", "tree"}
+
+
+def test_a_signal_while_it_is_loading_ends_it_at_once(checkpoint, digits):
+    write_images(digits, "a.png")
+    process = started("predict", "--ckpt_path", checkpoint, "--images", "a.png")
+    time.sleep(1)  # the imports alone take longer
+
+    process.send_signal(signal.SIGTERM)
+    printed = process.communicate()
+
+    assert process.returncode == 143
+    assert printed == ("", "")
 
 
 def test_an_existing_output_is_left_alone(checkpoint, digits, capsys):

@@ -116,7 +116,7 @@ def test_a_worker_that_is_killed_takes_its_trial_along_and_is_replaced(pair, che
 
     worker.process.kill()
 
-    worker.wait_for(lambda: not worker.pids(), 5)
+    worker.wait_for(lambda: not worker.pids(), 30)
     assert search.end() == 0
     check()
 

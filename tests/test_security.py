@@ -3,6 +3,7 @@
 A payload that is executed leaves the file ``ran`` behind.
 """
 
+import ast
 import contextlib
 import copy
 import csv
@@ -10,6 +11,7 @@ import os
 import pickle
 import resource
 import struct
+import subprocess
 import sys
 import tarfile
 import time
@@ -22,10 +24,13 @@ import torch
 import yaml
 from conftest import TINY
 from PIL import Image
+from pytorch_lightning import callbacks
 from searches import Search, trial_folder, write_files
 
-from classifier import bombs, checkpoints, trust
+import classifier
+from classifier import bombs, checkpoints, runs, trust
 from classifier.__main__ import main
+from classifier.cli.harmless import harmless_callbacks
 from classifier.module import ClassificationModule
 from classifier.networks import torchvision_model
 
@@ -173,6 +178,10 @@ NETWORKS = {
     "joblib": spec("joblib.load", filename="code.pkl"),
     "pickle": spec("pickle.load", file="code.pkl"),
     "weights of timm": spec("timm.create_model", model_name="resnet10t", checkpoint_path="code.pt"),
+    "a plain value": spec("torch.float32"),
+    "what a plain value has": spec("torch.float32.to_complex"),
+    "what is no plain value": spec("torch.ops.load_library", path="code.pt"),
+    "a function of torch": spec("torch.save", obj=1, f="ran"),
     "this command": spec("classifier.__main__.main", arguments=["fit", "--config", "net.yaml"]),
     "a function of this package": spec("classifier.runs.write_text", path="ran", text=""),
     "a command line of Lightning": spec("pytorch_lightning.cli.LightningCLI"),
@@ -225,6 +234,38 @@ PLACES = {
     "callback that removes files": (
         "trainer.callbacks",
         [spec("pytorch_lightning.callbacks.ModelCheckpoint", dirpath="/")],
+    ),
+    "callback with a function among its further arguments": (
+        "trainer.callbacks",
+        [spec("pytorch_lightning.callbacks.WeightAveraging", avg_fn="own.run")],
+    ),
+    "callback with a function": (
+        "trainer.callbacks",
+        [
+            spec(
+                "pytorch_lightning.callbacks.StochasticWeightAveraging", swa_lrs=1, avg_fn="own.run"
+            )
+        ],
+    ),
+    "callback with a theme": (
+        "trainer.callbacks",
+        [spec("pytorch_lightning.callbacks.RichProgressBar", theme=spec("own.run"))],
+    ),
+    "callback with a path": (
+        "trainer.callbacks",
+        [spec("pytorch_lightning.callbacks.OnExceptionCheckpoint", dirpath="ran")],
+    ),
+    "callback that saves": (
+        "trainer.callbacks",
+        [spec("pytorch_lightning.callbacks.LearningRateFinder")],
+    ),
+    "what the module of a harmless callback imports": (
+        "trainer.callbacks",
+        [spec("pytorch_lightning.callbacks.early_stopping.os.system", command=COMMAND)],
+    ),
+    "what a harmless callback has": (
+        "trainer.callbacks",
+        [spec("pytorch_lightning.callbacks.EarlyStopping.load_state_dict")],
     ),
     "callback by its short name": ("trainer.callbacks", [spec("ModelCheckpoint", dirpath="/")]),
     "logger": ("trainer.logger", spec("own.run")),
@@ -343,6 +384,71 @@ def test_the_class_and_the_remedy_are_named(stranger, capsys):
     error = capsys.readouterr().err
     assert "'own.Net'" in error
     assert "--trust own" in error
+
+
+def test_lightnings_callbacks_are_sorted_by_what_their_code_does():
+    allowed = trust.Trust(harmless_callbacks()).allows
+    names = {name for name in callbacks.__all__ if allowed(f"pytorch_lightning.callbacks.{name}")}
+
+    assert names >= {
+        *("DeviceStatsMonitor", "EMAWeightAveraging", "EarlyStopping", "LearningRateMonitor"),
+        *("GradientAccumulationScheduler", "ModelSummary", "RichProgressBar", "TQDMProgressBar"),
+        *("StochasticWeightAveraging", "Timer", "WeightAveraging"),
+    }
+    assert not names & {
+        *("BackboneFinetuning", "BatchSizeFinder", "LambdaCallback", "LearningRateFinder"),
+        *("ModelCheckpoint", "ModelPruning", "OnExceptionCheckpoint", "SpikeDetection"),
+        "ThroughputMonitor",
+    }
+
+
+CALLBACKS = {
+    "EarlyStopping": {"monitor": "val_loss"},
+    "pytorch_lightning.callbacks.early_stopping.EarlyStopping": {"monitor": "val_loss"},
+    "EMAWeightAveraging": {"decay": 0.9},
+    "RichProgressBar": {"theme.description": "green"},
+    "Timer": {"duration": "00:01:00:00"},
+}
+
+
+@pytest.mark.parametrize("name", CALLBACKS)
+def test_a_run_with_a_harmless_callback_goes_on_without_a_word_of_trust(name, write_config, fit):
+    settings = CALLBACKS[name].items()
+    options = [f"--trainer.callbacks.{setting}={value}" for setting, value in settings]
+    folder = fit("--config", write_config(), f"--trainer.callbacks+={name}", *options)
+
+    assert main(["fit", "--ckpt_path", str(folder), "--trainer.max_epochs", "3"]) == 0
+
+    assert runs.read_record(folder)["epochs"] == 3
+
+
+TYPED = """
+import torch
+from classifier.networks import MNISTNet
+
+
+class Typed(MNISTNet):
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int,
+        dtype: torch.dtype = torch.float32,
+        order: torch.memory_format = torch.contiguous_format,
+    ):
+        super().__init__(num_classes=num_classes, in_channels=in_channels, width=4)
+        self.given = dtype, order
+"""
+
+
+def test_plain_values_of_torch_are_read_from_a_checkpoint(write_config, write_module, fit):
+    write_module(TYPED)
+    network = spec("own.Typed", order="torch.channels_last")
+    folder = fit("--config", write_config({"model.network": network}))
+
+    assert main(["test", "--ckpt_path", str(folder), "--trust", "own"]) == 0
+    module = ClassificationModule.load_from_checkpoint(folder, trust=["own"])
+
+    assert module.network.given == (torch.float32, torch.channels_last)
 
 
 OWN = "from classifier.networks import MNISTNet\nclass Own(MNISTNet):\n    pass\n"
@@ -505,12 +611,12 @@ def peak_kilobytes():
 @pytest.mark.parametrize("forge", BOMBS, ids=lambda forge: forge.__name__)
 def test_a_bomb_is_refused_in_little_time_and_memory(forge, stranger):
     forge(stranger)
-    start = time.monotonic()
+    start = time.process_time()
 
     with peak(megabytes=1000), pytest.raises(ValueError, match=r"x\.ckpt"):
         checkpoints.read_checkpoint(Path("x.ckpt"))
 
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 10  # of this process, however busy the machine is
     assert main(["test", "--ckpt_path", "x.ckpt"]) == 2
 
 
@@ -543,11 +649,11 @@ TEXTS = {
 def test_a_config_that_is_none_is_refused(text, stranger, capsys):
     stranger["classifier"]["config"] = text
     torch.save(stranger, "x.ckpt")
-    start = time.monotonic()
+    start = time.process_time()
 
     assert main(["test", "--ckpt_path", "x.ckpt"]) == 2
 
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 10
     assert not RAN.exists()
     assert len(capsys.readouterr().err.splitlines()) <= 3
 
@@ -649,32 +755,61 @@ def test_files_that_never_end_are_not_read(trained, own_folder, capsys):
     Path("photos/zero.png").symlink_to("/dev/zero")
     Path("photos/deep/loop").symlink_to("..")
     Path("photos/self.png").symlink_to("self.png")
-    start = time.monotonic()
+    start = time.process_time()
 
     code = main(["predict", "--ckpt_path", str(trained), "--images", "photos", "/dev/zero"])
 
     assert code == 1  # some could not be read
-    assert time.monotonic() - start < 20
+    assert time.process_time() - start < 20
     lines = Path("predictions.csv").read_text().splitlines()
     assert [line.partition(",")[0] for line in lines] == ["file", "photos/image.png"]
     assert capsys.readouterr().err.count("not a regular file") == 3
 
 
+MEMORY = """
+import sys
+from pathlib import Path
+
+from classifier.__main__ import main
+
+
+def peak(*images):
+    "Exit code, and megabytes that were in use at most."
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the former peak
+    code = main(["predict", "--ckpt_path", sys.argv[1], "--images", *images])
+    Path("predictions.csv").unlink()
+    (line,) = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
+    return code, int(line.split()[1]) // 1000
+
+
+print([peak(*images.split()) for images in sys.argv[2:]])
+"""
+
+
 def test_the_memory_of_a_prediction_does_not_grow_with_the_images(trained, own_folder):
-    """Measured: 190 MB for twenty images of 25 megapixels, which have 500 MB, in one batch."""
+    """In a process whose memory no other test has used, which takes 8 s.
+
+    Measured: twenty images of 25 megapixels, which have 500 MB, in one batch take 3 MB more than
+    two of them, and one of 225 megapixels is not read.
+    """
     Path("photos").mkdir()
     Image.new("L", (5000, 5000)).save("photos/0.png")
     for number in range(1, 20):
         Path(f"photos/{number}.png").hardlink_to("photos/0.png")
-
-    with peak(megabytes=250):
-        assert main(["predict", "--ckpt_path", str(trained), "--images", "photos"]) == 0
-
-
-def test_an_image_that_would_fill_the_memory_is_not_read(trained, own_folder, capsys):
     Image.new("1", (15_000, 15_000)).save("bomb.png")
+    few = " ".join(f"photos/{number}.png" for number in range(2))
+    path = os.pathsep.join([str(Path(classifier.__file__).parents[1]), *sys.path])
 
-    with peak(megabytes=250):
-        assert main(["predict", "--ckpt_path", str(trained), "--images", "bomb.png"]) == 1
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY, str(trained), few, few, "photos", "bomb.png"],
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
 
-    assert "bomb.png: more than" in capsys.readouterr().err
+    assert "bomb.png: more than" in done.stderr
+    _, *peaks = ast.literal_eval(done.stdout.splitlines()[-1])
+    assert [code for code, _ in peaks] == [0, 0, 1]
+    few, many, bomb = (megabytes for _, megabytes in peaks)
+    assert many < few + 150
+    assert bomb < few + 150

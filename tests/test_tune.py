@@ -216,6 +216,44 @@ def test_channels_last_changes_the_layout_and_not_the_results():
     torch.testing.assert_close(last(images), plain(images))
 
 
+VIEWS = """
+from torch import nn
+
+
+class Views(nn.Module):
+    def __init__(self, num_classes: int, in_channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(in_channels, 4, 3)
+        self.head = nn.Linear(144, num_classes)
+
+    def forward(self, images):
+        return self.head(self.first(images).view(len(images), -1))
+"""
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["--model.network=own.Views"],
+        ["--model.optimizer=LBFGS"],
+        ["--trainer.callbacks+=ModelPruning", "--trainer.callbacks.pruning_fn=l1_unstructured"],
+    ],
+    ids=["network", "optimizer", "callback"],
+)
+def test_what_cannot_take_another_layout_names_the_setting(
+    settings, write_config, write_module, capsys
+):
+    write_module(VIEWS)
+    command = ["fit", "--config", write_config(), *settings]
+
+    assert main([*command, "--model.channels_last", "true"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+
+    assert error.startswith("error: model.channels_last: ")
+    assert "--model.channels_last false" in error
+    assert main([*command, "--model.channels_last", "false"]) == 0
+
+
 def test_a_tuned_run_resumes_exactly_and_answers_without_its_plan(write_config, fit):
     config = write_config()
     plan = "model: {channels_last: true, optimizer: {init_args: {fused: true}}}"

@@ -3,10 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from pytorch_lightning.strategies import Strategy
+from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 
 from classifier.archive import write_checkpoint
 from classifier.checkpoints import read_checkpoint
+from classifier.errors import UserError
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
@@ -22,3 +26,32 @@ class DurableCheckpointIO(TorchCheckpointIO):
 
     def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
         return read_checkpoint(Path(path))
+
+
+def save_durably(trainer: pl.Trainer) -> None:
+    """Lets a trainer write and read its checkpoints by ``DurableCheckpointIO``.
+
+    What it asks is in part private in Lightning; tests/test_ddp.py watches it.
+
+    Raises:
+        UserError: If its strategy or plugin does it in another way, which would otherwise show
+            after an epoch of training, or if its processes would be copies of this one.
+    """
+    strategy: Any = trainer.strategy
+    given = strategy._checkpoint_io
+    if given is not None and not isinstance(given, DurableCheckpointIO):
+        raise UserError(
+            f"{type(given).__name__}, in trainer.plugins or trainer.strategy, writes checkpoints "
+            "without the checksum that every reading verifies; leave it out."
+        )
+    if type(strategy).save_checkpoint is not Strategy.save_checkpoint:
+        raise UserError(
+            f"trainer.strategy: {type(strategy).__name__} does not write a checkpoint as one file "
+            "of the whole training, as which a run is kept; use 'ddp', or leave it out."
+        )
+    if not isinstance(strategy.launcher, _SubprocessScriptLauncher | None):
+        raise UserError(
+            "trainer.strategy: processes that are copied from this one (spawn, fork, notebook) "
+            "lack what it holds; use 'ddp', which starts each by the same command line."
+        )
+    strategy.checkpoint_io = DurableCheckpointIO()

@@ -3,26 +3,31 @@
 import contextlib
 import csv
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import BasePredictionWriter
 from torch import Tensor
 
+from classifier.durable import naming, written_new
+from classifier.signals import cleaning
 from classifier.suggest import printable
 
 
 class PredictionWriter(BasePredictionWriter):
     """Streams ``file, label, probability`` and the next best classes to a CSV file.
 
-    Nothing of earlier batches is held. The file appears under its name when it is complete.
+    Nothing of earlier batches is held.
 
     Args:
-        path: Where to write; must not exist.
+        path: Where to write.
         class_names: Names of the K classes.
         top_k: How many classes a row has, best first.
+
+    Attributes:
+        unreadable: Names of the files that could not be read, each with the reason.
     """
 
     state_key = "PredictionWriter"
@@ -30,20 +35,29 @@ class PredictionWriter(BasePredictionWriter):
     def __init__(self, path: Path, class_names: Sequence[str], top_k: int) -> None:
         super().__init__("batch")
         self.path = path
-        self.part = path.with_name(f".{path.name}.part")
         self.class_names = class_names
         self.top_k = min(top_k, len(class_names))
         self.count = 0
         self.unreadable: list[tuple[str, str]] = []
 
-    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # File names may hold bytes that are not UTF-8; they come out as they went in.
-        self.file = self.part.open("w", encoding="utf-8", errors="surrogateescape", newline="")
-        self.rows = csv.writer(self.file)
-        columns = ["file", "label", "probability"]
-        for rank in range(2, self.top_k + 1):
-            columns += [f"label_{rank}", f"probability_{rank}"]
-        self.rows.writerow(columns)
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Within, batches are written; at its end the file appears, and what it holds is told.
+
+        Raises:
+            FileExistsError: If there is such a file by then; names the one that has the rows.
+            OSError: If it cannot be written.
+        """
+        with written_new(self.path) as file, cleaning(Path(file.name).unlink):
+            self.rows = csv.writer(_Encoded(file))
+            columns = ["file", "label", "probability"]
+            for rank in range(2, self.top_k + 1):
+                columns += [f"label_{rank}", f"probability_{rank}"]
+            self.rows.writerow(columns)
+            yield
+            for name, reason in self.unreadable:
+                print(f"unreadable: {printable(name)}: {printable(reason)}", file=sys.stderr)  # noqa: T201
+        print(f"{self.count} predictions in {self.path}")  # noqa: T201
 
     def write_on_batch_end(
         self,
@@ -58,29 +72,21 @@ class PredictionWriter(BasePredictionWriter):
         """Writes the probabilities ``(N, K)`` of one batch of image files."""
         best = prediction.topk(self.top_k)
         values, indices = best.values.tolist(), best.indices.tolist()
-        for name, probabilities, classes in zip(batch.files, values, indices, strict=True):
-            row: list[str] = [name]
-            for probability, index in zip(probabilities, classes, strict=True):
-                row += [self.class_names[index], f"{probability:.6f}"]
-            self.rows.writerow(row)
+        with naming(self.path):
+            for name, probabilities, classes in zip(batch.files, values, indices, strict=True):
+                row: list[str] = [name]
+                for probability, index in zip(probabilities, classes, strict=True):
+                    row += [self.class_names[index], f"{probability:.6f}"]
+                self.rows.writerow(row)
         self.count += len(batch.files)
         self.unreadable += batch.unreadable
 
-    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.file.close()
-        self.part.replace(self.path)
 
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
-        if hasattr(self, "file"):  # it had begun
-            with contextlib.suppress(OSError):  # of a full disk, which is the exception already
-                self.file.close()
-            self.part.unlink(missing_ok=True)
+class _Encoded:
+    """Takes texts for a file. Names of files may hold bytes that are not UTF-8; they stay."""
 
-    def report(self) -> bool:
-        """Prints what was written and what was not; returns whether a file could not be read."""
-        print(f"{self.count} predictions in {self.path}")  # noqa: T201
-        for name, reason in self.unreadable:
-            print(f"unreadable: {printable(name)}: {printable(reason)}", file=sys.stderr)  # noqa: T201
-        return bool(self.unreadable)
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+
+    def write(self, text: str) -> None:
+        self.file.write(text.encode("utf-8", "surrogateescape"))

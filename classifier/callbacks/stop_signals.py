@@ -1,5 +1,6 @@
 """Signals that tell a training to stop: noted, and obeyed when it has saved itself."""
 
+import contextlib
 import os
 import signal
 from types import FrameType
@@ -8,7 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+from classifier.signals import handled_by
 
 
 class Stopped(SystemExit):
@@ -26,21 +27,16 @@ class StopSignals:
     def __init__(self) -> None:
         self.signal = 0
         self.told = 0
-        self.handlers: dict[signal.Signals, Any] = {}  # from before the training
+        self.listening = contextlib.ExitStack()
 
     def listen(self, trainer: pl.Trainer) -> None:
         """Takes the place of the handlers of before, and of Lightning's."""
         no_signal_handlers(trainer)
-        for number in STOPS:
-            handler = signal.getsignal(number)
-            if handler is not signal.SIG_IGN:  # as a shell does in the background
-                self.handlers[number] = handler
-                signal.signal(number, self._note)
+        self.listening.enter_context(handled_by(self._note))
 
     def give_back(self) -> None:
         """Puts the handlers of before back."""
-        while self.handlers:
-            signal.signal(*self.handlers.popitem())
+        self.listening.close()
 
     def agree(self, trainer: pl.Trainer, due: bool) -> bool:
         """Whether any rank has something due or was told to stop."""

@@ -6,7 +6,7 @@ Precedence: command line > config files in order > checkpoint > defaults.
 import contextlib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ import yaml
 
 from classifier import checkpoints, runs, trust
 from classifier.archive import FORMAT, POSITION, epochs_done
+from classifier.cli.harmless import harmless_callbacks
+from classifier.cli.places import with_files_found
 from classifier.errors import UserError
 from classifier.hyperparameters import (
     ConfigError,
@@ -23,7 +25,6 @@ from classifier.hyperparameters import (
     keep_keys,
     load,
     locate,
-    set_values,
     setting_in,
     split_arguments,
     unused,
@@ -44,25 +45,7 @@ SECTIONS = (
 )
 CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
 PREDICT = ("images", "output", "top_k")
-TRAINER = (
-    *(
-        f"pytorch_lightning.callbacks.{name}"
-        for name in (
-            "device_stats_monitor",
-            "early_stopping",
-            "gradient_accumulation_scheduler",
-            "lr_monitor",
-            "model_summary",
-            "progress",
-            "rich_model_summary",
-            "stochastic_weight_avg",
-            "timer",
-            "weight_averaging",
-        )
-    ),
-    "pytorch_lightning.strategies",
-)
-"""What the trainer of a checkpoint may use besides; the other callbacks remove or send files."""
+STRATEGIES = "pytorch_lightning.strategies"  # the trainer of a checkpoint may use them
 
 
 class Arguments:
@@ -85,23 +68,26 @@ class Arguments:
         global_step: How many optimizer steps the checkpoint has seen.
         epochs_done: How many epochs it has seen.
         is_exact: Whether it is a state of the training, not one saved for evaluation.
+        missing: Relative paths of the configs that lead nowhere, from here or from where the
+            configs were used before, each with its absolute path there.
         trust: What class paths may be imported, if a checkpoint's config is among the texts.
     """
 
     is_exact = True
+    global_step = 0
+    epochs_done = 0
 
     def __init__(self, given: Sequence[str]) -> None:
         self.given = list(given)
         self.verb, *rest = given
+        self.missing: dict[str, Path] = {}
         overrides, rest = split_arguments(rest)
         configs, rest = take_option(rest, "--config", "-c")
         paths, rest = take_option(rest, "--ckpt_path")
-        trusted, rest = take_option(rest, "--trust")
+        trusted, rest = take_option(gathered(rest, "--images"), "--trust")
         _check_values(rest)
         carried = [value for value in configs if value.endswith(".ckpt")]
-        sources = [_read_config(value) for value in configs if value not in carried]
-        for source in sources:
-            _check_config(source, self.verb)
+        sources = [self._source(value) for value in configs if value not in carried]
         if not paths:
             paths = [path for s in sources if (path := (load(s.text) or {}).get("ckpt_path"))]
         asks = any(
@@ -111,17 +97,17 @@ class Arguments:
             raise ConfigError(f"{self.verb} needs --ckpt_path PATH, a checkpoint or run folder.")
         self.checkpoint_path: Path | None = None
         self.checkpoint: dict[str, Any] = {}
-        self.global_step = self.epochs_done = 0
         self.unsaved_run = unsaved_run(Path(paths[-1])) if paths and self.verb == "fit" else None
         if self.unsaved_run:
-            sources.insert(0, _read_config(str(self.unsaved_run / "config.yaml")))
+            config = str(self.unsaved_run / "config.yaml")
+            sources.insert(0, self._used_before(_read_config(config)))
         else:
             rest += self._read_what_is_named(paths, carried)
         files = len(sources)
         self.trust: trust.Trust | None = None
         if "config" in self.checkpoint:
             self.trust = trust.Trust(
-                [*trust.PACKAGES, *TRAINER, *_packages(trusted)],
+                [*trust.PACKAGES, STRATEGIES, *harmless_callbacks(), *_packages(trusted)],
                 _names([*(source.text for source in sources), *given]),
             )
             sources.insert(0, self._checkpoint_config(self.trust))
@@ -177,7 +163,7 @@ class Arguments:
         """The config that the checkpoint carries, without what depends on the machine."""
         name = f"checkpoint '{self.checkpoint_path}'"
         check(ConfigSource(name, self.checkpoint["config"]))
-        text = self._with_root_found(self.checkpoint["config"])
+        text = self._with_files_found(self.checkpoint["config"], self.run)
         kept = ("hyperparameters", "model", "data")
         text = keep_keys(
             text, (*kept, "seed_everything", "trainer") if self.verb == "fit" else kept
@@ -187,15 +173,19 @@ class Arguments:
         comments = re.findall("^#.*\n?", self.checkpoint["config"], re.MULTILINE)
         return ConfigSource(name, text + "".join(comments))
 
-    def _with_root_found(self, text: str) -> str:
-        """Finds data with a relative root from another folder than that of the training."""
-        path = ("data", "init_args", "root")
-        root = setting_in(text, path)
-        folder = self.run.get("working_folder")
-        if not isinstance(root, str) or folder is None or Path(root).exists():
-            return text
-        there = Path(folder, root)
-        return set_values(text, {path: str(there)}) if there.exists() else text
+    def _source(self, value: str) -> ConfigSource:
+        """A config of the user, checked; one that lies in a run folder was used elsewhere."""
+        source = _read_config(value)
+        _check_config(source, self.verb)
+        return self._used_before(source)
+
+    def _used_before(self, source: ConfigSource) -> ConfigSource:
+        record = _run_beside(Path(source.name)) if Path(source.name).is_file() else {}
+        return source._replace(text=self._with_files_found(source.text, record))
+
+    def _with_files_found(self, text: str, record: Mapping[str, Any]) -> str:
+        folder = record.get("working_folder")
+        return with_files_found(text, folder, self.missing) if isinstance(folder, str) else text
 
     def _read_what_is_named(self, paths: Sequence[str], configs: Sequence[str]) -> list[str]:
         """Reads the checkpoint to go on from, or the one whose config is trained from scratch.
@@ -207,6 +197,10 @@ class Arguments:
             raise ConfigError(
                 f"--config '{configs[-1]}' trains from scratch what a checkpoint was trained by; "
                 "--ckpt_path alone goes on from its weights or evaluates them."
+            )
+        if len(configs) > 1:
+            raise ConfigError(
+                f"--config '{configs[0]}' and '{configs[-1]}': one checkpoint's config is trained."
             )
         if paths:
             # Absolute, for Lightning takes a file called "http…" for an address.
@@ -284,6 +278,28 @@ def take_option(arguments: Sequence[str], *names: str) -> tuple[list[str], list[
                 raise ConfigError(f"{name}: a value is missing behind it.")
             values.append(value)
     return values, rest
+
+
+def gathered(arguments: Sequence[str], name: str) -> list[str]:
+    """Gives an option that takes several values once, with those of all the times it was given.
+
+    >>> gathered(["--i", "a", "b", "--k", "5", "--i=c"], "--i")
+    ['--k', '5', '--i', 'a', 'b', 'c']
+    """
+    values: list[str] = []
+    rest = list(arguments)
+    for start in reversed(range(len(rest))):
+        option, equals, value = rest[start].partition("=")
+        if option != name:
+            continue
+        after = range(start + 1, len(rest))
+        end = next((index for index in after if rest[index].startswith("--")), len(rest))
+        given = [value] * bool(equals) + rest[start + 1 : end]
+        if not given or not given[0]:
+            raise ConfigError(f"{name}: a value is missing behind it.")
+        values = given + values
+        del rest[start:end]
+    return [*rest, name, *values] if values else rest
 
 
 def _packages(options: Sequence[str]) -> list[str]:

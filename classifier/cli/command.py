@@ -5,6 +5,7 @@ import contextlib
 import os
 import secrets
 import shlex
+import signal
 import sys
 import uuid
 from pathlib import Path
@@ -13,16 +14,15 @@ from typing import Any
 import pytorch_lightning as pl
 from jsonargparse import Namespace
 from jsonargparse.typing import NonNegativeFloat, PositiveInt
-from lightning_fabric.plugins import CheckpointIO
 from lightning_fabric.utilities.rank_zero import rank_zero_only
-from pytorch_lightning.callbacks import Callback, ProgressBar, Timer
+from pytorch_lightning.callbacks import Callback, ProgressBar, RichProgressBar, Timer
 from pytorch_lightning.cli import LightningCLI
 from torch.nn import Identity
 
 import classifier.augment
 import classifier.networks  # noqa: F401  # short class names work for what is imported
 from classifier import runs, trust
-from classifier.callbacks.checkpoint_io import DurableCheckpointIO
+from classifier.callbacks.checkpoint_io import save_durably
 from classifier.callbacks.checkpoints import BetweenEpochs, RunCheckpoints
 from classifier.callbacks.console import Console, RichBar, interactive
 from classifier.callbacks.data_notes import DataNotes
@@ -34,6 +34,7 @@ from classifier.callbacks.rank_watch import RankWatch
 from classifier.callbacks.run_record import RunRecord
 from classifier.callbacks.same_conditions import SameConditions
 from classifier.callbacks.same_data import SameData
+from classifier.callbacks.stop_signals import no_signal_handlers
 from classifier.callbacks.stops import EndsAt
 from classifier.callbacks.trial import Trial, TrialReport
 from classifier.checkpoints import without_pretrained
@@ -41,6 +42,7 @@ from classifier.cli.arguments import Arguments
 from classifier.cli.links import LINKS, Instantiator, fill, refuse_nulls, refuse_other_numbers
 from classifier.cli.modes import MODES, fill_modes
 from classifier.cli.parser import Parser
+from classifier.cli.places import telling_where
 from classifier.cli.run_folder import run_folder
 from classifier.cli.writing import writing
 from classifier.cli.written import Written, comment
@@ -53,10 +55,16 @@ from classifier.hyperparameters import ConfigError, anchors, load, with_aliases
 from classifier.metrics import better
 from classifier.module import ClassificationModule
 from classifier.provenance import code_digests, settings_digest
+from classifier.signals import cleaning
 from classifier.suggest import did_you_mean
 
 MAX_PROCESSES = max(8, os.cpu_count() or 1)  # of one training on this machine
 HIDDEN = argparse.SUPPRESS
+NOT_CONTIGUOUS = "view size is not compatible"  # how torch refuses to view what lies otherwise
+NEEDS_CONTIGUOUS = (
+    "model.channels_last: the network, its optimizer or a callback needs weights or images in the "
+    "usual memory format: --model.channels_last false."
+)
 USAGE = {
     "fit": (
         "--config FILE [--KEY VALUE ...]",
@@ -95,7 +103,8 @@ class ClassifierCLI(LightningCLI):
         self.undirected: list[str] = []
         """What there is to say of metrics of which nothing says which way they are better."""
         given = arguments.trust
-        with trust.confined(given) if given else contextlib.nullcontext():
+        confined = trust.confined(given) if given else contextlib.nullcontext()
+        with confined, telling_where(arguments.missing):
             self._run()
 
     def _run(self) -> None:
@@ -243,28 +252,23 @@ class ClassifierCLI(LightningCLI):
             config.callbacks += [DataNotes(), checked, Console(None)]
         else:
             self.keep_run(config)
-        self._add_checkpoint_io(config)
         config.callbacks += [FreedMemory(), RankWatch(self.folder)]
         try:
             trainer = super().instantiate_trainer(**kwargs)
             _check_processes(trainer)
+            save_durably(trainer)
             return trainer
         except Exception:
             if self.folder:
                 runs.give_back(self.folder)
             raise
 
-    def _add_checkpoint_io(self, config: Namespace) -> None:
-        plugins = config.plugins or []
-        plugins = plugins if isinstance(plugins, list) else [plugins]
-        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
-            config.plugins = [*plugins, DurableCheckpointIO()]
-
     def _add_progress_bar(self, config: Namespace) -> None:
+        if any(isinstance(callback, ProgressBar) for callback in config.callbacks):
+            return  # the user's, which Lightning takes unless it is told that there is none
         if config.enable_progress_bar is None and not interactive():
             config.enable_progress_bar = False
-        wanted = config.enable_progress_bar is not False and not config.barebones
-        if wanted and not any(isinstance(c, ProgressBar) for c in config.callbacks):
+        if config.enable_progress_bar is not False and not config.barebones:
             config.callbacks.append(RichBar())
 
     def _check_monitors(self, callbacks: list[Callback], validated: bool) -> None:
@@ -390,8 +394,27 @@ class ClassifierCLI(LightningCLI):
         return {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
 
     def _run_subcommand(self, subcommand: str) -> None:
-        with lean_hooks(self.trainer):
-            super()._run_subcommand(subcommand)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(lean_hooks(self.trainer))
+            if subcommand != "fit":
+                # There is nothing to save: a signal ends the process at once.
+                no_signal_handlers(self.trainer)
+                stack.enter_context(cleaning(self._leave_nothing))
+            try:
+                super()._run_subcommand(subcommand)
+            except RuntimeError as error:
+                if self.model.channels_last and str(error).startswith(NOT_CONTIGUOUS):
+                    raise UserError(NEEDS_CONTIGUOUS) from error
+                raise
+
+    def _leave_nothing(self) -> None:
+        """Gives the terminal its cursor back, and ends the other ranks that were started here."""
+        bar = self.trainer.progress_bar_callback
+        if isinstance(bar, RichProgressBar) and bar.progress is not None:
+            bar.progress.stop()
+        launcher: Any = self.trainer.strategy.launcher
+        if hasattr(launcher, "kill"):
+            launcher.kill(signal.SIGKILL)
 
     def fit(self, model: pl.LightningModule, **settings: Any) -> None:
         """Called in place of ``Trainer.fit``: nobody else trains in the run folder meanwhile."""
@@ -423,10 +446,11 @@ class ClassifierCLI(LightningCLI):
     def predict(self, model: pl.LightningModule, ckpt_path: str, **_: Any) -> None:
         """Called in place of ``Trainer.predict``: the images are files, not a data set."""
         files = self.datamodule.files_dataloader(find_images(self.settings.images))
-        self.trainer.predict(
-            model, files, ckpt_path=ckpt_path, return_predictions=False, weights_only=True
-        )
-        self.exit_code = int(self.writer.report())
+        with self.writer.writing():
+            self.trainer.predict(
+                model, files, ckpt_path=ckpt_path, return_predictions=False, weights_only=True
+            )
+        self.exit_code = int(bool(self.writer.unreadable))
 
 
 def _check_processes(trainer: pl.Trainer) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any, NoReturn
 
+import torch
 import yaml
 from jsonargparse import DefaultHelpFormatter, Namespace
 from pytorch_lightning.cli import LightningArgumentParser
@@ -124,13 +125,18 @@ class Parser(LightningArgumentParser):
 
 
 def _with_texts(value: Any) -> Any:
-    """A copy in which a text that is the member of an Enum, as a default may be, is a plain one."""
+    """A copy with plain texts for what else is one, such as a member of an Enum.
+
+    torch's layouts and memory formats are written by their names, which jsonargparse leaves out.
+    """
     if isinstance(value, Namespace):
         return Namespace({key: _with_texts(part) for key, part in vars(value).items()})  # type: ignore[no-untyped-call]
     if isinstance(value, dict):
         return {key: _with_texts(part) for key, part in value.items()}
     if isinstance(value, list):
         return [_with_texts(part) for part in value]
+    if isinstance(value, torch.layout | torch.memory_format | torch.qscheme):
+        return str(value)
     return value.value if isinstance(value, str) and isinstance(value, Enum) else value
 
 

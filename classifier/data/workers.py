@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import wait
 from pathlib import Path
+from types import FrameType
 from typing import Any, ClassVar
 
 import pytorch_lightning as pl
@@ -23,6 +24,8 @@ from lightning_fabric.utilities.rank_zero import rank_zero_only
 from lightning_fabric.utilities.seed import pl_worker_init_function
 from pytorch_lightning.callbacks import Callback
 from torch.utils.data._utils import signal_handling
+
+from classifier.signals import STOPS
 
 HANG_SECONDS = 600
 PATH_BYTES = 4096
@@ -70,6 +73,8 @@ class Crew:
     def __call__(self, number: int) -> None:
         """Binds this process to its trainer, and does what Lightning does for a worker."""
         die_with(self.trainer)
+        for stop in STOPS:
+            signal.signal(stop, _leave_to_trainer)
         Crew.desk = self.desks[number]
         Crew.desk.pid = os.getpid()
         pl_worker_init_function(number, self.rank)
@@ -85,6 +90,11 @@ def die_with(trainer: int) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != trainer:  # it is dead already
             os._exit(1)
+
+
+def _leave_to_trainer(number: int, frame: FrameType | None) -> None:
+    """Ignores the first signal, as those that a cluster or a terminal sends to all processes."""
+    signal.signal(number, signal.SIG_DFL)
 
 
 def _end_with(sentinel: int) -> None:

@@ -5,7 +5,7 @@
 """
 
 from classifier.hyperparameters.aliases import Anchor, anchors, with_aliases
-from classifier.hyperparameters.edit import keep_keys, set_values
+from classifier.hyperparameters.edit import keep_keys, set_values, written_at
 from classifier.hyperparameters.names import apply, split_arguments, unused, values
 from classifier.hyperparameters.text import (
     ConfigError,
@@ -34,4 +34,5 @@ __all__ = [
     "unused",
     "values",
     "with_aliases",
+    "written_at",
 ]

@@ -63,6 +63,13 @@ def owners(node: yaml.Node, path: KeyPath, found: dict[int, KeyPath]) -> dict[in
     return found
 
 
+def written_at(text: str, path: KeyPath) -> KeyPath:
+    """Where the value of a key is written: there, or at the anchor of which it is an alias."""
+    root = compose(text)
+    nodes = dict(places(root))
+    return owners(root, (), {})[id(nodes[path])]
+
+
 def set_values(text: str, values: Mapping[KeyPath, Any], name: str = "config") -> str:
     """Replaces values of a config text, as in ``{("hyperparameters", "lr"): 0.1}``.
 

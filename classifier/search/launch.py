@@ -7,7 +7,7 @@ import optuna
 from optuna.distributions import CategoricalDistribution
 from optuna.storages import InMemoryStorage
 
-from classifier import runs
+from classifier.durable import written_new
 from classifier.hyperparameters import ConfigError, load
 from classifier.hyperparameters.text import same
 from classifier.search import console, results, watch
@@ -127,9 +127,11 @@ def write_configs(settings: Settings) -> int:
             break
         path = folder / f"{trial.number:04d}.yaml"
         text = study.text(trial)
-        if path.exists() and not same(load(path.read_text(encoding="utf-8")), load(text)):
+        if not path.exists():
+            with written_new(path) as file:
+                file.write(text.encode())
+        elif not same(load(path.read_text(encoding="utf-8")), load(text)):
             names = console.shown(path), console.shown(folder)
             raise ConfigError("'{}' is of another search; remove '{}' first.".format(*names))
-        runs.write_text(path, text)
         console.say(f"{console.shown(path)}  {console.searched(study.shown(trial))}")
     return 0

@@ -11,6 +11,7 @@ from optuna.exceptions import ExperimentalWarning
 from rich.live import Live
 from rich.text import Text
 
+from classifier.durable import written_new
 from classifier.hyperparameters import ConfigError, setting_in
 from classifier.search import results
 from classifier.search.console import (
@@ -148,4 +149,5 @@ def draw(shares: Mapping[str, float], monitor: str, path: Path) -> None:
     axes.barh(list(shares), list(shares.values()))
     axes.invert_yaxis()
     axes.set_xlabel(f"share of the differences in {monitor}")
-    figure.savefig(path)
+    with written_new(path) as file:
+        figure.savefig(file, format=path.suffix[1:] or None)

@@ -13,7 +13,7 @@ import yaml
 
 from classifier import __version__
 from classifier.cli.run import CommandParser, explained, prepare
-from classifier.durable import written_whole
+from classifier.durable import written_new
 from classifier.hyperparameters import ConfigError
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def _tune(options: argparse.Namespace) -> int:
         return 130
     fit = shlex.join(["classifier", "fit", *options.given, "--config", str(output)])
     tune = shlex.join(["classifier", "tune", *options.given])
-    with written_whole(output) as file:
+    with written_new(output) as file:
         file.write(_text(tuning, table.lines, tune, fit, stopped).encode())
     found = f"{tuning.ratio:.2f} times as fast" if tuning.plan else "nothing is faster than it is"
     _say(f"{found}{'; stopped before the end' if stopped else ''}; {output}:\n  {fit}")

@@ -1,0 +1,54 @@
+"""Files that a config names by a relative path, looked for from two folders."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from classifier.hyperparameters import KeyPath, set_values, setting_in, written_at
+
+ROOT = ("data", "init_args", "root")
+WEIGHTS = [
+    ("model", "network", section, name)
+    for section in ("init_args", "dict_kwargs")
+    for name in ("weights", "checkpoint_path")
+]
+
+
+def with_files_found(text: str, folder: str, missing: dict[str, Path]) -> str:
+    """A config in which the data and the files of pretrained weights are found from here.
+
+    A relative path that leads nowhere from here, but somewhere from the folder that the config was
+    written for, becomes that absolute path.
+
+    Args:
+        text: The config.
+        folder: The folder that it was written for.
+        missing: Gets the paths that lead nowhere at all, each with where it was looked for there.
+    """
+    found: dict[KeyPath, str] = {}
+    for place in (ROOT, *WEIGHTS):
+        value = setting_in(text, place)
+        # Weights may be the name of some, such as DEFAULT, which has no suffix.
+        if not isinstance(value, str) or not (place == ROOT or Path(value).suffix):
+            continue
+        there = Path(folder, value)
+        if there.exists() and not Path(value).exists():
+            found[written_at(text, place)] = str(there)
+        elif not Path(value).exists() and there.parent != Path(value).absolute().parent:
+            missing[value] = there
+    return set_values(text, found) if found else text
+
+
+@contextlib.contextmanager
+def telling_where(missing: Mapping[str, Path]) -> Iterator[None]:
+    """Says of a file that is missing where it was looked for."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        for name, there in missing.items():
+            if f"'{Path(name)}" in str(error):
+                raise FileNotFoundError(
+                    f"{error} Looked for here, '{Path(name).absolute()}', and where the config was "
+                    f"used before, '{there}'."
+                ) from error
+        raise
