@@ -78,9 +78,11 @@ class Trained:
                 f"'{folder}' was {record['state']} before its first checkpoint; there is nothing "
                 "to compare with."
             )
-        # That of format 1 left out validations inside an epoch.
-        compared = record["state"] == "finished" and record.get("format", 1) > 1
-        best = record.get("best", {}) if compared else {}
+        best = record.get("best", {}) if record["state"] == "finished" else {}
+        # In format 1 it left out validations inside an epoch; a search follows a metric of its own.
+        followed = load(kept.config)["model"]["monitor"]
+        if record.get("format", 1) == 1 or best.get("monitor") != followed:
+            best = {}
         value = {"best": {best["monitor"]: str(best["value"])}} if best else {}
         metrics = {**kept.metrics, **value}
         return cls(record, kept.config, kept.steps, kept.digest, kept.weights, metrics)

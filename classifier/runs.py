@@ -178,6 +178,11 @@ def read_metrics(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def ends_epoch(row: Mapping[str, str]) -> bool:
+    """Whether a row of ``metrics.csv`` is that of an epoch, not of a validation inside one."""
+    return any(name.startswith("train_") and value for name, value in row.items())
+
+
 def direction_of(metric: str) -> Direction:
     """What runs of format 1 go by: losses are minimised, everything else is maximised."""
     return "minimize" if "loss" in metric else "maximize"

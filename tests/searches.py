@@ -102,8 +102,12 @@ def _check_complete(folder: Path, trial: FrozenTrial) -> None:
     own = trial_folder(folder, trial.number)
     epochs = yaml.safe_load((own / "trial.yaml").read_text())["trainer"]["max_epochs"]
     rows = metrics(folder, trial.number)
-    assert [int(row["epoch"]) for row in rows] == list(range(epochs))
-    values = {int(row["epoch"]) + 1: float(row["val_accuracy"]) for row in rows}
+    assert [int(row["epoch"]) for row in rows if row["train_loss"]] == list(range(epochs))
+    values: dict[int, float] = {}  # the best of each epoch, which may be validated several times
+    for row in rows:
+        if row["val_accuracy"]:
+            done, value = int(row["epoch"]) + 1, float(row["val_accuracy"])
+            values[done] = max(value, values.get(done, value))
     assert trial.intermediate_values == values
     assert trial.value == max(values.values())
     assert (own / "checkpoints" / "best.ckpt").is_file()
@@ -164,7 +168,7 @@ class Search:
 
     def running(self, number: int, epochs: int = 1) -> bool:
         """Whether a trial is in the midst of its training, with so many epochs behind it."""
-        done = len(metrics(self.folder, number))
+        done = sum(bool(row["train_loss"]) for row in metrics(self.folder, number))
         return done >= epochs and state(self.folder, number) == TrialState.RUNNING
 
     # ---- its processes; those of Linux, where each shows the environment it was started with ----

@@ -276,6 +276,35 @@ def test_a_resumed_epoch_is_the_one_that_was_interrupted(tmp_path, workers):
     assert not torch.equal(whole.epoch(0), whole.epoch(1))
 
 
+def test_without_a_trainer_each_epoch_has_an_order_of_its_own(data):
+    prepared(data)
+
+    def epoch(number, loader=None):
+        data.set_epoch(number)
+        return torch.cat([images for images, _ in loader or data.train_dataloader()])
+
+    first, second, third = (epoch(number) for number in range(3))
+    kept = data.train_dataloader()
+
+    assert not torch.equal(first, second)
+    assert not torch.equal(second, third)
+    assert torch.equal(epoch(1), second)
+    assert torch.equal(epoch(0, kept), first)
+    assert torch.equal(epoch(1, kept), second)
+    assert torch.equal(epoch(1, data.val_dataloader()), epoch(2, data.val_dataloader()))
+
+
+def test_without_a_trainer_a_batch_is_augmented_by_hand():
+    data = prepared(Digits(augment=[Sevens()], mix=v2.MixUp(alpha=1.0)))
+    batch = next(iter(data.train_dataloader()))
+
+    images, shares = data.augmented(batch)
+
+    assert images.unique().tolist() == [7]
+    assert shares.shape == (len(batch[1]), 10)
+    assert shares.sum(1).allclose(torch.ones(len(shares)))
+
+
 def test_only_training_batches_are_augmented_and_mixed():
     probe = Probe()
     data = Digits(augment=[Sevens()], mix=v2.MixUp(alpha=1.0))

@@ -105,6 +105,33 @@ def test_an_earlier_run_that_goes_on_stays_of_its_format():
     assert record["format"] == saved["classifier"]["format"] == 1
 
 
+@pytest.mark.parametrize(
+    "option",
+    [["--ckpt_path", "runs/photos/version_0"], ["--config", "runs/photos/version_0/config.yaml"]],
+    ids=["resumed", "trained anew"],
+)
+def test_an_earlier_run_finds_its_images_as_it_did(option, capsys):
+    expected = json.loads(Path("runs/photos/version_0/run.json").read_text())["data"]
+
+    assert main(["fit", *option, "--trainer.max_epochs", "4"]) == 0
+
+    newest = max(Path("runs/photos").iterdir(), key=lambda folder: folder.name)
+    assert json.loads((newest / "run.json").read_text())["data"] == expected
+    assert "left out" not in capsys.readouterr().err
+
+    Path("photos/__MACOSX").mkdir()
+    assert main(["test", "--ckpt_path", "runs/photos/version_0"]) == 2
+    assert "class 0 is '__MACOSX'" in capsys.readouterr().err
+
+
+def test_an_earlier_run_takes_no_new_way_of_finding_images(capsys):
+    exclude = ["--data.exclude", '["1.png"]']
+
+    assert main(["fit", "--ckpt_path", "runs/photos/version_0", *exclude]) == 2
+
+    assert "Train anew to use them" in capsys.readouterr().err
+
+
 def test_a_run_of_a_later_format_is_refused_with_the_remedy(trained, own_folder, capsys):
     saved = torch.load(trained / "checkpoints" / "best.ckpt", weights_only=True)
     assert saved["classifier"]["format"] == FORMAT

@@ -13,7 +13,16 @@ from classifier.hyperparameters.aliases import anchors, with_aliases
 from classifier.hyperparameters.edit import set_values
 from classifier.hyperparameters.names import apply, split_arguments, unused, values
 from classifier.hyperparameters.scalars import Dumper, literal
-from classifier.hyperparameters.text import ConfigError, ConfigSource, check, load, locate, same
+from classifier.hyperparameters.text import (
+    MISSING,
+    ConfigError,
+    ConfigSource,
+    check,
+    differing,
+    load,
+    locate,
+    same,
+)
 
 CONFIG = """\
 # Digits, small network.
@@ -336,12 +345,32 @@ def test_a_saved_config_has_the_anchors_of_the_user_again():
     assert "    milestones: *ms\n" in saved
 
 
-def test_an_equal_number_is_linked_but_true_is_not_one():
+def test_a_number_that_became_a_fraction_is_linked_but_true_is_not_one():
     text = "hyperparameters: {a: &a 1}\nb: *a\nc: *a\n"
 
     saved = with_aliases("hyperparameters: {a: 1}\nb: 1.0\nc: true\n", anchors([text]))
 
-    assert saved == "hyperparameters:\n  a: &a 1\nb: *a\nc: true\n"
+    assert saved == "hyperparameters:\n  a: &a 1.0\nb: *a\nc: true\n"
+
+
+def test_the_smallest_parts_that_differ_are_found():
+    first = {"lr": 0.1, "betas": [0.9, 0.99], "blocks": [{"a": 1, "b": 2}], "gone": None}
+    second = {"lr": 0.1, "betas": [0.9, 0.98], "blocks": [{"b": 2, "a": 1.0}], "new": {}}
+
+    assert list(differing(first, second)) == [
+        (("betas",), [0.9, 0.99], [0.9, 0.98]),
+        (("blocks", 0, "a"), 1, 1.0),
+        (("gone",), None, MISSING),
+        (("new",), MISSING, {}),
+    ]
+
+
+def test_one_batch_and_all_batches_are_two_values():
+    text = "hyperparameters: {share: &share 1}\ntrainer: {limit_train_batches: *share}\n"
+
+    (changed,) = apply([ConfigSource("c", text)], {("share",): 1.0})
+
+    assert changed == text.replace("&share 1", "&share 1.0")
 
 
 def test_a_place_which_a_later_config_sets_has_no_alias():

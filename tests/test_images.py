@@ -45,6 +45,13 @@ def test_the_orientation_of_the_camera_is_applied(tmp_path):
     assert torch.equal(image, torch.from_numpy(np.rot90(RAMP[:2], -1).copy()).permute(2, 0, 1))
 
 
+def test_a_large_colour_profile_is_no_hindrance(tmp_path):
+    profile = random.Random(0).randbytes(1000) * 4000
+    Image.fromarray(RAMP).save(tmp_path / "print.png", icc_profile=profile)
+
+    assert read_image(tmp_path / "print.png", 3).shape == (3, 4, 4)
+
+
 def test_sixteen_bits_are_scaled_to_eight(tmp_path):
     values = np.array([[0, 128, 129, 257 * 100, 65535]], dtype=np.uint16)
     Image.fromarray(values).save(tmp_path / "deep.png")

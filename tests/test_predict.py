@@ -22,6 +22,7 @@ from classifier.data import Digits
 from classifier.module import ClassificationModule
 
 COLUMNS = ["file", "label", "probability"]
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(400)  # as a phone's photo begins
 
 
 @pytest.fixture
@@ -56,7 +57,9 @@ def predict(checkpoint, *arguments):
     return main(["predict", "--ckpt_path", checkpoint, "--images", *arguments])
 
 
-def test_a_file_a_folder_and_a_glob_come_in_the_order_given(checkpoint, digits, capsys):
+def test_a_file_a_folder_and_a_glob_come_in_the_order_given_each_image_once(
+    checkpoint, digits, capsys
+):
     names = ["one.png", "folder/b.png", "folder/a.png", "folder/deep/c.png", "g2.png", "g1.png"]
     write_images(digits, *names)
 
@@ -65,9 +68,9 @@ def test_a_file_a_folder_and_a_glob_come_in_the_order_given(checkpoint, digits, 
     assert files_of() == [
         *("g1.png", "g2.png"),
         *("folder/a.png", "folder/b.png", "folder/deep/c.png"),
-        *("one.png", "g1.png"),
+        "one.png",
     ]
-    assert capsys.readouterr().out.splitlines() == ["7 predictions in predictions.csv"]
+    assert capsys.readouterr().out.splitlines() == ["6 predictions in predictions.csv"]
     assert {path.name for path in Path().iterdir()} == {
         *("one.png", "folder", "g1.png", "g2.png", "predictions.csv")
     }
@@ -80,6 +83,100 @@ def test_a_quoted_glob_may_match_folders(checkpoint, digits):
     assert predict(checkpoint, "photos*") == 0
 
     assert files_of() == ["photos.png", "photos1/a.png", "photos1/b.png", "photos2/deep/c.png"]
+
+
+@pytest.fixture
+def tree(digits):
+    """Two images, three behind a link, and links in circles, hidden folders and litter around."""
+    write_images(digits, "tree/a.png", "tree/sub/b.png", "elsewhere/c.png", "elsewhere/B/d.PNG")
+    write_images(digits, "tree/.thumbs/e.png", "tree/sub/.ipynb_checkpoints/f.png")
+    write_images(digits, "tree/__MACOSX/g.png", "tree/sub/@eaDir/a.png/h.png", "beside.png")
+    for link, target in {
+        "linked": "../elsewhere",
+        "twice": "../elsewhere/B",
+        "a_sub": "sub",
+        "circle": ".",
+        "up": "..",
+        "self": "self",
+        "sub/up": "..",
+        "file.png": "sub/b.png",
+    }.items():
+        Path("tree", link).symlink_to(target)
+    return [
+        f"tree/{name}"
+        for name in ("a.png", "file.png", "linked/B/d.PNG", "linked/c.png", "sub/b.png")
+    ]
+
+
+@pytest.mark.parametrize("name", ["tree", "tree/**", "./tree/", "tr*"])
+def test_a_folder_is_searched_through_links_but_not_in_circles(name, tree, checkpoint):
+    assert predict(checkpoint, name) == 0
+
+    assert files_of() == tree
+
+
+def test_a_glob_with_folders_of_any_depth_finds_each_image_once(tree, checkpoint):
+    assert predict(checkpoint, "tree/**/*.png") == 0
+
+    assert files_of() == [name for name in tree if not name.endswith("PNG")]
+
+
+def test_an_image_that_is_named_in_several_ways_is_predicted_at_its_first_place(tree, checkpoint):
+    names = [
+        "tree/sub",
+        str(Path("tree/a.png").resolve()),
+        "tree/a.png",
+        "tree/linked",
+        "elsewhere",
+    ]
+
+    assert predict(checkpoint, *names, "tree") == 0
+
+    assert files_of() == [
+        *("tree/sub/b.png", names[1], "tree/linked/B/d.PNG", "tree/linked/c.png", "tree/file.png")
+    ]
+
+
+@pytest.mark.parametrize("name", ["tree/.thumbs", "tree/__MACOSX", "tree/up/tree/.thumbs"])
+def test_what_is_named_is_searched_though_it_is_hidden_or_litter(name, tree, checkpoint):
+    assert predict(checkpoint, name) == 0
+
+    assert len(files_of()) == 1
+
+
+def test_a_photo_that_no_package_reads_is_named_with_the_remedy(
+    checkpoint, digits, capsys, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # not installed
+    write_images(digits, "photos/a.png")
+    Path("photos/IMG_1.HEIC").write_bytes(HEIC)
+    Path("photos/renamed.jpg").write_bytes(HEIC)
+    Path("photos/DSC1.CR3").write_bytes(b"....ftypcrx ")
+    Path("photos/text.heic").write_text("no image")
+
+    assert predict(checkpoint, "photos") == 1
+
+    assert files_of() == ["photos/a.png"]
+    assert capsys.readouterr().err.splitlines() == [
+        "unreadable: photos/DSC1.CR3: Pillow does not read .cr3; save it as JPEG or PNG.",
+        "unreadable: photos/IMG_1.HEIC: to read HEIC photos, pip install pillow-heif.",
+        "unreadable: photos/renamed.jpg: to read HEIC photos, pip install pillow-heif.",
+        "unreadable: photos/text.heic: not an image, or damaged at its start.",
+    ]
+
+
+def test_heic_photos_are_read_where_pillow_heif_is_installed(checkpoint, digits):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    image = Image.fromarray(digits[0, 0].numpy()).convert("RGB").resize((64, 64))
+    pillow_heif.from_pillow(image).save("photos.heic", quality=-1)
+    shutil.copy("photos.heic", "renamed.jpg")
+    command = ["predict", "--ckpt_path", checkpoint, "--images", "photos.heic", "renamed.jpg"]
+
+    # A process of its own, for Pillow reads HEIC from then on.
+    subprocess.run([sys.executable, "-m", "classifier", *command], check=True)
+
+    assert len({row["label"] for row in rows_of()}) == 1
+    assert files_of() == ["photos.heic", "renamed.jpg"]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # hidden outside of tests

@@ -124,6 +124,14 @@ def test_a_run_that_early_stopping_ended_goes_on_when_it_is_lifted(
     assert "epoch 5/5" in out
 
 
+def test_early_stopping_does_not_mind_an_end_before_the_first_validation(fit, write_config):
+    patient = {**STOPPING, "init_args": {**STOPPING["init_args"], "patience": 9}}
+
+    fit("--config", write_config({"trainer.callbacks": [patient], "trainer.max_steps": 2}))
+
+    assert runs.read_record(RUN)["steps"] == 2
+
+
 # ---- nothing is overwritten ----
 
 

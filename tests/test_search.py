@@ -4,9 +4,10 @@ import csv
 import json
 import math
 import os
-import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ from classifier import runs
 from classifier.__main__ import main
 from classifier.search.engines import share_cores, shares
 from classifier.search.outcome import outcome
+from classifier.search.process import FitProcess
 from classifier.search.settings import parse, save
 from classifier.search.study import ATTEMPTS, Study, Worker
 
@@ -162,26 +164,6 @@ def test_more_trials_go_on_where_the_search_ended(copied):
     assert len(rows_of(copied)) == 5
 
 
-@pytest.mark.parametrize(
-    ("option", "value", "name"),
-    [("--monitor", "val_loss", "monitor"), ("--space.lr.high", "0.2", "space")],
-)
-def test_another_search_is_not_mixed_into_the_folder(copied, option, value, name):
-    told = again(option, value)
-
-    assert told.returncode == 2
-    assert f"holds a search with another {name}" in told.stderr
-
-
-def test_another_base_config_is_not_mixed_into_the_folder(copied):
-    Path("tiny.yaml").write_text(TINY + "# another\n")
-
-    told = again()
-
-    assert told.returncode == 2
-    assert "the text of the base config" in told.stderr
-
-
 def test_a_folder_that_holds_something_else_is_refused(own_folder):
     write_files()
     Path("found").mkdir()
@@ -191,15 +173,6 @@ def test_a_folder_that_holds_something_else_is_refused(own_folder):
 
     assert told.returncode == 2
     assert "exists and holds no search" in told.stderr
-
-
-def test_a_moved_search_goes_on(copied):
-    shutil.move(copied, "elsewhere")
-
-    told = again("--folder", "elsewhere", "--name", "found", "--n_trials", "5", "--workers", "1")
-
-    assert told.returncode == 0, told.stderr
-    check_whole(Path("elsewhere"), 5)
 
 
 # ---- the budget ----
@@ -367,6 +340,31 @@ def test_a_trial_that_was_passed_on_and_dropped_is_not_left_to_its_first_worker(
         assert study.take(third).number == 0
 
 
+def test_a_trial_that_is_told_to_stop_while_it_waits_for_an_answer_saves_and_ends(own_folder):
+    folder = own_folder / "found" / "trials" / "0000"
+    folder.mkdir(parents=True)
+    (folder / "trial.yaml").write_text(TINY.replace("&epochs 2", "&epochs 50"))
+    facts = {"monitor": "val_loss", "direction": "minimize", "hyperparameters": {}}
+    fit = FitProcess(
+        ["--config", str(folder / "trial.yaml")],
+        {"folder": str(folder), **facts},
+        folder / "output.log",
+        own_folder,
+        {"OMP_NUM_THREADS": "1"},
+    )
+    assert fit.next_value(60) is not None  # and nobody answers
+
+    late = []
+    fit.channel.send(False)
+    while not fit.channel.poll():
+        time.sleep(0.01)
+    fit.stop(lambda epoch, value: late.append(epoch))
+
+    assert (fit.exit_code, late) == (128 + signal.SIGTERM, [2])
+    assert runs.read_record(folder)["state"] == "interrupted"
+    assert (folder / "checkpoints" / "last.ckpt").is_file()
+
+
 # ---- the journal ----
 
 
@@ -410,7 +408,7 @@ def test_a_journal_of_nothing_but_half_a_line_is_mended(own_folder):
 def write_run(values, output=""):
     folder = Path("run")
     folder.mkdir()
-    rows = [{"epoch": epoch, "val_loss": value} for epoch, value in enumerate(values)]
+    rows = [{"epoch": i, "train_loss": 1, "val_loss": value} for i, value in enumerate(values)]
     runs.write_metrics(folder, rows)
     runs.write_record(folder, {"state": "finished", "seconds": 2, "resumed": [{"seconds": 1}]})
     (folder / "output.log").write_text(output)

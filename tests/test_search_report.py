@@ -1,13 +1,15 @@
 """What a search says: its table, its best, its importances, its progress, and its refit."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from searches import Search, trials_of
+from searches import Search, trial_folder, trials_of
 
+from classifier import runs
 from classifier.__main__ import main
 from classifier.search import console
 from classifier.search.results import rows
@@ -53,6 +55,18 @@ def test_the_best_is_shown_with_what_it_changes(found, capsys):
     assert f"--ckpt_path found/trials/{best.number:04d}/checkpoints/best.ckpt" in text
     if best.number:
         assert f"+  lr: &lr {best.params['lr']}" in text
+
+
+def test_the_best_checkpoint_of_a_trial_is_that_of_the_searched_metric(found, capsys):
+    best = max(trials_of(found), key=lambda trial: trial.value)
+    folder = trial_folder(found, best.number)
+
+    assert main(["validate", "--ckpt_path", str(folder)]) == 0
+
+    (told,) = re.findall(r"val_accuracy +│ +([\d.e-]+)", capsys.readouterr().out)
+    record = runs.read_record(folder)["best"]
+    assert record["monitor"] == "val_accuracy"  # the base config follows val_loss
+    assert float(told) == record["value"] == best.value
 
 
 def test_the_importances_are_shares(found, capsys):

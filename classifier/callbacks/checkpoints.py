@@ -293,7 +293,11 @@ class RunCheckpoints(Checkpoint):
             "ranks": all_ranks(trainer, position.metrics_of(trainer) if inside else {}),
             "callback_metrics": {k: v.clone() for k, v in trainer.callback_metrics.items()},
             "stopped_by": stops.stopped_by(trainer) if trainer.should_stop or self.held else None,
-            "best": {"monitor": self.monitor, "score": self.score},
+            "best": {
+                "monitor": self.monitor,
+                "direction": self.direction,
+                "score": self.score,
+            },
             "by_validation": self.by_validation,
         }
         self.saving.checkpoint = checkpoint
@@ -396,7 +400,9 @@ class RunCheckpoints(Checkpoint):
             return math.nan
         # In format 1 it stood in the state of this callback.
         kept = saved.get(POSITION, {}).get("best") or saved["callbacks"].get(self.state_key, {})
-        return float(kept["score"]) if kept.get("monitor") == self.monitor else math.nan
+        same = kept.get("monitor") == self.monitor
+        same = same and kept.get("direction", self.direction) == self.direction
+        return float(kept["score"]) if same else math.nan
 
 
 class BetweenEpochs(Callback):
@@ -416,6 +422,10 @@ class BetweenEpochs(Callback):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.checkpoints.before_epoch(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if position.is_broken_off(trainer):
+            stops.spare_early_stopping(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.checkpoints.before_end(trainer)

@@ -92,6 +92,13 @@ def forget(trainer: Any, states: dict[str, Any]) -> None:
             states[callback.state_key] = {**states[callback.state_key], **fresh}
 
 
+def spare_early_stopping(trainer: Any) -> None:
+    """Lets a training end within its first epoch, before the metric that is watched is there."""
+    for callback in trainer.callbacks:
+        if isinstance(callback, EarlyStopping) and callback.monitor not in trainer.callback_metrics:
+            callback.strict = False
+
+
 def follow_new_arguments(
     trainer: Any,
     states: dict[str, Any],

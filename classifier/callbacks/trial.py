@@ -1,6 +1,7 @@
 """A training that is a trial of a search: it reports to the search, and is stopped by it."""
 
 import json
+import math
 import os
 import signal
 import threading
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from lightning_fabric.utilities.rank_zero import rank_zero_only
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import metadata
@@ -22,7 +24,6 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, Sessi
 from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 
 from classifier import runs
-from classifier.callbacks.epochs import EpochWatch
 
 VARIABLE = "CLASSIFIER_TRIAL"
 
@@ -61,12 +62,12 @@ class Trial:
         return f"{self.folder.parent.parent.name}_{self.folder.name}"
 
 
-class TrialReport(EpochWatch):
+class TrialReport(Callback):
     """Reports each epoch to the search, obeys its answer, and fills TensorBoard's HParams.
 
-    After every epoch that measured the monitor, rank zero sends ``(epochs_done, value)`` and
-    receives whether to stop. When the other end is closed the search is dead, and so is the trial:
-    another one may take it up at any time.
+    After every epoch that measured the monitor, rank zero sends ``(epochs_done, value)``, the best
+    value of the epoch's validations, and receives whether to stop. When the other end is closed
+    the search is dead, and so is the trial: another one may take it up at any time.
 
     Comes after ``RunRecord``, whose ``metrics.csv`` it reads.
 
@@ -91,14 +92,13 @@ class TrialReport(EpochWatch):
         self.started_session = True
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        value = self.epoch_metrics(trainer).get(self.trial.monitor)
-        if value is None:
-            return
-        self._log_best(trainer)
-        if self.trial.channel is None:
-            return
-        stop = self.channel.ask((trainer.current_epoch + 1, value)) if self.channel else False
-        if trainer.strategy.broadcast(stop):
+        stop = False
+        value = self._measured(trainer.current_epoch) if trainer.is_global_zero else None
+        if value is not None:
+            self._log_best(trainer)
+            if self.channel is not None:
+                stop = self.channel.ask((trainer.current_epoch + 1, value))
+        if self.trial.channel is not None and trainer.strategy.broadcast(stop):
             trainer.should_stop = self.is_pruned = True
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -111,9 +111,16 @@ class TrialReport(EpochWatch):
         if self.started_session and isinstance(exception, Exception):
             self._end(trainer, STATUS_FAILURE)
 
+    def _measured(self, epoch: int) -> float | None:
+        """The best of an epoch's validations, or one that is not finite; None if there is none."""
+        rows = runs.read_metrics(self.trial.folder)
+        texts = [row.get(self.trial.monitor) for row in rows if int(row["epoch"]) == epoch]
+        values = [float(text) for text in texts if text]
+        bad = [value for value in values if not math.isfinite(value)]
+        best = min if self.trial.direction == "minimize" else max
+        return bad[0] if bad else best(values, default=None)
+
     def _log_best(self, trainer: pl.Trainer) -> None:
-        if not trainer.is_global_zero:
-            return
         best = runs.best_value(self.trial.folder, self.trial.monitor, self.trial.direction)
         for writer in _writers(trainer):
             if best is not None:

@@ -25,6 +25,7 @@ from classifier import runs, trust
 from classifier.callbacks.checkpoint_io import save_durably
 from classifier.callbacks.checkpoints import BetweenEpochs, RunCheckpoints
 from classifier.callbacks.console import Console, RichBar, interactive
+from classifier.callbacks.data_notes import DataNotes
 from classifier.callbacks.finite_loss import FiniteLoss
 from classifier.callbacks.freed_memory import FreedMemory
 from classifier.callbacks.logger import RunLogger
@@ -244,9 +245,11 @@ class ClassifierCLI(LightningCLI):
         if self.arguments.verb != "fit":
             config.logger = False
             self._print_notes()
+            config.callbacks.append(DataNotes())
         elif config.fast_dev_run or config.barebones:
             self._print_notes()
-            config.callbacks += [FiniteLoss(None, self.settings.seed_everything), Console(None)]
+            checked = FiniteLoss(None, self.settings.seed_everything)
+            config.callbacks += [DataNotes(), checked, Console(None)]
         else:
             self.keep_run(config)
         config.callbacks += [FreedMemory(), RankWatch(self.folder)]
@@ -320,13 +323,13 @@ class ClassifierCLI(LightningCLI):
             step = self.arguments.global_step if resumed else None
             config.logger = RunLogger(folder, step)
         if config.enable_checkpointing is not False:
-            monitor = self.settings.model.monitor
+            monitor, direction = self._monitor(trial)
             validated = config.limit_val_batches != 0 or not monitor.startswith("val_")
             save_every = self.settings.save_every
             checkpoints = RunCheckpoints(
                 folder,
                 monitor if validated else None,
-                self._direction(monitor),
+                direction,
                 self.config_text,
                 save_every.minutes,
                 save_every.steps,
@@ -350,6 +353,7 @@ class ClassifierCLI(LightningCLI):
             "environment": runs.environment(modules),
         }
         config.callbacks += [
+            DataNotes(),
             SameConditions(self.arguments.before),
             FiniteLoss(folder, facts["seed"]),
             RunRecord(folder, self.config_text, facts, bool(self.arguments.checkpoint_path)),
@@ -361,11 +365,14 @@ class ClassifierCLI(LightningCLI):
             timeless = [c for c in config.callbacks if not isinstance(c, Timer)]
             config.callbacks = [*timeless, EndsAt(int(last))]
 
-    def _direction(self, metric: str) -> runs.Direction:
-        mode = self.model.mode_of(metric)
+    def _monitor(self, trial: Trial | None) -> tuple[str, runs.Direction]:
+        """The metric whose best value is ``best.ckpt``, and which way it is better."""
+        monitor: str = self.settings.model.monitor
         if self.arguments.format == 1:
-            return runs.direction_of(metric)
-        return "maximize" if mode == "max" else "minimize"
+            return monitor, runs.direction_of(monitor)
+        if trial:  # so that its best weights are those that the search found
+            return trial.monitor, trial.direction
+        return monitor, "maximize" if self.model.mode_of(monitor) == "max" else "minimize"
 
     def _settings_so_far(self) -> list[str]:
         """Digests of the settings that the weights were trained under, one after the other."""

@@ -90,6 +90,8 @@ class ImageDataModule(pl.LightningDataModule):
         }
         self._restored: dict[str, Any] | None = None
         self._is_set_up = False
+        self._epoch = 0
+        self._sampler: EpochSampler | None = None
         self.seed = 0
         """Seed of the training, from ``setup`` on; that of rank zero on all ranks."""
 
@@ -158,6 +160,17 @@ class ImageDataModule(pl.LightningDataModule):
                 digest.update(part)
         return digest.hexdigest()
 
+    def notes(self, stage: str) -> list[str]:
+        """Says what a person should know of the data before a stage; call it after ``setup``.
+
+        Args:
+            stage: "fit", "validate" or "test".
+
+        Returns:
+            A sentence for each thing.
+        """
+        return []
+
     def setup(self, stage: str) -> None:
         if stage == "predict" or self._is_set_up:
             return
@@ -177,18 +190,47 @@ class ImageDataModule(pl.LightningDataModule):
         self.train_set, self.val_set, self.test_set = other.train_set, other.val_set, other.test_set
         self.seed, self._is_set_up = other.seed, True
 
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the order and the random transforms of training without a Trainer; its own wins.
+
+        Args:
+            epoch: Number of the epoch, from 0 on.
+        """
+        self._epoch = epoch
+        if self._sampler:
+            self._sampler.set_epoch(epoch)
+
     def train_dataloader(self) -> Iterable[Batch]:
+        """Loads the training batches, each epoch in an order of its own.
+
+        A Trainer counts the epochs and calls ``augmented`` for each batch on its device. Without
+        one, both is yours; what is not said stays that of epoch 0::
+
+            data.setup("fit")
+            for epoch in range(3):
+                data.set_epoch(epoch)
+                for batch in data.train_dataloader():
+                    images, labels = data.augmented(batch)
+
+        ``torch.manual_seed`` before ``setup`` chooses the orders; ``augmented`` draws from torch's
+        generator at the time.
+        """
         # Trainer(overfit_batches=…) trains on the same batches in every epoch.
         trainer: Any = self.trainer
         shuffle = not (trainer and trainer.overfit_batches)
-        loader = self._loader(self.train_set, self.batch_size, shuffle)
-        return TrainLoader(loader, trainer) if trainer else loader
+        if trainer:
+            sampler = self._new_sampler(self.train_set, shuffle)
+            return TrainLoader(self._loader(sampler, self.batch_size), trainer)
+        if self._sampler is None:  # one for all loaders, so that set_epoch reaches them
+            self._sampler = self._new_sampler(self.train_set, shuffle)
+            self._sampler.set_epoch(self._epoch)
+        return self._loader(self._sampler, self.batch_size)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        return self._loader(self.val_set, self.eval_batch_size, shuffle=False)
+        return self._loader(self._new_sampler(self.val_set, False), self.eval_batch_size)
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        return self._loader(self.test_set, self.eval_batch_size, shuffle=False)
+        return self._loader(self._new_sampler(self.test_set, False), self.eval_batch_size)
 
     def files_dataloader(self, paths: Sequence[Path]) -> DataLoader[ImageFiles]:
         """Reads image files to predict, in the order given, as batches of ``ImageFiles``."""
@@ -198,8 +240,19 @@ class ImageDataModule(pl.LightningDataModule):
         )
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        if self.trainer is None or not self.trainer.training:
-            return batch
+        training = self.trainer is not None and self.trainer.training
+        return self.augmented(batch) if training else batch
+
+    def augmented(self, batch: Batch) -> Batch:
+        """Applies ``augment``, then ``mix``, to a training batch.
+
+        Args:
+            batch: Images, uint8 ``(N, C, H, W)`` on any device, and labels, int64 ``(N,)``.
+
+        Returns:
+            The same; after ``mix`` images are float, on the same scale 0..255, and labels are
+            shares of the classes, float ``(N, K)``.
+        """
         images, labels = batch
         for module in self.augment:
             images = module(images)
@@ -208,23 +261,27 @@ class ImageDataModule(pl.LightningDataModule):
             images, labels = self.mix(images.float(), shares)
         return images, labels
 
-    def _loader(self, images: ImageSet, batch_size: int, shuffle: bool) -> DataLoader[Batch]:
-        if self.num_workers == 0 and isinstance(images, MemorySet):
-            # Workers would only copy what one slice delivers, so Lightning's hint does not apply.
-            warnings.filterwarnings("ignore", ".* does not have many workers", PossibleUserWarning)
+    def _new_sampler(self, images: ImageSet, shuffle: bool) -> EpochSampler:
         trainer = self.trainer
-        sampler = EpochSampler(
+        return EpochSampler(
             images,
             shuffle,
             num_replicas=trainer.world_size if trainer else 1,
             rank=trainer.global_rank if trainer else 0,
             seed=self.seed,
         )
+
+    def _loader(self, sampler: EpochSampler, batch_size: int) -> DataLoader[Batch]:
+        images = sampler.images
+        if self.num_workers == 0 and isinstance(images, MemorySet):
+            # Workers would only copy what one slice delivers, so Lightning's hint does not apply.
+            warnings.filterwarnings("ignore", ".* does not have many workers", PossibleUserWarning)
+        trainer = self.trainer
         return DataLoader(
             images,
             batch_size,
             sampler=sampler,
-            drop_last=shuffle and len(sampler) >= batch_size,
+            drop_last=sampler.shuffle and len(sampler) >= batch_size,
             collate_fn=whole_batch,
             **workers(self.num_workers),
             persistent_workers=self.num_workers > 0,

@@ -1,36 +1,296 @@
-"""Finding image files by what a person types: files, folders and globs."""
+"""Finding image files: below folders, and by what a person types.
 
+One walk serves class folders and predictions. Paths are sorted as ``Path`` sorts: part by part.
+"""
+
+import fnmatch
 import glob
+import os
+import re
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
-from classifier.data.images import is_image_name
+from classifier.data.images import (
+    HEIF_SUFFIXES,
+    UNREAD_SUFFIXES,
+    image_suffixes,
+    reads_heif,
+    remedy,
+)
+
+# What systems, storage boxes and tools leave behind, in lower case.
+LITTER = {
+    *("__macosx", "temporary items", "network trash folder"),
+    *("$recycle.bin", "recycler", "system volume information"),
+    *("thumbs.db", "ehthumbs.db", "desktop.ini", "picasa.ini"),
+    *("@eadir", "@recycle", "@recently-snapshot", "#recycle", "#snapshot"),
+    *("lost+found", ".ipynb_checkpoints", "__pycache__"),
+}
+
+
+@dataclass
+class Tally:
+    """How many images, and the first of them by name."""
+
+    number: int = 0
+    example: str = ""
+
+    def add(self, name: str) -> None:
+        """Counts one more."""
+        self.number += 1
+        self.example = min(self.example or name, name)
+
+
+@dataclass
+class Contents:
+    """Paths of what is in a folder: sorted folders and links to folders, images in any order."""
+
+    folders: list[str] = field(default_factory=list)
+    links: list[str] = field(default_factory=list)
+    images: list[str] = field(default_factory=list)
+
+
+class Finder:
+    """Finds the images below folders, each real folder once, and tallies what it leaves out.
+
+    It leaves out what is hidden and ``LITTER``, unless that is a folder it is given. Links are
+    followed, after all real folders, so that no link takes the files of one. It asks the disk about
+    each folder and each link, and about no other file.
+
+    Args:
+        root: Folder that names are relative to.
+        exclude: Patterns of ``fnmatch`` for images to leave out: for their names or, with a "/",
+            for their paths below root.
+        unread: Whether to find the images that no installed package reads, too.
+
+    Attributes:
+        excluded: What the patterns left out.
+        repeated: Folders that were met once more, by a link.
+        litter: The names that it met.
+        unread: Images that no installed package reads, by suffix.
+        namesakes: Images that differ from another in nothing but the suffix.
+    """
+
+    def __init__(
+        self, root: Path | None = None, exclude: Sequence[str] = (), unread: bool = False
+    ) -> None:
+        self.root = root
+        self.suffixes = image_suffixes() | (UNREAD_SUFFIXES if unread else set())
+        self.excluded = Tally()
+        self.repeated = Tally()
+        self.litter: set[str] = set()
+        self.unread: dict[str, Tally] = {}
+        self.namesakes = Tally()
+        self._namesake_suffixes: Counter[str] = Counter()
+        self._patterns = {pattern: re.compile(fnmatch.translate(pattern)) for pattern in exclude}
+        self._unmatched = set(exclude)
+        self._contents: dict[str, Contents] = {}
+
+    def subfolders(self, folder: Path) -> list[Path]:
+        """Lists the folders in a folder and the links to folders."""
+        contents = self.contents(folder)
+        return sorted(map(Path, contents.folders + contents.links))
+
+    def contents(self, folder: Path) -> Contents:
+        """Looks into a folder, once: ``below`` does not do it again."""
+        if str(folder) not in self._contents:
+            self._contents[str(folder)] = self._scan(str(folder))
+        return self._contents[str(folder)]
+
+    def below(self, tops: Sequence[Path]) -> list[list[str]]:
+        """Lists the images below each of some folders, sorted."""
+        found: list[list[str]] = [[] for _ in tops]
+        for _, number, contents in self._walk(tops):
+            found[number] += contents.images
+        return [sorted(paths, key=_parts) for paths in found]
+
+    def folders(self, tops: Sequence[Path]) -> list[str]:
+        """Lists some folders and all those below them."""
+        return [folder for folder, _, _ in self._walk(tops)]
+
+    def notes(self) -> list[str]:
+        """Says in a sentence each what was left out, and what looks as if it should be."""
+        notes = self.left_out()
+        if self.litter:
+            names = ", ".join(f"'{name}'" for name in sorted(self.litter))
+            notes.append(f"left out what systems and tools leave in folders: {names}.")
+        notes += [f"data.exclude: no image matches '{p}'." for p in sorted(self._unmatched)]
+        if self.namesakes.number:
+            # Of two kinds the rarer one is rather the masks; else what no camera writes.
+            suffixes = self._namesake_suffixes
+            rarest = min(suffixes, key=lambda s: (suffixes[s], s.lower() in (".jpg", ".jpeg"), s))
+            notes.append(
+                "images that share their name with another but for the suffix: "
+                f"{self.namesakes.number}, such as {self.namesakes.example}. If they are masks or "
+                f'copies, data.exclude: ["*{rarest}"] leaves them out.'
+            )
+        return notes
+
+    def left_out(self) -> list[str]:
+        """Says which images were left out, and why, in a sentence for each reason."""
+        notes = [
+            f"left out {tally.number} {suffix}, such as '{tally.example}': {remedy(suffix)}"
+            for suffix, tally in sorted(self.unread.items())
+        ]
+        if self.excluded.number:
+            left = f"{self.excluded.number}, such as '{self.excluded.example}'"
+            notes.append(f"left out by data.exclude: {left}.")
+        if self.repeated.number:
+            links = f"{self.repeated.number}, such as '{self.repeated.example}'"
+            notes.append(f"left out links to folders that are read without them: {links}.")
+        return notes
+
+    def _walk(self, tops: Sequence[Path]) -> Iterator[tuple[str, int, Contents]]:
+        """Yields each folder once, with the number of its top."""
+        seen = _above(tops)
+        real: deque[tuple[str, int]] = deque()
+        links: deque[tuple[str, int]] = deque()
+        for number, top in enumerate(tops):
+            (links if top.is_symlink() else real).append((str(top), number))
+        while real or links:
+            folder, number = (real or links).popleft()
+            place = _place(folder)
+            if place in seen:
+                self.repeated.add(key(folder, self.root))
+                continue
+            seen.add(place)
+            contents = self._contents.pop(folder, None) or self._scan(folder)
+            real.extend((path, number) for path in contents.folders)
+            links.extend((path, number) for path in contents.links)
+            yield folder, number, contents
+
+    def _scan(self, folder: str) -> Contents:
+        contents = Contents()
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                name = entry.name
+                lower = name.lower()
+                if lower in LITTER:
+                    self.litter.add(name)
+                elif lower[0] == ".":
+                    continue
+                elif entry.is_dir(follow_symlinks=False):
+                    contents.folders.append(entry.path)
+                elif entry.is_symlink() and os.path.isdir(entry.path):  # noqa: PTH112  # a text
+                    contents.links.append(entry.path)
+                elif self._is_image(entry.path, name, lower[lower.rfind(".") :]):
+                    contents.images.append(entry.path)
+        contents.folders.sort()
+        contents.links.sort()
+        self._tally_namesakes(contents.images)
+        return contents
+
+    def _is_image(self, path: str, name: str, suffix: str) -> bool:
+        if suffix not in self.suffixes and suffix not in UNREAD_SUFFIXES:
+            return False
+        if self._patterns and self._is_excluded(path, name):
+            return False
+        if suffix in self.suffixes or (suffix in HEIF_SUFFIXES and self._reads_heif):
+            return True
+        self.unread.setdefault(suffix, Tally()).add(key(path, self.root))
+        return False
+
+    @cached_property
+    def _reads_heif(self) -> bool:
+        return reads_heif()
+
+    def _is_excluded(self, path: str, name: str) -> bool:
+        below = key(path, self.root)
+        matched = {p for p, e in self._patterns.items() if e.match(below if "/" in p else name)}
+        if matched:
+            self.excluded.add(below)
+            self._unmatched -= matched
+        return bool(matched)
+
+    def _tally_namesakes(self, images: list[str]) -> None:
+        if len({path[: path.rfind(".")] for path in images}) == len(images):
+            return
+        by_stem: dict[str, list[str]] = {}
+        for path in sorted(images):
+            by_stem.setdefault(path[: path.rfind(".")], []).append(path)
+        for first, *others in by_stem.values():
+            for other in others:
+                self.namesakes.add(f"'{key(other, self.root)}' beside '{Path(first).name}'")
+                self._namesake_suffixes.update(path[path.rfind(".") :] for path in (first, other))
 
 
 def find_images(patterns: Sequence[str]) -> list[Path]:
-    """Lists image files in the order given; those of a folder or glob by name.
+    """Lists image files in the order given, each once; those of a folder or glob by name.
 
-    A file that is named itself is taken whatever its suffix; a folder is searched with its
-    subfolders, without what is hidden.
+    A file that is named itself is taken whatever its suffix. A folder, and so ``folder/**``, is
+    searched by ``Finder``; that no installed package reads an image is left to the reader to say.
 
     Raises:
         FileNotFoundError: If a pattern stands for nothing.
     """
-    files = []
+    files: dict[tuple[str, str], str] = {}  # by where they really are
+    real: dict[str, str] = {}
     for pattern in patterns:
-        found = list(_find(pattern))
+        found = _find(pattern)
         if not found:
             kind = "image in folder" if Path(pattern).is_dir() else "file, folder or glob"
             raise FileNotFoundError(f"--images: there is no {kind} '{pattern}'.")
-        files += found
-    return files
+        for path in found:
+            folder, name = os.path.split(path)
+            if folder not in real:
+                real[folder] = os.path.realpath(folder)
+            files.setdefault((real[folder], name), path)
+    return [Path(path) for path in files.values()]
 
 
-def _find(pattern: str) -> Iterator[Path]:
-    # A name may itself hold brackets; and Path.glob takes no absolute patterns.
-    matches = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207
-    for path in map(Path, matches):
-        if path.is_dir():
-            yield from sorted(image for image in path.rglob("*") if is_image_name(image))
-        else:
-            yield path
+def _find(pattern: str) -> list[str]:
+    # A name may itself hold brackets.
+    matches = [pattern] if Path(pattern).exists() else sorted(_matches(pattern))
+    named = [path for path in dict.fromkeys(map(Path, matches)) if not _is_litter(path, pattern)]
+    folders = [path for path in named if path.is_dir()]
+    below = dict(zip(folders, Finder(unread=True).below(folders), strict=True))
+    return [image for path in named for image in below.get(path, [str(path)])]
+
+
+def _matches(pattern: str) -> Iterator[str]:
+    """Does ``glob.glob``, which would go round and round where a link leads upwards."""
+    head, *tail = re.split(r"(?:^|(?<=/))\*\*(?:/|$)", pattern, maxsplit=1)
+    if not tail:
+        yield from glob.glob(pattern)  # noqa: PTH207  # Path.glob takes no absolute patterns
+        return
+    heads = [head or "."] if Path(head).is_dir() else glob.glob(head)  # noqa: PTH207
+    tops = sorted(path for path in map(Path, heads) if path.is_dir())
+    if not tail[0]:
+        yield from map(str, tops)
+        return
+    for folder in Finder().folders(tops):
+        yield from _matches(f"{glob.escape(folder)}/{tail[0]}".removeprefix("./"))
+
+
+def _is_litter(match: Path, pattern: str) -> bool:
+    """Whether a glob led to what systems leave behind, without naming it."""
+    return any(part.lower() in LITTER for part in {*match.parts} - {*Path(pattern).parts})
+
+
+def _above(folders: Sequence[Path]) -> set[tuple[int, int]]:
+    """Where the folders around some folders are: a link to one of them leads in a circle."""
+    around = {os.path.dirname(os.path.abspath(folder)) for folder in folders}  # noqa: PTH100, PTH120
+    around |= {os.path.dirname(os.path.realpath(f)) for f in folders if f.is_symlink()}  # noqa: PTH120
+    around |= {os.path.realpath(folder) for folder in around}
+    above = {Path(folder) for folder in around}
+    above |= {parent for folder in above for parent in folder.parents}
+    # A folder may be around another; a link among several is rather one that leads in a circle.
+    taken = [folder for folder in folders if len(folders) == 1 or not folder.is_symlink()]
+    return {*map(_place, above)} - {*map(_place, taken)}
+
+
+def _place(folder: str | Path) -> tuple[int, int]:
+    status = os.stat(folder)  # noqa: PTH116  # a text mostly
+    return status.st_dev, status.st_ino
+
+
+def key(path: str | Path, root: Path | None) -> str:
+    """A path below root, as it names an image."""
+    return str(path).removeprefix(os.path.join(root or "", ""))  # noqa: PTH118  # root may be "/"
+
+
+def _parts(path: str) -> str:
+    return path.replace(os.sep, "\0")

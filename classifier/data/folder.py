@@ -3,11 +3,10 @@
 Shapes: N images, C channels, H rows, W columns.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning_fabric.utilities.data import suggested_max_num_workers
@@ -15,15 +14,19 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
+from classifier.data import earlier
 from classifier.data.base import Description, ImageDataModule, at_least_one, proper_fraction
-from classifier.data.images import ImageReader, is_image_name, stack
+from classifier.data.files import Finder, key
+from classifier.data.images import ImageReader, image_suffixes, stack
 from classifier.data.sets import Batch, Buffer, ImageSet, MemorySet, mixed_seed, seeded, whole_batch
 from classifier.data.split import order_by_name, stratified_split
+from classifier.data.split_folders import find_splits
 from classifier.data.workers import workers
+from classifier.errors import UserError
 from classifier.suggest import did_you_mean
 
 MAX_WORKERS = 1024  # more bring a machine down before they read an image
-SPLIT_NAMES = {"train": ["train"], "val": ["val", "valid", "validation"], "test": ["test"]}
+SPLITS = {"train": "training", "val": "validation", "test": "test"}
 # Mean and standard deviation of ImageNet's training images, on which most weights were pretrained.
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
@@ -36,13 +39,22 @@ class FolderSet(ImageSet):
         labels: int64 ``(N,)``.
         read: Reads one of them.
         seed: Makes random transforms a function of (seed, epoch, image) alone.
+        root: Of the names in a fingerprint; if not given, they are folder and name, as in format 1.
     """
 
-    def __init__(self, paths: Sequence[Path], labels: Tensor, read: ImageReader, seed: int) -> None:
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        labels: Tensor,
+        read: ImageReader,
+        seed: int,
+        root: Path | None = None,
+    ) -> None:
         self.paths = list(paths)
         self.labels = labels
         self.read = read
         self.seed = seed
+        self.root = root
 
     def __getitems__(self, keys: list[int]) -> Batch:
         images = stack([self._image(key) for key in keys])
@@ -53,16 +65,21 @@ class FolderSet(ImageSet):
             return self.read(self.paths[key % len(self)])
 
     def content(self) -> Iterator[Buffer]:
-        """Yields class folder, name and size of each file, and its label."""
+        """Yields name and size of each file, and its label."""
         for path, label in zip(self.paths, self.labels.tolist(), strict=True):
-            yield f"{path.parent.name}/{path.name} {path.stat().st_size} {label}\n".encode()
+            name = f"{path.parent.name}/{path.name}" if self.root is None else key(path, self.root)
+            line = f"{name} {path.stat().st_size} {label}\n"
+            yield line.encode("utf-8", "surrogateescape")
 
 
 class ImageFolder(ImageDataModule):
     """Images in ``root/<class>/`` or in ``root/{train,val,test}/<class>/``.
 
-    Any format that Pillow reads counts as an image; hidden files and folders do not. Missing val
-    and test folders are replaced by a share of each class of the training images.
+    Any format that Pillow reads counts as an image, HEIC where pillow-heif is installed. Links are
+    followed; what is hidden, and what systems leave in folders (__MACOSX, Thumbs.db), is left out.
+    The folders of train, val and test may be called so in any usual way, such as Training or
+    test_set. Missing val and test folders are replaced by a share of each class of the training
+    images.
 
     Args:
         root: Folder of the class folders, or of train, val and test.
@@ -78,6 +95,10 @@ class ImageFolder(ImageDataModule):
             cores, at most eight, if not given.
         test_fraction: Share of the images that is set aside for test, above 0 and below 1. Not used
             where there is a test folder.
+        splits: Which folder, by its path below root, is train, val and test, where the names do not
+            say it: a mapping such as {train: part1, test: part2}; or "none": all are classes.
+        exclude: Patterns of images to leave out, such as "*_mask.png"; with a "/" they are for the
+            path below root, such as "train/*/old/*".
         **kwargs: Arguments of ImageDataModule.
     """
 
@@ -91,6 +112,8 @@ class ImageFolder(ImageDataModule):
         in_memory: bool = False,
         num_workers: int | None = None,
         test_fraction: float = 0.1,
+        splits: dict[str, str] | Literal["none"] | None = None,
+        exclude: list[str] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -113,6 +136,9 @@ class ImageFolder(ImageDataModule):
             )
         self._num_workers = num_workers
         self.test_fraction = proper_fraction("test_fraction", test_fraction)
+        self.splits = splits
+        self.exclude = exclude or []
+        self._missing: dict[str, list[str]] = {}
 
     @property
     def num_workers(self) -> int:
@@ -131,19 +157,30 @@ class ImageFolder(ImageDataModule):
 
     def load_sets(self) -> tuple[ImageSet, ImageSet, ImageSet]:
         """Finds the images of each set; with ``in_memory`` it reads them as well."""
-        folders = find_splits(self.root)
         names = self._class_names
-        found = {split: find_images(folder, names) for split, folder in folders.items()}
+        found = self._find_images()
         shares = {"val": self.val_fraction, "test": self.test_fraction}
         missing = [split for split in shares if split not in found]
         paths, labels = found["train"]
-        fractions = [shares[split] for split in missing]
-        order = order_by_name([path.relative_to(self.root) for path in paths], self.split_seed)
-        parts = stratified_split(labels, fractions, order, names)
-        for split, part in zip(["train", *missing], parts, strict=True):
-            found[split] = [paths[index] for index in part.tolist()], labels[part]
-        train, val, test = (self._set(split, *found[split]) for split in SPLIT_NAMES)
+        if missing:
+            order = order_by_name([key(path, self.root) for path in paths], self.split_seed)
+            fractions = [shares[split] for split in missing]
+            parts = stratified_split(labels, fractions, order, names)
+            for split, part in zip(["train", *missing], parts, strict=True):
+                found[split] = [paths[index] for index in part.tolist()], labels[part]
+        train, val, test = (self._set(split, *found[split]) for split in SPLITS)
         return train, val, test
+
+    def notes(self, stage: str) -> list[str]:
+        """Says what was left out, and which classes have no images to validate or test on."""
+        stages = {"fit": ["val", "test"], "validate": ["val"], "test": ["test"]}
+        notes = self._finder.notes() if stage == "fit" else []
+        for split in stages.get(stage, []):
+            if missing := self._missing.get(split):
+                names = ", ".join(f"'{name}'" for name in missing[:5])
+                more = f" and {len(missing) - 5} other classes" if len(missing) > 5 else ""
+                notes.append(f"there are no {SPLITS[split]} images of {names}{more}.")
+        return notes
 
     def reader(self) -> ImageReader:
         """Returns a reader with ``eval_transform``."""
@@ -153,8 +190,57 @@ class ImageFolder(ImageDataModule):
         return ImageReader(self._in_channels, nn.Sequential(*(self._eval_transform or default)))
 
     @cached_property
+    def _finder(self) -> Finder | earlier.EarlierFinder:
+        """What looks for the images; lives to the end, for what it has left out."""
+        if self.format > 1:
+            return Finder(self.root, self.exclude)
+        if self.splits or self.exclude:
+            raise UserError(
+                "data.splits and data.exclude are not for runs of an earlier version, which find "
+                "their images as that version did. Train anew to use them."
+            )
+        return earlier.EarlierFinder()
+
+    @cached_property
+    def _split_folders(self) -> dict[str, Path]:
+        check_root(self.root)
+        if isinstance(self._finder, Finder):
+            return find_splits(self.root, self.splits, self._finder)
+        return earlier.find_splits(self.root)
+
+    @cached_property
     def _class_names(self) -> list[str]:
-        return find_classes(find_splits(self.root)["train"])
+        return find_classes(self._split_folders["train"], self._finder)
+
+    def _find_images(self) -> dict[str, tuple[list[Path], Tensor]]:
+        """Lists the images of each split that has a folder, and their labels."""
+        names = self._class_names
+        tops = {split: self._class_folders(split) for split in self._split_folders}
+        below = iter(self._finder.below([top for folders in tops.values() for top in folders]))
+        found = {}
+        for split, folders in tops.items():
+            images = dict(zip((folder.name for folder in folders), below, strict=False))
+            missing = [name for name in names if not images.get(name)]
+            if missing and (split == "train" or len(missing) == len(names)):
+                place = self._split_folders[split]
+                empty = f"'{place}' has no images in class folders"
+                if split == "train":
+                    empty = f"Class folder '{place / missing[0]}' has no images"
+                why = "".join(f"\n  {note}" for note in self._finder.left_out())
+                raise UserError(f"{empty}; add some or remove it.{why}")
+            self._missing[split] = missing
+            paths = [Path(path) for name in names for path in images.get(name, [])]
+            counts = torch.tensor([len(images.get(name, [])) for name in names])
+            found[split] = paths, torch.arange(len(names)).repeat_interleave(counts)
+        return found
+
+    def _class_folders(self, split: str) -> list[Path]:
+        folders = self._finder.subfolders(self._split_folders[split])
+        for folder in folders:
+            if folder.name not in self._class_names:
+                hint = did_you_mean(folder.name, self._class_names)
+                raise UserError(f"Class folder '{folder}' has no counterpart in train{hint}")
+        return folders
 
     def _train_reader(self) -> ImageReader:
         default = [v2.RandomResizedCrop(self.image_size, antialias=True), v2.RandomHorizontalFlip()]
@@ -163,7 +249,7 @@ class ImageFolder(ImageDataModule):
     def _set(self, split: str, paths: list[Path], labels: Tensor) -> ImageSet:
         augmented = split == "train" and not self.in_memory
         read = self._train_reader() if augmented else self.reader()
-        images = FolderSet(paths, labels, read, seed=self.seed)
+        images = FolderSet(paths, labels, read, self.seed, self.root if self.format > 1 else None)
         if not self.in_memory:
             return images
         batches = DataLoader(images, 64, collate_fn=whole_batch, **workers(self._num_readers()))
@@ -175,79 +261,40 @@ class ImageFolder(ImageDataModule):
         return min(8, suggested_max_num_workers(self.trainer.num_devices if self.trainer else 1))
 
 
-def find_splits(root: Path) -> dict[str, Path]:
-    """Finds the folders of train, val and test; without a train folder, ``root`` is train.
-
-    Raises:
-        FileNotFoundError: There is no ``root``.
-        ValueError: ``root`` is not a folder, or has val or test but no train folder.
-    """
-    if not root.exists():
-        siblings = [path.name for path in _subfolders(root.parent)] if root.parent.is_dir() else []
-        hint = did_you_mean(root.name, siblings, "; set root to the folder of the class folders.")
-        raise FileNotFoundError(f"No folder '{root}'{hint}")
-    if not root.is_dir():
-        raise ValueError(f"'{root}' is a file; expected the folder of the class folders.")
-    folders = {folder.name.lower(): folder for folder in _subfolders(root)}
-    splits = {
-        split: folders[alias]
-        for split, aliases in SPLIT_NAMES.items()
-        for alias in aliases
-        # Vehicles have a class "train" too, but its folder holds images, not folders.
-        if alias in folders and _subfolders(folders[alias])
-    }
-    if not splits:
-        return {"train": root}
-    if "train" not in splits:
-        raise ValueError(
-            f"'{root}' has a folder '{next(iter(splits.values())).name}', but no 'train/<class>/'."
-        )
-    return splits
+def check_root(root: Path) -> None:
+    """Raises FileNotFoundError if there is no ``root``, UserError if it is a file."""
+    if root.is_dir():
+        return
+    if root.exists():
+        raise UserError(f"'{root}' is a file; expected the folder of the class folders.")
+    siblings = (
+        [path.name for path in Finder().subfolders(root.parent)] if root.parent.is_dir() else []
+    )
+    hint = did_you_mean(root.name, siblings, "; set root to the folder of the class folders.")
+    raise FileNotFoundError(f"No folder '{root}'{hint}")
 
 
-def find_classes(folder: Path) -> list[str]:
+def find_classes(folder: Path, finder: Finder | earlier.EarlierFinder) -> list[str]:
     """Lists the class folders in alphabetical order.
 
     Raises:
-        ValueError: There are fewer than two.
+        UserError: There are fewer than two.
     """
-    names = [subfolder.name for subfolder in _subfolders(folder)]
-    if len(names) >= 2:
+    folders = finder.subfolders(folder)
+    if len(folders) >= 2:
+        names = [path.name for path in folders]
+        for name in names:
+            if name.encode("utf-8", "replace").decode() != name:
+                raise UserError(f"The name of class folder {name!r} is not UTF-8; rename it.")
         return names
-    images = sum(map(is_image_name, folder.iterdir()))
-    found = f"only one class folder, '{names[0]}'" if names else "no class folders"
-    raise ValueError(
-        f"'{folder}' has {found}{f' but {images} images directly inside' if images else ''}; "
-        f"expected '{folder}/<class name>/<image>' for two or more classes."
+    expected = f"expected '{folder}/<class name>/<image>' for two or more classes."
+    if not folders:
+        suffixes = image_suffixes()
+        images = sum(path.suffix.lower() in suffixes for path in folder.iterdir())
+        directly = f" but {images} images directly inside" if images else ""
+        raise UserError(f"'{folder}' has no class folders{directly}; {expected}")
+    inside = len(finder.subfolders(folders[0]))
+    remedy = f" Set root to '{folders[0]}', which has {inside}?" if inside > 1 else ""
+    raise UserError(
+        f"'{folder}' has only one class folder, '{folders[0].name}'; {expected}{remedy}"
     )
-
-
-def find_images(folder: Path, class_names: list[str]) -> tuple[list[Path], Tensor]:
-    """Lists the images below the class folders and their labels, int64 ``(N,)``.
-
-    Raises:
-        ValueError: A class folder is unknown or has no images.
-    """
-    paths: list[Path] = []
-    labels: list[int] = []
-    for subfolder in _subfolders(folder):
-        if subfolder.name not in class_names:
-            hint = did_you_mean(subfolder.name, class_names)
-            raise ValueError(f"Class folder '{subfolder}' has no counterpart in train{hint}")
-        images = sorted(_images_below(subfolder))
-        if not images:
-            raise ValueError(f"Class folder '{subfolder}' has no images; add some or remove it.")
-        paths += images
-        labels += [class_names.index(subfolder.name)] * len(images)
-    return paths, torch.tensor(labels)
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    visible = (path for path in folder.iterdir() if not path.name.startswith("."))
-    return sorted(path for path in visible if path.is_dir())
-
-
-def _images_below(folder: Path) -> Iterator[Path]:
-    for parent, subfolders, names in os.walk(folder):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        yield from filter(is_image_name, (Path(parent, name) for name in names))

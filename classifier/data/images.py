@@ -13,11 +13,21 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from classifier.data.workers import reading
+
+HEIF_SUFFIXES = {".heic", ".heif", ".hif"}
+# Camera raws, what only other programs read, and what Pillow may lack.
+OTHERS = (
+    ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf .rw2"
+    " .rwl .sr2 .srf .srw .x3f .dcm .exr .jxl .jxr .avif .webp"
+)
+UNREAD_SUFFIXES = HEIF_SUFFIXES | {*OTHERS.split()}
+"""Suffixes of images that nothing reads unless Pillow, or a plugin of it, registers them."""
+PROFILE_BYTES = 16 * 2**20  # of a colour profile or text; Pillow's own limit, 1 MiB, is exceeded
 
 
 class ImageFiles(NamedTuple):
@@ -51,12 +61,26 @@ def read_image(path: Path, in_channels: int) -> Tensor:
         raise ValueError(_refusal(path) + _reason(path, error)) from None
 
 
-def is_image_name(path: Path) -> bool:
-    """Tells whether a file name is visible and ends like a format that Pillow reads."""
-    if path.name.startswith("."):
+def image_suffixes() -> set[str]:
+    """The suffixes, in lower case with their dot, of the formats that Pillow reads."""
+    return {s for s, format_ in Image.registered_extensions().items() if format_ in Image.OPEN}
+
+
+def reads_heif() -> bool:
+    """Makes Pillow read HEIF if pillow-heif is installed; returns whether it is."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
         return False
-    image_format = Image.registered_extensions().get(path.suffix.lower())
-    return image_format in Image.OPEN
+    register_heif_opener()
+    return True
+
+
+def remedy(suffix: str) -> str:
+    """What to do about an image that no installed package reads."""
+    if suffix in HEIF_SUFFIXES:
+        return "to read HEIC photos, pip install pillow-heif."
+    return f"Pillow does not read {suffix}; save it as JPEG or PNG."
 
 
 def stack(images: list[Tensor]) -> Tensor:
@@ -86,7 +110,11 @@ def _reason(path: Path, error: Exception) -> str:
     if path.stat().st_size == 0:
         return "the file is empty."
     if isinstance(error, UnidentifiedImageError):
-        return "not an image, or damaged at its start."
+        return (
+            remedy(kind)
+            if (kind := _unread_kind(path))
+            else "not an image, or damaged at its start."
+        )
     return " ".join(str(error).split()).rstrip(".") + "."
 
 
@@ -97,7 +125,7 @@ def _decode(path: Path, mode: str) -> Tensor:
         warnings.simplefilter("ignore")  # about metadata
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            with Image.open(path) as opened:
+            with _opened(path) as opened:
                 ImageOps.exif_transpose(opened, in_place=True)
                 image = _eight_bit(opened)
         except (Image.DecompressionBombWarning, Image.DecompressionBombError):
@@ -110,6 +138,26 @@ def _decode(path: Path, mode: str) -> Tensor:
     pixels = torch.from_numpy(np.array(image)).view(image.height, image.width, -1)  # (H, W, C)
     # Not made contiguous: resizing is twice as fast where the channels are innermost.
     return pixels.permute(2, 0, 1)
+
+
+def _opened(path: Path) -> Image.Image:
+    PngImagePlugin.MAX_TEXT_CHUNK = PROFILE_BYTES
+    try:
+        return Image.open(path)
+    except UnidentifiedImageError:
+        if _unread_kind(path) not in HEIF_SUFFIXES or not reads_heif():
+            raise
+        return Image.open(path)
+
+
+def _unread_kind(path: Path) -> str:
+    """The suffix of an image that Pillow does not know, or ""; HEIC is known by its content."""
+    with path.open("rb") as file:
+        header = file.read(64)
+    is_heic = header[4:8] == b"ftyp" and any(b in header for b in (b"heic", b"heix", b"hevc"))
+    suffix = ".heic" if is_heic else path.suffix.lower()
+    known = image_suffixes() if is_heic else image_suffixes() | HEIF_SUFFIXES
+    return suffix if suffix in UNREAD_SUFFIXES - known else ""
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:

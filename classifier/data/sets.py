@@ -86,6 +86,7 @@ class EpochSampler(DistributedSampler[int]):
         self, images: ImageSet, shuffle: bool, num_replicas: int = 1, rank: int = 0, seed: int = 0
     ) -> None:
         super().__init__(images, num_replicas, rank, shuffle, seed, drop_last=shuffle)
+        self.images = images
         self.number = len(images)
         self.start = 0
         """How many images of an epoch, over all ranks, to leave out: they were seen before."""

@@ -145,7 +145,8 @@ def is_completion(short: Any, full: Any) -> bool:
         return all(key in full and is_completion(short[key], full[key]) for key in short)
     if isinstance(short, list) and isinstance(full, list):
         return len(short) == len(full) and all(map(is_completion, short, full))
-    return same(short, full)
+    is_number = isinstance(short, int | float) and not isinstance(short, bool)
+    return same(short, full) or (is_number and isinstance(full, float) and short == full)
 
 
 def link(root: yaml.Node, data: Any, anchor: Anchor, names: dict[int, str]) -> None:

@@ -29,6 +29,7 @@ EXPLANATIONS = {
     "while scanning a quoted scalar": "a quote is opened and not closed.",
 }
 MERGE = "tag:yaml.org,2002:merge"
+MISSING = object()  # stands for a part that a value has not
 
 
 class ConfigError(UserError):
@@ -219,14 +220,36 @@ def setting_in(text: str, path: Sequence[str]) -> Any:
 
 
 def same(first: Any, second: Any) -> bool:
-    """Says whether two values are equal; unlike ``==``, True is not 1 and NaN is NaN."""
+    """Says whether two values are equal; unlike ``==``, NaN is NaN and neither True nor 1.0 is 1.
+
+    Lightning takes ``limit_train_batches: 1`` for one batch and ``1.0`` for all of them.
+    """
     if isinstance(first, dict) and isinstance(second, dict):
         return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
     if isinstance(first, list) and isinstance(second, list):
         return len(first) == len(second) and all(map(same, first, second))
-    if isinstance(first, bool) != isinstance(second, bool):
+    if type(first) is not type(second):
         return False
     return bool(first == second or (first != first and second != second))
+
+
+def differing(first: Any, second: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any, Any]]:
+    """Yields the smallest parts in which two values differ; ``MISSING`` where one has no such part.
+
+    A list is compared as a whole unless it is made of blocks.
+    """
+    if isinstance(first, dict) and isinstance(second, dict):
+        for key in {**first, **second}:
+            yield from differing(first.get(key, MISSING), second.get(key, MISSING), (*path, key))
+    elif is_list_of_blocks(first) and is_list_of_blocks(second):
+        yield from differing(dict(enumerate(first)), dict(enumerate(second)), path)
+    elif not same(first, second):
+        yield path, first, second
+
+
+def is_list_of_blocks(value: Any) -> bool:
+    """Says whether a value is a list, of mappings and lists only."""
+    return isinstance(value, list) and all(isinstance(item, dict | list) for item in value)
 
 
 def value_at(data: Any, path: Sequence[Any]) -> Any:

@@ -1,6 +1,9 @@
 """The words in which a search speaks of trials, values and times."""
 
+import os
 import shlex
+import signal
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +17,11 @@ from classifier.search.study import Study
 
 def say(text: str) -> None:
     """Prints."""
-    print(text, flush=True)  # noqa: T201  # this is the console
+    try:
+        print(text, flush=True)  # noqa: T201  # this is the console
+    except BrokenPipeError:  # whoever reads it has seen enough, as head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is flushed
+        raise SystemExit(128 + signal.SIGPIPE) from None
 
 
 def shown(path: Path) -> Path:
@@ -64,7 +71,9 @@ def counts(everything: Sequence[Row], total: int | None) -> str:
     states = Counter(row.state for row in everything)
     listed = [f"{states[s]} {s}" for s in ("complete", "pruned", "failed", "running") if states[s]]
     ended = sum(states[s] for s in ("complete", "pruned", "failed"))
-    return f"{ended} of {total or len(everything)} trials done ({', '.join(listed) or 'none'})"
+    return (
+        f"{ended} of {max(total or 0, len(everything))} trials done ({', '.join(listed) or 'none'})"
+    )
 
 
 def time_left(study: Study, workers: int) -> str:
@@ -78,7 +87,8 @@ def time_left(study: Study, workers: int) -> str:
     mean, epochs = fmean(row.seconds for row in ended), fmean(row.epochs for row in ended)
     left = study.total - sum(row.state in ("complete", "pruned", "failed") for row in everything)
     begun = sum(min(1, row.epochs / epochs) for row in everything if row.state == "running")
-    return f"{left} trials left, about {duration((left - begun) * mean / max(1, workers))}"
+    trials = "trial" if left == 1 else "trials"
+    return f"{left} {trials} left, about {duration((left - begun) * mean / max(1, workers))}"
 
 
 def duration(seconds: float) -> str:

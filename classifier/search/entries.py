@@ -62,6 +62,11 @@ class Choices:
         """Enough params to find out whether they can be used."""
         return self.members
 
+    @property
+    def meaning(self) -> list[Any]:
+        """The choices, however they were written."""
+        return list(self.values)
+
     def value(self, param: Any) -> Any:
         """What a param stands for."""
         return self.values[int(self.distribution.to_internal_repr(param))]
@@ -141,6 +146,11 @@ class Range:
     def probes(self) -> Sequence[Any]:
         """Enough numbers to find out whether they can be used."""
         return self.distribution.low, self.distribution.high
+
+    @property
+    def meaning(self) -> dict[str, Any]:
+        """The range with all that may be left out of it."""
+        return {key: getattr(self.distribution, key) for key in RANGE}
 
     def value(self, param: Any) -> Any:
         """The number, with a step written as people do: 0.3 and not 0.1 + 0.1 + 0.1."""

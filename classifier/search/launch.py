@@ -1,17 +1,20 @@
 """``classifier search --config FILE``: begins a search, or goes on with it, and watches it."""
 
 import time
+from pathlib import Path
 
 import optuna
 from optuna.distributions import CategoricalDistribution
 from optuna.storages import InMemoryStorage
 
 from classifier.durable import written_new
-from classifier.hyperparameters import ConfigError
+from classifier.hyperparameters import ConfigError, load
+from classifier.hyperparameters.text import same
 from classifier.search import console, results, watch
 from classifier.search.engines import share_cores, start
 from classifier.search.rehearsal import rehearse
-from classifier.search.settings import BASE, FILE, Settings, differences, load, save
+from classifier.search.same import continued
+from classifier.search.settings import BASE, FILE, Settings, save
 from classifier.search.space import Space
 from classifier.search.stop import Stop
 from classifier.search.study import Study, open_storage
@@ -20,18 +23,22 @@ from classifier.search.tensorboard import write_experiment
 
 def search(settings: Settings) -> int:
     """Begins a search or goes on with it; returns the exit code."""
+    begun = (settings.folder / FILE).exists()
+    if begun:
+        settings = continued(settings)
     if settings.dry_run:
         return write_configs(settings)
-    base = settings.base.read_text(encoding="utf-8")
-    if (settings.folder / FILE).exists():
-        check_same(settings, base)
-    else:
-        check_new(settings, base)
+    if not begun:
+        check_new(settings)
     return run(settings)
 
 
-def run(settings: Settings) -> int:
+def run(settings: Settings, working_folder: Path | None = None) -> int:
     """Runs trials until there are as many as wanted; returns the exit code.
+
+    Args:
+        settings: Those of the search.
+        working_folder: Where a new search runs its trials; here if not given.
 
     Returns:
         0; 1 if workers gave up or no trial was completed; 130 or 143 after a signal.
@@ -41,6 +48,7 @@ def run(settings: Settings) -> int:
     save(settings, folder)
     (folder / "workers").mkdir(exist_ok=True)
     study = Study(folder, settings)
+    study.begin_in(working_folder or Path.cwd())
     write_experiment(folder, study.space, settings.monitor)
     stop = Stop.on_signals()
     deadline = None if settings.max_seconds is None else time.time() + settings.max_seconds
@@ -63,24 +71,7 @@ def run(settings: Settings) -> int:
     return stop.exit_code or int(gave_up or not completed)
 
 
-def check_same(settings: Settings, base: str) -> None:
-    """Refuses to mix two searches in one folder.
-
-    Raises:
-        ConfigError: The folder holds a search with other settings or another base config.
-    """
-    folder = settings.folder
-    changed = differences(load(folder), settings)
-    if (folder / BASE).read_text(encoding="utf-8") != base:
-        changed.append("the text of the base config")
-    if changed:
-        raise ConfigError(
-            f"'{folder}' holds a search with another {' and '.join(changed)}. "
-            "Put that back, or begin a new search, --folder DIR."
-        )
-
-
-def check_new(settings: Settings, base: str) -> None:
+def check_new(settings: Settings) -> None:
     """Finds out before any training, and before there is a folder, what would go wrong.
 
     Raises:
@@ -92,6 +83,7 @@ def check_new(settings: Settings, base: str) -> None:
         raise ConfigError(f"'{folder}' exists and holds no search; name another, --folder DIR.")
     check_name(settings)
     space = Space(settings.space)
+    base = settings.base.read_text(encoding="utf-8")
     blocks = {
         f"{name} {choice}": space.text(base, {name: choice})
         for name, distribution in space.parameters.items()
@@ -138,7 +130,8 @@ def write_configs(settings: Settings) -> int:
         if not path.exists():
             with written_new(path) as file:
                 file.write(text.encode())
-        elif path.read_text(encoding="utf-8") != text:
-            raise ConfigError(f"'{path}' is of another search; remove '{folder}' first.")
+        elif not same(load(path.read_text(encoding="utf-8")), load(text)):
+            names = console.shown(path), console.shown(folder)
+            raise ConfigError("'{}' is of another search; remove '{}' first.".format(*names))
         console.say(f"{console.shown(path)}  {console.searched(study.shown(trial))}")
     return 0

@@ -46,16 +46,10 @@ def _record(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def measured(folder: Path, monitor: str) -> dict[int, float]:
-    """The monitored metric by epochs done; without the epochs that did not measure it."""
-    rows = runs.read_metrics(folder)
-    return {int(row["epoch"]) + 1: float(row[monitor]) for row in rows if row.get(monitor)}
-
-
 def epochs(folder: Path) -> int:
     """How many epochs are done."""
-    rows = runs.read_metrics(folder)
-    return int(rows[-1]["epoch"]) + 1 if rows else 0
+    ended = [row for row in runs.read_metrics(folder) if runs.ends_epoch(row)]
+    return int(ended[-1]["epoch"]) + 1 if ended else 0
 
 
 def seconds(folder: Path) -> float:
@@ -77,13 +71,15 @@ def outcome(
         monitor: The metric searched for.
         direction: minimize or maximize.
     """
-    values = measured(folder, monitor)
-    diverged = [epoch for epoch, value in values.items() if not math.isfinite(value)]
+    rows = [row for row in runs.read_metrics(folder) if row.get(monitor)]
+    diverged = [row for row in rows if not math.isfinite(float(row[monitor]))]
     value = runs.best_value(folder, monitor, direction)
     if code:
         reason = why_failed(folder, code)
     elif diverged:
-        reason = f"{monitor} is {values[diverged[0]]} after epoch {diverged[0]}"
+        first = diverged[0]
+        place = "after" if runs.ends_epoch(first) else "in"
+        reason = f"{monitor} is {first[monitor]} {place} epoch {int(first['epoch']) + 1}"
     elif value is None:
         reason = f"no epoch measured {monitor}"
     else:

@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ class FitProcess:
         arguments: Those of ``classifier fit``.
         trial: What the fit has to know of the search, as ``callbacks.trial.Trial`` reads it.
         output: File that gets what the fit prints.
+        working_folder: Where it runs.
         environment: Variables to set.
     """
 
@@ -53,10 +54,11 @@ class FitProcess:
         arguments: Sequence[str],
         trial: Mapping[str, Any],
         output: Path,
+        working_folder: Path,
         environment: Mapping[str, str],
     ) -> None:
         self.channel, theirs = context.Pipe()
-        given = (list(arguments), trial, output, dict(environment), theirs)
+        given = (list(arguments), trial, output, working_folder, dict(environment), theirs)
         with reading:
             self.process = context.Process(target=_fit, args=given)
             self.process.start()
@@ -95,13 +97,30 @@ class FitProcess:
             code = self.process.exitcode
         return -signal.SIGKILL if code == LOST else code  # it may go on, until we stop it
 
-    def stop(self) -> None:
-        """Lets the fit end after its step, then kills it and what it started, if still there."""
+    def stop(self, is_hopeless: Callable[[int, float], bool] = lambda epoch, value: False) -> None:
+        """Lets the fit end after its step, then kills it and what it started, if still there.
+
+        Args:
+            is_hopeless: Answers what the fit reports meanwhile, for which it would wait.
+        """
+        try:
+            if self.exit_code is None:
+                self._terminate(is_hopeless)
+        finally:
+            self._kill()
+
+    def _terminate(self, is_hopeless: Callable[[int, float], bool]) -> None:
         assert self.process.pid is not None
-        if self.exit_code is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.process.pid, signal.SIGTERM)
-            wait([self.process.sentinel], PATIENCE)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.process.pid, signal.SIGTERM)
+        end = time.monotonic() + PATIENCE
+        while self.exit_code is None and time.monotonic() < end:
+            measured = self.next_value(max(0, end - time.monotonic()))
+            if measured is not None:
+                self.answer(is_hopeless(*measured))
+
+    def _kill(self) -> None:
+        assert self.process.pid is not None
         # On macOS a group of which nobody is alive is a matter of permission.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
@@ -122,6 +141,7 @@ def _fit(
     arguments: list[str],
     trial: Mapping[str, Any],
     output: Path,
+    working_folder: Path,
     environment: Mapping[str, str],
     channel: Connection,
 ) -> None:
@@ -133,6 +153,7 @@ def _fit(
         file.flush()
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    os.chdir(working_folder)
     os.environ.update(environment)
     # Not the number itself: the connection closes it.
     os.environ["CLASSIFIER_TRIAL"] = json.dumps({**trial, "channel": os.dup(channel.fileno())})

@@ -6,7 +6,8 @@ from pathlib import Path
 from classifier.hyperparameters import ConfigError, setting_in
 from classifier.search import console, launch
 from classifier.search.results import groups
-from classifier.search.settings import FILE, Settings, differences, load
+from classifier.search.same import differences
+from classifier.search.settings import FILE, Settings, load
 from classifier.search.space import SEED
 from classifier.search.study import Study
 
@@ -45,7 +46,7 @@ def refit(folder: Path, top_k: int, seeds: int, workers: int | None) -> int:
     settings = own_folder(settings, study)
     if not (settings.folder / FILE).exists():
         launch.check_name(settings)
-    code = launch.run(settings)
+    code = launch.run(settings, study.working_folder)
     anew = {group.rows[0].number // seeds: group for group in groups(Study.of(settings.folder))}
     for place, group in enumerate(best):
         if place in anew:

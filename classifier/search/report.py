@@ -54,8 +54,10 @@ def progress(study: Study) -> str:
     if study.unfinished():
         left = time_left(study, len(running)) if study.is_worked_on() else "nobody works on it"
         lines[0] += f"; {left}"
-    last = setting_in(study.base, ("trainer", "max_epochs"))
     for row in running:
+        config = row.folder / "trial.yaml"
+        text = config.read_text(encoding="utf-8") if config.exists() else ""
+        last = setting_in(text, ("trainer", "max_epochs"))
         value = "" if row.value is None else f"  {study.settings.monitor} {row.value:.4f}"
         epoch = f"epoch {row.epochs}/{last or '?'}"
         lines.append(f"  trial {row.number}  {epoch}{value}  {searched(row.searched)}")
@@ -72,7 +74,8 @@ def table(folder: Path) -> int:
     everything = sorted(
         rows(study), key=lambda row: (order[row.state], sign * (row.value or 0), row.number)
     )
-    lines = [["trial", "state", monitor, *names, "epochs", "seconds", ""]]
+    headings = results.columns(study)
+    lines = [["trial", "state", monitor, *headings, "epochs", "seconds", ""]]
     for row in everything:
         value = "" if row.value is None else f"{row.value:.4f}"
         own = [number(row.searched.get(name, "")) for name in names]
@@ -100,7 +103,7 @@ def best(folder: Path) -> int:
     changes = difflib.unified_diff(
         study.base.splitlines(), text.splitlines(), "base.yaml", name, lineterm="", n=0
     )
-    say("\n".join(changes))
+    say("\n".join(changes) or "the base config itself")
     checkpoint = shown(ranked[0].rows[0].folder / "checkpoints" / "best.ckpt")
     say(f"  {command('fit', '--config', name)}")
     say(f"  {command('test', '--ckpt_path', str(checkpoint))}")

@@ -24,6 +24,11 @@ STATES = {
 OWN = ("number", "state", "value", "epochs", "seconds", "folder", "reason")  # of trials.csv
 
 
+def columns(study: Study) -> list[str]:
+    """The searched names as headings; one that is also ours is written in full."""
+    return [f"hyperparameters.{name}" if name in OWN else name for name in study.space.names]
+
+
 class Row(NamedTuple):
     """A trial.
 
@@ -120,8 +125,7 @@ def write_table(study: Study) -> None:
     file = io.StringIO(newline="")
     table = csv.writer(file)
     names = study.space.names
-    columns = [f"hyperparameters.{name}" if name in OWN else name for name in names]
-    table.writerow([*OWN[:3], *columns, *OWN[3:]])
+    table.writerow([*OWN[:3], *columns(study), *OWN[3:]])
     for row in rows(study):
         value = "" if row.value is None else row.value
         searched = [row.searched.get(name, "") for name in names]

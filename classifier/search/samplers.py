@@ -74,19 +74,22 @@ def spec_of(value: Any) -> Any:
     """What a parser read, as YAML has it, without init_args that are None by default.
 
     Optuna marks by that default what it is about to remove: a search that was made with one
-    version then goes on with the next.
+    version then goes on with the next. The seed of a sampler is 0 by default.
     """
     if inspect.isroutine(value):
         return f"{value.__module__}.{value.__qualname__}"
     if not isinstance(value, Namespace):
         return value
-    parameters = inspect.signature(pkgutil.resolve_name(value.class_path)).parameters
+    kind = pkgutil.resolve_name(value.class_path)
+    parameters = inspect.signature(kind).parameters
     init_args = value.get("init_args")
     arguments = {
         name: spec_of(argument)
         for name, argument in (vars(init_args) if init_args else {}).items()
         if argument is not None or parameters[name].default is not None
     }
+    if "seed" in parameters and inspect.isclass(kind) and issubclass(kind, BaseSampler):
+        arguments.setdefault("seed", 0)
     return {"class_path": value.class_path, "init_args": arguments}
 
 

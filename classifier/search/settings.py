@@ -89,7 +89,6 @@ class Settings:
 
 
 KEYS = [part.name for part in fields(Settings) if part.name not in ("dry_run", "plan")]
-PLACES = ("base", "folder", "dry_run")  # say nothing about what is searched
 
 
 def parse(arguments: Sequence[str]) -> Settings:
@@ -120,13 +119,14 @@ def parse(arguments: Sequence[str]) -> Settings:
 def save(settings: Settings, folder: Path) -> None:
     """Writes ``search.yaml``, the complete settings, and ``base.yaml`` into a search folder."""
     runs.write_text(folder / BASE, settings.base.read_text(encoding="utf-8"))
-    data = {"base": BASE} | {key: getattr(settings, key) for key in KEYS if key not in PLACES}
+    kept = [key for key in KEYS if key not in ("base", "folder")]
+    data = {"base": BASE} | {key: getattr(settings, key) for key in kept}
     if settings.plan is not None:
         data["plan"] = settings.plan
     text: str = yaml.dump(
         data, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None
     )
-    note = f"# The complete settings of this search. {', '.join(FREE)} may change.\n"
+    note = f"# The complete settings of this search. Only {', '.join(FREE)} may change.\n"
     runs.write_text(folder / FILE, note + text)
 
 
@@ -147,15 +147,6 @@ def load(folder: Path) -> Settings:
     found = parser.parse(Settings, given, [], _finder([source], []))
     folder = folder.resolve()
     return Settings(**{**found, "base": folder / BASE, "folder": folder, "plan": plan})
-
-
-def differences(old: Settings, new: Settings) -> list[str]:
-    """Names of settings that differ although they must not when a search goes on.
-
-    The base config is left out: its text counts, not where it lies.
-    """
-    kept = [part.name for part in fields(old) if part.name not in (*FREE, *PLACES)]
-    return [name for name in kept if getattr(old, name) != getattr(new, name)]
 
 
 def make_sampler(settings: Settings, number: int) -> BaseSampler:
@@ -249,7 +240,7 @@ def _completed(found: dict[str, Any], files: Sequence[Path], where: Where) -> Se
     monitor = found["monitor"] or setting_in(text, ("model", "monitor")) or DEFAULT_MONITOR
     direction = _direction(monitor, found["direction"], folder, text, where)
     found |= {"base": base, "folder": folder, "monitor": monitor, "direction": direction}
-    settings = Settings(**{**found, "name": found["name"] or folder.name})
+    settings = Settings(**{**found, "name": found["name"] or _default_name(folder)})
     _check(settings, where)
     space = Space(settings.space, where)
     space.check(text, name)
@@ -331,6 +322,13 @@ def _default_folder(file: Path) -> Path:
     """That of the search whose saved settings are read again, or a new one."""
     saved = file.name == FILE and (file.parent / BASE).is_file()
     return file.parent if saved else Path("searches", file.stem)
+
+
+def _default_name(folder: Path) -> str:
+    """That of the search in the folder, which may have been moved since; else the folder's."""
+    file = folder / FILE
+    held = setting_in(_text(file, str(file)), ["name"]) if file.is_file() else None
+    return str(held or folder.name)
 
 
 def _check(settings: Settings, where: Where) -> None:

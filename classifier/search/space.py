@@ -162,6 +162,27 @@ class Space:
         lines[SEED] = f"{', '.join(map(str, self.seeds))} (each configuration with every seed)"
         return [f"{name} {lines[name]}" for name in self.names]
 
+    def meaning(self, ordered: bool) -> dict[str, Any]:
+        """What is searched, written in one way, by name.
+
+        Args:
+            ordered: Whether the order of choices counts.
+        """
+        found = {name: entry.meaning for name, entry in self._entries.items()}
+        found |= {SEED: list(self.seeds)} if self.seeds else {}
+        if ordered:
+            return found
+        return {
+            name: sorted(entry, key=literal) if isinstance(entry, list) else entry
+            for name, entry in found.items()
+        }
+
+    def probes(self) -> Iterator[tuple[str, Any]]:
+        """Each name with enough params to find out whether they can be used."""
+        for name, entry in self._entries.items():
+            for param in entry.probes:
+                yield name, param
+
     # ---- the space and the base config ----
 
     def check(self, base: str, name: str = "base config") -> None:

@@ -194,6 +194,19 @@ class Study:
         settings = load(folder)
         return cls(settings.folder, settings, begin=False)
 
+    # ---- where its trials run ----
+
+    def begin_in(self, folder: Path) -> None:
+        """Notes the working folder of a new search, to which paths in its base config relate."""
+        if "working_folder" not in self.study.user_attrs and not self.trials():
+            self.study.set_user_attr("working_folder", str(folder))
+
+    @property
+    def working_folder(self) -> Path:
+        """Where the search was begun, so that all trials see the same data; else where we are."""
+        noted = Path(self.study.user_attrs.get("working_folder", ""))
+        return noted if noted.is_absolute() and noted.is_dir() else Path.cwd()
+
     # ---- the budget ----
 
     @property

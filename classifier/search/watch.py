@@ -6,7 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from classifier.search.console import command, counts, line, of_group, say, shown, time_left
+from classifier.search.console import (
+    command,
+    counts,
+    line,
+    of_group,
+    say,
+    shown,
+    time_left,
+)
 from classifier.search.engines import Engine
 from classifier.search.results import groups, rows
 from classifier.search.stop import Stop
@@ -20,7 +28,10 @@ def announce(study: Study, workers: str) -> None:
     """Says what is going to happen."""
     settings = study.settings
     done = sum(trial.state.is_finished() for trial in study.trials())
-    total = f"{study.total} trials" if study.total else f"trials for {settings.max_seconds:g} s"
+    plural = "" if study.total == 1 else "s"
+    total = (
+        f"{study.total} trial{plural}" if study.total else f"trials for {settings.max_seconds:g} s"
+    )
     say(f"{shown(study.folder)}: {total}{f', {done} of them done' if done else ''}; {workers}")
     for entry in study.space.describe():
         say(f"  {entry}")
@@ -60,7 +71,7 @@ def follow(study: Study, engine: Engine, stop: Stop) -> None:
             ranked = groups(study)
             is_best = bool(ranked) and row in ranked[0].rows
             say(f"{line(study, row)}{'  best so far' if is_best else ''}")
-            if not estimated and study.total and row.state == "complete":
+            if not estimated and study.unfinished() and study.total and row.state == "complete":
                 say(f"  {time_left(study, alive)}")
                 estimated = True
         if alive and stop.wait(POLL):
@@ -82,14 +93,18 @@ def conclude(study: Study, gave_up: bool) -> bool:
         print(f"error: the workers gave up.\n{last_words(study.folder)}", file=sys.stderr)  # noqa: T201
     ranked = groups(study)
     if not ranked:
-        say("no configuration is complete; 'reason' in trials.csv says why trials failed")
+        reason = any(row.state == "failed" for row in everything)
+        why = "; 'reason' in trials.csv says why trials failed" if reason else " yet"
+        say(f"no configuration is complete{why}")
         return False
     say(f"best: {of_group(study, ranked[0])}")
     base = next((group for group in ranked if group.rows[0].number == 0), ranked[0])
     if study.plan is None and study.space.point(study.base) is not None and base != ranked[0]:
         say(f"base: {of_group(study, base)}")
     say(f"  {command('fit', '--config', str(folder / 'best.yaml'))}")
-    for action in ("table",) if study.settings.plan else ("table", "importance", "refit"):
+    comparable = len(study.space.parameters) > 1
+    actions = ["table", *(["importance"] if comparable else []), "refit"]
+    for action in ["table"] if study.settings.plan else actions:
         say(f"  {command('search', action, str(folder))}")
     say(f"  {shlex.join(['tensorboard', '--logdir', str(folder)])}")
     return True

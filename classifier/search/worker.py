@@ -153,24 +153,31 @@ def fit(study: Study, trial: Trial, worker: Worker, stop: Stop) -> int:
         "hyperparameters": study.shown(trial),
     }
     last_epoch = setting_in((folder / "trial.yaml").read_text(), ("trainer", "max_epochs"))
-    process = FitProcess(arguments, facts, folder / "output.log", worker.environment)
+
+    def is_to_end(epoch: int, value: float) -> bool:
+        ours = study.is_ours(trial, worker)
+        return ours and is_hopeless(study, trial, epoch, value, last_epoch)
+
+    output = folder / "output.log"
+    process = FitProcess(arguments, facts, output, study.working_folder, worker.environment)
     beats = 0
     alive = time.monotonic()
     try:
         while process.exit_code is None and not stop.signal:
             measured = process.next_value(study.settings.heartbeat, *stop.descriptors)
             if measured is not None:
-                if not study.is_ours(trial, worker):
-                    break  # this machine slept, and another took the trial over
-                process.answer(is_hopeless(study, trial, *measured, last_epoch))
+                process.answer(is_to_end(*measured))
             stop.wait(0)
-            if time.monotonic() - alive >= study.settings.heartbeat:
-                if not study.is_ours(trial, worker):
-                    break
+            late = time.monotonic() - alive >= study.settings.heartbeat
+            if (late or measured is not None) and not study.is_ours(trial, worker):
+                break  # this machine slept, and another took the trial over
+            if late:
                 beats, alive = beats + 1, time.monotonic()
                 trial.set_user_attr("beat", beats)
-    finally:
+    except BaseException:
         process.stop()
+        raise
+    process.stop(is_to_end)
     code = process.exit_code
     assert code is not None
     return code

@@ -1,0 +1,104 @@
+"""Whether what is asked for is the search that a folder holds: by its values, not by its text."""
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from classifier.hyperparameters import ConfigError
+from classifier.hyperparameters import load as load_yaml
+from classifier.hyperparameters.names import KEY
+from classifier.hyperparameters.scalars import literal
+from classifier.hyperparameters.text import MISSING, differing, dotted
+from classifier.search.console import shown
+from classifier.search.settings import FREE, Settings, load
+from classifier.search.space import Space
+
+LISTED = 3  # differences in a message
+WIDTH = 60  # of a value in a message, in characters
+
+
+def continued(settings: Settings) -> Settings:
+    """The search that the folder holds, with those settings changed that may change.
+
+    All else stays as the folder has it, so that all trials are written from one base config.
+
+    Raises:
+        ConfigError: The folder holds another search; says which values differ.
+    """
+    held = load(settings.folder)
+    of_search = differences(held, settings)
+    theirs, ours = (one.base.read_text(encoding="utf-8") for one in (held, settings))
+    of_base = list(_base_differences(theirs, ours, None if of_search else Space(held.space)))
+    if changed := of_search + of_base:
+        kind = "another search" if of_search else "a search of another base config"
+        rest = f"; and {len(changed) - LISTED} more" if len(changed) > LISTED else ""
+        raise ConfigError(
+            f"'{shown(settings.folder)}' holds {kind}: {'; '.join(changed[:LISTED])}{rest}. "
+            "Put that back, or begin a new search, --folder DIR."
+        )
+    # The same database may have another password by now.
+    changeable = (*FREE, "storage", "dry_run")
+    return replace(held, **{key: getattr(settings, key) for key in changeable})
+
+
+def differences(held: Settings, wanted: Settings) -> list[str]:
+    """Says of each setting that decides what is searched how it differs, if it does."""
+    return _told(_deciding(held), _deciding(wanted))
+
+
+def _deciding(settings: Settings) -> dict[str, Any]:
+    """What decides what is searched, written in one way."""
+    space = Space(settings.space)
+    ordered = settings.sampler == "grid"
+    found = {
+        "space": space.meaning(ordered),
+        "name": settings.name,
+        "monitor": settings.monitor,
+        "direction": settings.direction,
+        "sampler": settings.sampler,
+        "pruner": settings.pruner,
+        "plan": settings.plan,
+        "storage": _place(settings.storage),
+    }
+    return found | {"the order of the space": list(space.names)} if ordered else found
+
+
+def _place(storage: str | None) -> str | None:
+    """A database without who asks for it."""
+    return storage and re.sub(r"://[^/]*@", "://", os.path.expandvars(storage))
+
+
+def _base_differences(held: str, wanted: str, space: Space | None) -> Iterator[str]:
+    """Says how two base configs differ outside their hyperparameters, which are but names.
+
+    Args:
+        held: One text.
+        wanted: The other.
+        space: What is searched in both: each name has to change the same places.
+    """
+    found = _told(_without_names(held), _without_names(wanted))
+    yield from found
+    if found or space is None:
+        return
+    for name, param in space.probes():
+        texts = (space.text(text, {name: param}) for text in (held, wanted))
+        for difference in _told(*map(_without_names, texts)):
+            yield f"with {name} {param} {difference}"
+
+
+def _without_names(text: str) -> dict[str, Any]:
+    return {key: value for key, value in load_yaml(text).items() if key != KEY}
+
+
+def _told(held: Any, wanted: Any) -> list[str]:
+    return [
+        f"{dotted(path)} is {_value(there)} there, {_value(here)} here"
+        for path, there, here in differing(held, wanted)
+    ]
+
+
+def _value(value: Any) -> str:
+    text = "left out" if value is MISSING else literal(value)
+    return text if len(text) <= WIDTH else f"{text[: WIDTH - 1]}…"
