@@ -19,7 +19,6 @@ from torch import Tensor
 import classifier
 from classifier import checkpoints, runs
 from classifier.cli.run import CommandParser, explained
-from classifier.errors import UserError
 from classifier.hyperparameters import ConfigError, load
 from classifier.provenance import decisive, flat, is_installed
 from classifier.suggest import did_you_mean
@@ -194,11 +193,6 @@ def _find(path: Path) -> Trained:
         raise ConfigError(
             f"'{path}' is no run folder: run.json or config.yaml is missing. Name the folder of a "
             "run, such as runs/digits/version_0, or a checkpoint file."
-        )
-    if runs.is_config_edited(path):
-        raise UserError(
-            f"'{path / 'config.yaml'}' was edited since the run wrote it, so that it does not say "
-            f"how the run was trained; put it back, or name '{path}/checkpoints/last.ckpt'."
         )
     return Trained.of_folder(path)
 

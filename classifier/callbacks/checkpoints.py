@@ -12,6 +12,7 @@ without what callbacks do when a training ends. A stop within a window of accumu
 step.
 """
 
+import contextlib
 import math
 import os
 import shutil
@@ -345,6 +346,9 @@ class RunCheckpoints(Checkpoint):
             return
         there = self.loaded[POSITION]
         self.begins_anew = not there["inside_epoch"]
+        for link in self.folder.glob(".*.link"):  # left by a kill
+            with contextlib.suppress(OSError):
+                link.unlink()
         if there["inside_epoch"] and not self._goes_on_at_image(trainer):
             position.begin_epoch_anew(trainer)
             self.begins_anew = True
@@ -354,7 +358,7 @@ class RunCheckpoints(Checkpoint):
     def _goes_on_at_image(self, trainer: pl.Trainer) -> bool:
         """Goes on inside an epoch; returns False, and says so, if that cannot be."""
         then, now = self._configs()
-        size = then["data"].get("init_args", {}).get("batch_size")
+        size = then.get("data", {}).get("init_args", {}).get("batch_size")
         if size is None or not hasattr(trainer.train_dataloader, "images_per_batch"):
             return True  # not data of this package
         windows = [
@@ -379,8 +383,8 @@ class RunCheckpoints(Checkpoint):
         return False
 
     def _configs(self) -> list[dict[str, Any]]:
-        """The configs of then and now."""
-        return [load(text) for text in (self.loaded[KEY]["config"], self.config)]
+        """The configs of then and now; that of a foreign checkpoint is empty."""
+        return [load(text) for text in (self.loaded.get(KEY, {}).get("config", ""), self.config)]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         trainer.accumulate_grad_batches = accumulated(trainer)  # inside an epoch, too
