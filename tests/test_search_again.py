@@ -148,7 +148,7 @@ def test_a_dry_run_may_be_repeated_with_another_comment_but_not_with_another_val
     Path("tiny.yaml").write_text(TINY.replace("64", "32"))
     assert main(dry_run) == 2
 
-    assert Path("found/dry_run/0000.yaml").read_text() == f"# a comment\n{TINY}"
+    assert Path("found/dry_run/0000.yaml").read_text() == TINY
 
 
 # ---- the search file ----

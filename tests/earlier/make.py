@@ -170,4 +170,5 @@ def main() -> None:
     Path("format_1.json").write_text(json.dumps(expected, indent=1))
 
 
-main()
+if __name__ == "__main__":
+    main()
