@@ -110,7 +110,13 @@ def test_a_finished_run_is_trained_again_to_the_bit_in_a_folder_of_its_own(train
     assert list(Path.cwd().rglob("run.json")) == [again.resolve() / "run.json"]
 
 
-@pytest.mark.parametrize(("step", "rate"), [(4, 0.01), (6, 0.0075)], ids=["epoch", "inside one"])
+@pytest.mark.parametrize(
+    ("step", "rate"),
+    [
+        pytest.param(4, 0.01, id="epoch", marks=pytest.mark.slow),
+        pytest.param(6, 0.0075, id="inside"),
+    ],
+)
 def test_a_checkpoint_alone_of_the_midst_of_a_training_is_reproduced(
     step, rate, write_config, fit, reproduce, monkeypatch
 ):
@@ -629,6 +635,7 @@ ENDED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("key", "value"), ENDED.values(), ids=ENDED)
 def test_a_run_that_was_ended_is_compared_up_to_where_it_ended(
     key, value, fit, write_config, reproduce

@@ -334,6 +334,7 @@ def test_a_trial_that_was_killed_goes_on_in_the_folder_that_was_moved(own_folder
     assert not Path("found").exists()
 
 
+@pytest.mark.slow
 def test_a_search_that_goes_on_elsewhere_finds_the_data_where_it_was_begun(own_folder):
     for kind in "ab":
         Path("photos", kind).mkdir(parents=True)
