@@ -345,7 +345,7 @@ def test_links_are_read_once_and_not_in_circles(root, tmp_path):
     (root / "cat" / "linked").symlink_to("../../elsewhere")
     (root / "cat" / "again").symlink_to("../../elsewhere/deep")
     (root / "cat" / "a dog").symlink_to("../dog")
-    (root / "cat" / "file.png").symlink_to("../dog/0.png")
+    (root / "cat" / "file.png").symlink_to("../dog/0.png")  # which is read as a dog
     (root / "dog" / "circle").symlink_to("../..")
     (root / "dog" / "self").symlink_to("self")
     write_images(tmp_path / "store" / "emu", 4)
@@ -356,7 +356,45 @@ def test_links_are_read_once_and_not_in_circles(root, tmp_path):
 
     assert data.class_names == ["cat", "dog", "emu"]
     labels = torch.cat([images.labels for images in (data.train_set, data.val_set, data.test_set)])
-    assert labels.bincount().tolist() == [10 + 3 + 4 + 1, 10, 4]
+    assert labels.bincount().tolist() == [10 + 3 + 4, 10, 4]
+
+
+def test_a_link_to_an_image_that_is_read_without_it_is_left_out(root, tmp_path):
+    write_images(tmp_path / "elsewhere", 3, seed=1)
+    for index in range(3):
+        (root / "cat" / f"again{index}.png").symlink_to(f"{index}.png")
+        (root / "dog" / f"new{index}.png").symlink_to(tmp_path / "elsewhere" / f"{index}.png")
+    (root / "dog" / "new_again.png").symlink_to(tmp_path / "elsewhere" / "0.png")
+
+    data = prepared(root, val_fraction=0.2, test_fraction=0.2)
+
+    paths = [path.resolve() for paths in paths_of(data) for path in paths]
+    assert len(paths) == len(set(paths)) == 23
+    (note,) = data.notes("fit")
+    assert note.startswith("left out links to images that are read without them: 4, such as 'cat/")
+
+
+def test_images_beside_the_class_folders_and_unnamed_splits_are_said(tmp_path):
+    for split in ("part1", "part2", "part3"):
+        for name in ("cat", "dog"):
+            write_images(tmp_path / split / name, 4)
+    (tmp_path / "part1" / "cat" / "0.png").rename(tmp_path / "part1" / "loose.png")
+    (tmp_path / "part1" / "cat" / "1.png").rename(tmp_path / "loose.png")
+
+    data = prepared(tmp_path, splits={"train": "part1", "test": "part2"}, val_fraction=0.4)
+
+    assert data.notes("fit") == [
+        "left out 2 images in no class folder, such as 'loose.png'.",
+        "left out folders that data.splits does not name: 'part3'.",
+    ]
+
+
+def test_a_flat_folder_of_tests_beside_one_to_train_on_is_no_class(tmp_path):
+    for name in ("train", "test1"):
+        write_images(tmp_path / name, 6)
+
+    with pytest.raises(UserError, match="may be splits or classes"):
+        prepared(tmp_path)
 
 
 def test_a_class_folder_that_links_to_another_is_refused(root):

@@ -7,6 +7,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import yaml
+from PIL import Image
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from classifier import runs
@@ -223,3 +224,15 @@ def test_an_own_metric_of_a_module_says_its_direction():
     module.metrics["train_"].update(own)
     assert module.mode_of("val_own") == "min"
     assert module.mode_of("val_other") is None
+
+
+@pytest.mark.parametrize("verb", ["validate", "test", "predict"])
+def test_a_run_that_followed_a_callback_s_metric_is_evaluated_without_the_callback(
+    verb, write_config, fit
+):
+    changes = {"trainer.callbacks": [{"class_path": "own.LogsOwn"}], "model.monitor": "val_own"}
+    folder = fit("--config", write_config({**changes, "model.monitor_mode": "max"}))
+    Image.new("L", (8, 8)).save("a.png")
+    images = ["--images", "a.png"] if verb == "predict" else []
+
+    assert main([verb, "--ckpt_path", str(folder), *images]) == 0

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import storms
+import torch
 import yaml
 from conftest import put
 
@@ -93,7 +94,7 @@ def test_a_run_that_the_time_ended_goes_on_with_more_time(path, fit, write_confi
     code, out, _ = resume("--trainer.max_epochs", "3")  # which is not what had ended it
 
     assert code == 0
-    assert "nothing to train: trainer.max_time; a longer time, or null, goes on." in out
+    assert "nothing to train: ended by the time; a longer trainer.max_time" in out
     assert contents() == before
     checkpoint = RUN / "checkpoints" / "last.ckpt"
     if path == "elsewhere.ckpt":
@@ -114,7 +115,7 @@ def test_a_run_that_early_stopping_ended_goes_on_when_it_is_lifted(
     code, out, _ = resume("--trainer.max_epochs", "6")
 
     assert code == 0
-    assert "nothing to train: EarlyStopping; other arguments of it" in out
+    assert "nothing to train: ended by EarlyStopping; other arguments of it" in out
     assert contents() == before
     lifted = {"patience": ["--config", "lifted.yaml"]}.get(way, ["--trainer.callbacks", "null"])
     patient = {**STOPPING, "init_args": {**STOPPING["init_args"], "patience": 9}}
@@ -220,6 +221,59 @@ def test_a_config_that_was_removed_is_written_again(fit, write_config, resume):
     assert "&epochs 3" in (RUN / "config.yaml").read_text()
 
 
+@pytest.mark.parametrize(
+    "arguments", [{"filename": "best"}, {"filename": "last"}, {"save_last": True}]
+)
+def test_a_checkpoint_callback_that_would_write_over_the_run_s_own_is_refused(
+    arguments, write_config, capsys
+):
+    callback = {"class_path": "ModelCheckpoint", "init_args": arguments}
+    assert main(["fit", "--config", write_config({"trainer.callbacks": [callback]})]) == 2
+    assert "which the run keeps itself" in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+    callback["init_args"] = {**arguments, "dirpath": "mine"}
+    assert main(["fit", "--config", write_config({"trainer.callbacks": [callback]})]) == 0
+
+
+def test_a_best_checkpoint_of_somebody_else_does_not_keep_a_run_from_going_on(
+    fit, write_config, resume
+):
+    fit("--config", write_config())
+    best = RUN / "checkpoints" / "best.ckpt"
+    saved = torch.load(best, weights_only=True)
+    del saved["position"]
+    torch.save(saved, best)
+
+    assert resume("--trainer.max_epochs", "3")[0] == 0
+
+
+@pytest.mark.parametrize("name", ["metrics.csv", "run.json"])
+def test_what_was_removed_from_a_run_is_missed_in_a_line(name, fit, write_config, resume):
+    fit("--config", write_config())
+    (RUN / name).unlink()
+
+    code, _, err = resume("--trainer.max_epochs", "3")
+
+    assert code == 0
+    assert err.startswith("note: ")
+    assert name in err
+
+
+def test_an_evaluation_in_another_precision_says_so(fit, write_config, capsys):
+    fit("--config", write_config({"trainer.precision": "bf16-mixed"}))
+    best = runs.read_record(RUN)["best"]["value"]
+    capsys.readouterr()
+
+    assert main(["validate", "--ckpt_path", str(RUN)]) == 0
+    assert "--trainer.precision bf16-mixed gives the same" in capsys.readouterr().err
+
+    assert main(["validate", "--ckpt_path", str(RUN), "--trainer.precision", "bf16-mixed"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert str(best) in captured.out
+
+
 # ---- other batches ----
 
 
@@ -267,23 +321,32 @@ def test_with_other_batches_an_epoch_goes_on_at_the_image_where_it_was_left(
     assert 0 <= 1295 - len(seen) < new  # the last batch would have been smaller
 
 
-def test_with_other_windows_the_epoch_begins_anew_and_says_so(write_config, write_module, resume):
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("trainer.accumulate_grad_batches", "2"),
+        ("trainer.limit_train_batches", "4"),
+        ("seed_everything", "5"),
+    ],
+)
+def test_where_an_epoch_cannot_go_on_it_begins_anew_and_says_so(
+    name, value, write_config, write_module, resume
+):
     write_module(COUNTS)
     changes = {"trainer.callbacks": [{"class_path": "own.Counts"}], "trainer.max_steps": 5}
     changes |= {"trainer.limit_train_batches": 8, "trainer.max_epochs": 2}
     assert main(["fit", "--config", write_config(changes)]) == 0
 
-    code, out, err = resume(
-        *("--trust", "own", "--trainer.max_steps", "-1", "--trainer.accumulate_grad_batches", "2")
-    )
+    code, out, err = resume("--trust", "own", "--trainer.max_steps", "-1", f"--{name}", value)
 
     assert code == 0
     assert "note: epoch 1 begins anew, so that the first 320 of its images are trained on" in err
     assert "epoch 2/2" in out
     seen = images_by_epoch()
-    assert len(seen[0]) == (5 + 8) * 64
-    assert seen[0][: 5 * 64] == seen[0][5 * 64 : 10 * 64]
-    assert len(seen[1]) == 8 * 64
+    batches = int(value) if "limit" in name else 8
+    assert len(seen[0]) == (5 + batches) * 64
+    assert len(set(seen[0][5 * 64 :])) == batches * 64
+    assert len(set(seen[1])) == batches * 64
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])

@@ -18,6 +18,7 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,12 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities.rank_zero import rank_zero_only
-from pytorch_lightning.callbacks import Callback, Checkpoint, GradientAccumulationScheduler
+from pytorch_lightning.callbacks import (
+    Callback,
+    Checkpoint,
+    GradientAccumulationScheduler,
+    ModelCheckpoint,
+)
 
 from classifier import runs
 from classifier.archive import POSITION, write_checkpoint
@@ -34,8 +40,10 @@ from classifier.callbacks.stop_signals import StopSignals
 from classifier.callbacks.validated_weights import are_equal, weights_of, without_masks
 from classifier.checkpoints import KEY, read_checkpoint
 from classifier.durable import sync, written_whole
+from classifier.errors import UserError
 from classifier.hyperparameters import load
 
+OWN_NAMES = ("best", "last", "previous", "new")
 ASK_EVERY = 16  # batches between questions to the other ranks, each of which makes the device wait
 
 
@@ -371,13 +379,19 @@ class RunCheckpoints(Checkpoint):
         images_per_batch = size * self.loaded[KEY]["run"]["devices"]
         seen = trainer.fit_loop.batch_idx + 1
         same = windows[0] == windows[1]
-        if position.go_on_at_image(trainer, images_per_batch, accumulated(trainer), same):
+        orders = [
+            (config.get("seed_everything"), config["trainer"].get("overfit_batches"))
+            for config in (then, now)
+        ]
+        if orders[0] == orders[1] and position.go_on_at_image(
+            trainer, images_per_batch, accumulated(trainer), same
+        ):
             return True
         rank_zero_only(print)(
             f"note: epoch {trainer.current_epoch + 1} begins anew, so that the first "
-            f"{seen * images_per_batch:,} of its images are trained on once more: with this "
-            "data.batch_size, trainer.accumulate_grad_batches and trainer.devices no step begins "
-            "where it was left.",
+            f"{seen * images_per_batch:,} of its images are trained on once more: with another "
+            "data.batch_size, accumulation, number of devices or of batches, or seed no step "
+            "begins where it was left.",
             file=sys.stderr,
         )
         return False
@@ -406,7 +420,7 @@ class RunCheckpoints(Checkpoint):
         kept = saved.get(POSITION, {}).get("best") or saved["callbacks"].get(self.state_key, {})
         same = kept.get("monitor") == self.monitor
         same = same and kept.get("direction", self.direction) == self.direction
-        return float(kept["score"]) if same else math.nan
+        return float(kept.get("score", math.nan)) if same else math.nan
 
 
 class BetweenEpochs(Callback):
@@ -433,6 +447,26 @@ class BetweenEpochs(Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.checkpoints.before_end(trainer)
+
+
+def refuse_taken_names(callbacks: Iterable[Callback]) -> None:
+    """Refuses a ModelCheckpoint that would write over what the run keeps, or be written over.
+
+    Without a folder of its own it writes into that of the run.
+
+    Raises:
+        UserError: If it would.
+    """
+    for callback in callbacks:
+        if not isinstance(callback, ModelCheckpoint) or callback.dirpath:
+            continue
+        last = callback.CHECKPOINT_NAME_LAST if callback.save_last else None
+        taken = [name for name in (callback.filename, last) if name in OWN_NAMES]
+        if taken:
+            raise UserError(
+                f"trainer.callbacks: {type(callback).__name__} would write {taken[0]}.ckpt, which "
+                "the run keeps itself; leave that out, or give it another filename or a dirpath."
+            )
 
 
 def run_checkpoints(trainer: pl.Trainer) -> RunCheckpoints | None:

@@ -67,7 +67,7 @@ class Console(EpochWatch):
             return
         why = self._why_it_ended(trainer)
         if self.epochs == 0:
-            self._print(trainer, f"nothing to train: {why}")
+            self._print(trainer, f"nothing to train: {'ended by ' * trainer.should_stop}{why}")
             if not self.folder.exists():  # given back
                 return
         elif trainer.should_stop:

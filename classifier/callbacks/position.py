@@ -150,10 +150,12 @@ def go_on_at_image(
     loader: Any = trainer.train_dataloader
     progress: Any = trainer.fit_loop.epoch_loop.batch_progress
     number = progress.current.ready
+    total = int(trainer.num_training_batches)
     same_batches = loader.images_per_batch == images_per_batch
+    if same_batches and number >= total:
+        return False  # with fewer batches an epoch than before
     if not same_batches:
         seen = number * images_per_batch
-        total = int(trainer.num_training_batches)
         limited = total < len(loader)
         images = total * loader.images_per_batch if limited else len(loader.loader.dataset)
         left = (images - seen) // loader.images_per_batch

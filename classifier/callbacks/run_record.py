@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 import traceback
 from collections.abc import Mapping
 from datetime import datetime, timezone
@@ -90,6 +91,12 @@ class RunRecord(EpochWatch):
         self.first_step = trainer.global_step
         # The epochs that a resumed training repeats are written again.
         rows = runs.read_metrics(self.folder)
+        here = trainer.is_global_zero and (self.folder / "run.json").exists()
+        if here and not rows and trainer.current_epoch:
+            print(  # noqa: T201
+                "note: the run has no metrics.csv of its earlier epochs; a new one begins.",
+                file=sys.stderr,
+            )
         self.rows = [row for row in rows if int(row["epoch"]) < trainer.current_epoch]
         checkpoints = run_checkpoints(trainer)
         if checkpoints and checkpoints.begins_anew:

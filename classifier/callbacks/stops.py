@@ -13,6 +13,7 @@ from pytorch_lightning.callbacks.early_stopping import EarlyStoppingReason
 
 ANOTHER = "another callback"
 SEARCH = "the search"
+REPRODUCE = "reproduce"
 
 
 class EndsAt(Callback):
@@ -38,6 +39,8 @@ class EndsAt(Callback):
 def stopped_by(trainer: Any) -> str:
     """The name of what told a training to stop: a callback's class, or the search."""
     for callback in trainer.callbacks:
+        if isinstance(callback, EndsAt) and callback.step == trainer.global_step:
+            return REPRODUCE
         if isinstance(callback, Timer) and (callback.time_remaining() or 0) <= 0:
             if callback.time_remaining() is not None:
                 return type(callback).__name__
@@ -52,7 +55,9 @@ def stopped_by(trainer: Any) -> str:
 def explained(cause: str) -> str:
     """Names what stopped a training, and what lets it go on."""
     if cause == "Timer":
-        return "trainer.max_time; a longer time, or null, goes on."
+        return "the time; a longer trainer.max_time, or duration of a Timer, or null, goes on."
+    if cause == REPRODUCE:
+        return f"{cause}, where the run before had ended."
     if cause == ANOTHER:
         return f"{cause}; other trainer.callbacks, or null, go on."
     return f"{cause}; other arguments of it, or --trainer.callbacks null, go on."

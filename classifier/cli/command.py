@@ -23,7 +23,11 @@ import classifier.augment
 import classifier.networks  # noqa: F401  # short class names work for what is imported
 from classifier import runs, trust
 from classifier.callbacks.checkpoint_io import save_durably
-from classifier.callbacks.checkpoints import BetweenEpochs, RunCheckpoints
+from classifier.callbacks.checkpoints import (
+    BetweenEpochs,
+    RunCheckpoints,
+    refuse_taken_names,
+)
 from classifier.callbacks.console import Console, RichBar, interactive
 from classifier.callbacks.data_notes import DataNotes
 from classifier.callbacks.finite_loss import FiniteLoss
@@ -56,7 +60,7 @@ from classifier.metrics import better
 from classifier.module import ClassificationModule
 from classifier.provenance import code_digests, settings_digest
 from classifier.signals import cleaning
-from classifier.suggest import did_you_mean
+from classifier.suggest import did_you_mean, printable
 
 MAX_PROCESSES = max(8, os.cpu_count() or 1)  # of one training on this machine
 HIDDEN = argparse.SUPPRESS
@@ -236,7 +240,8 @@ class ClassifierCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         config = self._get(self.config_init, "trainer")
         config.callbacks = [WorkerNames(), *(config.callbacks or [])]
-        self._check_monitors(config.callbacks, validated=config.limit_val_batches != 0)
+        if self.arguments.verb == "fit":
+            self._check_monitors(config.callbacks, validated=config.limit_val_batches != 0)
         self._add_progress_bar(config)
         if fingerprint := self.arguments.run.get("data", {}).get("fingerprint"):
             config.callbacks.append(SameData(fingerprint))
@@ -257,11 +262,23 @@ class ClassifierCLI(LightningCLI):
             trainer = super().instantiate_trainer(**kwargs)
             _check_processes(trainer)
             save_durably(trainer)
+            self._note_precision(trainer)
             return trainer
         except Exception:
             if self.folder:
                 runs.give_back(self.folder)
             raise
+
+    def _note_precision(self, trainer: pl.Trainer) -> None:
+        """Says that an evaluation differs from those of the training, and how it would not."""
+        before = self.arguments.run.get("precision")
+        if self.arguments.verb in ("validate", "test") and before not in (None, trainer.precision):
+            rank_zero_only(print)(
+                f"note: trained with precision {printable(before)}, evaluated with "
+                f"{trainer.precision}, so the last digits differ from those of the training; "
+                f"--trainer.precision {shlex.quote(printable(before))} gives the same.",
+                file=sys.stderr,
+            )
 
     def _add_progress_bar(self, config: Namespace) -> None:
         if any(isinstance(callback, ProgressBar) for callback in config.callbacks):
@@ -305,6 +322,8 @@ class ClassifierCLI(LightningCLI):
 
     def keep_run(self, config: Namespace) -> None:
         """Claims the run folder and adds the logger and the callbacks that fill it."""
+        if self.arguments.format > 1:
+            refuse_taken_names(config.callbacks)
         self._print_notes()
         root = Path(config.default_root_dir or "runs").resolve()
         name = self.arguments.name or type(self.datamodule).__name__.lower()
@@ -434,7 +453,7 @@ class ClassifierCLI(LightningCLI):
         config.strategy, config.num_nodes = "auto", 1
         settings = self.settings
         output = Path(settings.output)
-        if output.exists():
+        if output.exists() or output.is_symlink():
             raise FileExistsError(f"--output '{output}' exists; name another file or remove it.")
         if not output.parent.is_dir():
             raise FileNotFoundError(f"--output '{output}': there is no folder '{output.parent}'.")

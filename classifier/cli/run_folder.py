@@ -1,6 +1,7 @@
 """Which folder a run gets: a new one, that of the run that it resumes, or that of its trial."""
 
 import os
+import sys
 from pathlib import Path
 
 from lightning_fabric.utilities.rank_zero import rank_zero_only
@@ -38,6 +39,12 @@ def run_folder(
     if resumed and _is_newest(resumed, arguments):
         _check_config(resumed, arguments)
         return resumed, True
+    beside = checkpoint.resolve().parents[1] if checkpoint else None
+    if beside and (beside / "config.yaml").exists() and not (beside / "run.json").exists():
+        rank_zero_only(print)(
+            f"note: '{shown(beside)}' has no run.json; the training goes on in a new folder.",
+            file=sys.stderr,
+        )
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]  # set by Lightning, undeclared
         folder = runs.claim_folder(root, name)
         os.environ[VARIABLE] = str(folder)

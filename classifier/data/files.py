@@ -51,6 +51,7 @@ class Contents:
     folders: list[str] = field(default_factory=list)
     links: list[str] = field(default_factory=list)
     images: list[str] = field(default_factory=list)
+    image_links: list[str] = field(default_factory=list)
 
 
 class Finder:
@@ -69,6 +70,7 @@ class Finder:
     Attributes:
         excluded: What the patterns left out.
         repeated: Folders that were met once more, by a link.
+        copies: Images that were met once more, by a link.
         litter: The names that it met.
         unread: Images that no installed package reads, by suffix.
         namesakes: Images that differ from another in nothing but the suffix.
@@ -81,6 +83,7 @@ class Finder:
         self.suffixes = image_suffixes() | (UNREAD_SUFFIXES if unread else set())
         self.excluded = Tally()
         self.repeated = Tally()
+        self.copies = Tally()
         self.litter: set[str] = set()
         self.unread: dict[str, Tally] = {}
         self.namesakes = Tally()
@@ -103,9 +106,29 @@ class Finder:
     def below(self, tops: Sequence[Path]) -> list[list[str]]:
         """Lists the images below each of some folders, sorted."""
         found: list[list[str]] = [[] for _ in tops]
+        links: list[tuple[str, int]] = []
         for _, number, contents in self._walk(tops):
             found[number] += contents.images
+            links += [(path, number) for path in contents.image_links]
+        if links:
+            self._follow(links, found)
         return [sorted(paths, key=_parts) for paths in found]
+
+    def _follow(self, links: Sequence[tuple[str, int]], found: list[list[str]]) -> None:
+        """Adds links to images, but to none that is there already: each counts once."""
+        folders = {os.path.dirname(path) for paths in found for path in paths}  # noqa: PTH120
+        real = {folder: os.path.realpath(folder) for folder in folders}
+        seen = {
+            f"{real[folder]}{os.sep}{name}"
+            for folder, name in (os.path.split(path) for paths in found for path in paths)
+        }
+        for path, number in sorted(links):
+            target = os.path.realpath(path)
+            if target in seen:
+                self.copies.add(key(path, self.root))
+            else:
+                seen.add(target)
+                found[number].append(path)
 
     def folders(self, tops: Sequence[Path]) -> list[str]:
         """Lists some folders and all those below them."""
@@ -141,6 +164,9 @@ class Finder:
         if self.repeated.number:
             links = f"{self.repeated.number}, such as '{self.repeated.example}'"
             notes.append(f"left out links to folders that are read without them: {links}.")
+        if self.copies.number:
+            links = f"{self.copies.number}, such as '{self.copies.example}'"
+            notes.append(f"left out links to images that are read without them: {links}.")
         return notes
 
     def _walk(self, tops: Sequence[Path]) -> Iterator[tuple[str, int, Contents]]:
@@ -177,10 +203,11 @@ class Finder:
                 elif entry.is_symlink() and os.path.isdir(entry.path):  # noqa: PTH112  # a text
                     contents.links.append(entry.path)
                 elif self._is_image(entry.path, name, lower[lower.rfind(".") :]):
-                    contents.images.append(entry.path)
+                    linked = entry.is_symlink()
+                    (contents.image_links if linked else contents.images).append(entry.path)
         contents.folders.sort()
         contents.links.sort()
-        self._tally_namesakes(contents.images)
+        self._tally_namesakes(contents.images + contents.image_links)
         return contents
 
     def _is_image(self, path: str, name: str, suffix: str) -> bool:

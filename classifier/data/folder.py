@@ -3,7 +3,7 @@
 Shapes: N images, C channels, H rows, W columns.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -174,12 +174,30 @@ class ImageFolder(ImageDataModule):
     def notes(self, stage: str) -> list[str]:
         """Says what was left out, and which classes have no images to validate or test on."""
         stages = {"fit": ["val", "test"], "validate": ["val"], "test": ["test"]}
-        notes = self._finder.notes() if stage == "fit" else []
+        notes = self._finder.notes() + self._left_beside() if stage == "fit" else []
         for split in stages.get(stage, []):
             if missing := self._missing.get(split):
                 names = ", ".join(f"'{name}'" for name in missing[:5])
                 more = f" and {len(missing) - 5} other classes" if len(missing) > 5 else ""
                 notes.append(f"there are no {SPLITS[split]} images of {names}{more}.")
+        return notes
+
+    def _left_beside(self) -> list[str]:
+        """Says what lies beside the class folders and beside the splits, and is not read."""
+        if not isinstance(self._finder, Finder):
+            return []
+        looked_into = map(self._finder.contents, {self.root, *self._split_folders.values()})
+        loose = sorted(path for folder in looked_into for path in folder.images)
+        notes = []
+        if loose:
+            example = key(loose[0], self.root)
+            notes.append(f"left out {len(loose)} images in no class folder, such as '{example}'.")
+        if isinstance(self.splits, Mapping):
+            named = {Path(name).parts[0] for name in self.splits.values()}
+            others = [f.name for f in self._finder.subfolders(self.root) if f.name not in named]
+            names = ", ".join(f"'{name}'" for name in others[:5])
+            if others:
+                notes.append(f"left out folders that data.splits does not name: {names}.")
         return notes
 
     def reader(self) -> ImageReader:

@@ -86,6 +86,11 @@ def _words(name: str) -> set[str]:
     return {word.lower() for word in words}
 
 
+def _letters(name: str) -> set[str]:
+    """The words of a name, without its numbers."""
+    return {word for word in _words(name) if not word.isdecimal()}
+
+
 def _role(words: set[str]) -> str | None:
     left = words - FILLERS
     return ROLES.get(left.pop()) if len(left) == 1 else None
@@ -96,8 +101,11 @@ def _are_splits(root: Path, tops: Mapping[str, Contents], roles: Mapping[str, st
     doubt = _doubt(classes, roles) if roles else _shared(classes)
     if not doubt:
         return bool(roles)
-    # Vehicles have a class "train" too, but its folder and all others hold images.
-    if 0 < len(roles) < len(tops) and all(top.images for top in tops.values()):
+    # Vehicles have a class "train" too, but its folder and all others hold images. A "test1" beside
+    # it is no vehicle.
+    numbered = any(name not in roles and _role(_letters(name)) for name in tops)
+    flat = all(top.images or top.image_links for top in tops.values())
+    if 0 < len(roles) < len(tops) and flat and not numbered:
         return False
     remedies = []
     if splits := _likely_splits(classes, roles):
