@@ -361,14 +361,15 @@ def test_on_another_number_of_devices_no_image_is_left_out_or_seen_twice(
     config = write_config(changes)
     assert storms.ended(storms.fit_in(own_folder, ["--config", config], before)) == [0] * before
 
-    more = ["--ckpt_path", str(RUN), "--trust", "own", "--trainer.max_steps", "-1"]
+    folder = storms.run_folder(own_folder)
+    more = ["--ckpt_path", str(folder), "--trust", "own", "--trainer.max_steps", "-1"]
     more += ["--trainer.devices", str(after), "--trainer.strategy", "auto"]
     assert storms.ended(storms.fit_in(own_folder, more, after)) == [0] * after
 
     (seen,) = images_by_epoch().values()
     assert len(set(seen)) == len(seen)
     assert 0 <= 1295 - len(seen) < 16 * after
-    (row,) = [row for row in runs.read_metrics(RUN) if row["val_loss"]]
+    (row,) = [row for row in runs.read_metrics(folder) if row["val_loss"]]
     assert 0.1 < float(row["train_accuracy"]) < 1
 
 
