@@ -271,12 +271,13 @@ class ClassifierCLI(LightningCLI):
 
     def _note_precision(self, trainer: pl.Trainer) -> None:
         """Says that an evaluation differs from those of the training, and how it would not."""
-        before = self.arguments.run.get("precision")
-        if self.arguments.verb in ("validate", "test") and before not in (None, trainer.precision):
+        here = str(trainer.precision)
+        before = printable(str(self.arguments.run.get("precision", here)))
+        if self.arguments.verb in ("validate", "test") and before != here:
             rank_zero_only(print)(
-                f"note: trained with precision {printable(before)}, evaluated with "
-                f"{trainer.precision}, so the last digits differ from those of the training; "
-                f"--trainer.precision {shlex.quote(printable(before))} gives the same.",
+                f"note: trained with precision {before}, evaluated with {here}, so the last digits "
+                "differ from those of the training; "
+                f"--trainer.precision {shlex.quote(before)} gives the same.",
                 file=sys.stderr,
             )
 
