@@ -271,8 +271,11 @@ def test_a_finished_run_has_nothing_to_train_and_says_so(write_config, capsys):
     assert storms.digest(last["state_dict"]) == storms.digest(earlier["state_dict"])
 
 
-def test_a_run_that_was_killed_when_all_was_trained_still_gets_its_last_metrics(write_config):
-    assert main(["fit", "--config", write_config()]) == 0
+@pytest.mark.parametrize("interval", [1.0, 3])
+def test_a_run_that_was_killed_when_all_was_trained_still_gets_its_last_metrics(
+    interval, write_config
+):
+    assert main(["fit", "--config", write_config({"trainer.val_check_interval": interval})]) == 0
     record = json.loads((RUN / "run.json").read_text())
     at_start = ("state", "id", "name", "working_folder", "command", "seed", "environment", "data")
     killed = {**{name: record[name] for name in at_start}, "state": "running"}

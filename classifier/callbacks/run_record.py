@@ -197,10 +197,12 @@ class RunRecord(EpochWatch):
             - int(self.begun and state == "finished" and is_broken_off(trainer)),
             "steps": trainer.global_step,
         }
-        if "metrics" not in self.record:  # nothing was left to train after a kill
-            for row in runs.read_metrics(self.folder)[-1:]:
-                names = [name for name in row if name not in KEPT_BESIDE and row[name]]
-                self.record["metrics"] = {name: float(row[name]) for name in names}
+        if not self.begun:  # nothing was left to train after a kill
+            rows = runs.read_metrics(self.folder)
+            found = [row for row in rows if row["epoch"] == rows[-1]["epoch"]]
+            texts = {name: row[name] for row in found for name in row if row[name]}
+            names = sorted(texts.keys() - set(KEPT_BESIDE))
+            self.record["metrics"] = {name: float(texts[name]) for name in names}
         best = best_checkpoint(trainer)
         if best is not None:
             self.record["best"] = {
