@@ -73,7 +73,9 @@ class RunRecord(EpochWatch):
 
     def _begin(self) -> None:
         """Writes what is known before the training; what goes on has taken its first step."""
-        if (self.folder / "run.json").exists():
+        if not (self.folder / "run.json").exists():
+            runs.save_config(self.folder, self.config)  # first: a record without it is no run
+        else:
             earlier = runs.read_record(self.folder)
             done = ("metrics", "epochs", "steps")
             self.record |= {name: earlier[name] for name in done if name in earlier}
