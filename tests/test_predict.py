@@ -277,6 +277,11 @@ def test_images_without_a_name_behind_it_is_refused(more, checkpoint, digits, ca
     assert capsys.readouterr().err == "error: --images: a value is missing behind it.\n"
 
 
+def heed_ctrl_c():
+    """As a command in the foreground does, wherever the tests run."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def started(*arguments):
     """A command of a user, in a process of its own."""
     path = os.pathsep.join([str(Path(classifier.__file__).parents[1]), str(Path.cwd())])
@@ -286,6 +291,7 @@ def started(*arguments):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heed_ctrl_c,
     )
 
 

@@ -103,14 +103,19 @@ class Finder:
             self._contents[str(folder)] = self._scan(str(folder))
         return self._contents[str(folder)]
 
-    def below(self, tops: Sequence[Path]) -> list[list[str]]:
-        """Lists the images below each of some folders, sorted."""
+    def below(self, tops: Sequence[Path], copies: bool = False) -> list[list[str]]:
+        """Lists the images below each of some folders, sorted.
+
+        Args:
+            tops: The folders.
+            copies: Whether links to images that are found without them count, too.
+        """
         found: list[list[str]] = [[] for _ in tops]
         links: list[tuple[str, int]] = []
         for _, number, contents in self._walk(tops):
-            found[number] += contents.images
+            found[number] += contents.images + contents.image_links * copies
             links += [(path, number) for path in contents.image_links]
-        if links:
+        if links and not copies:
             self._follow(links, found)
         return [sorted(paths, key=_parts) for paths in found]
 
@@ -273,7 +278,7 @@ def _find(pattern: str) -> list[str]:
     matches = [pattern] if Path(pattern).exists() else sorted(_matches(pattern))
     named = [path for path in dict.fromkeys(map(Path, matches)) if not _is_litter(path, pattern)]
     folders = [path for path in named if path.is_dir()]
-    below = dict(zip(folders, Finder(unread=True).below(folders), strict=True))
+    below = dict(zip(folders, Finder(unread=True).below(folders, copies=True), strict=True))
     return [image for path in named for image in below.get(path, [str(path)])]
 
 
