@@ -201,8 +201,10 @@ def facts(folder: Path) -> dict[str, Any]:
         "metrics": [
             {name: value for name, value in row.items() if name not in dropped}
             for row in runs.read_metrics(run)
+            if int(row["epoch"]) < record["epochs"]
         ],
-        "final metrics": record["metrics"],
+        # A kill right after the last step of an epoch that is broken off leaves none of it.
+        "final metrics": None if last["position"]["inside_epoch"] else record["metrics"],
         "state": record["state"],
     }
 
