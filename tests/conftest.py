@@ -16,6 +16,7 @@ from classifier.__main__ import main
 
 collect_ignore = ["benchmarks"]  # programs that compare with what only they need
 
+PATH = [*sys.path]
 TINY = """\
 hyperparameters:
   epochs: &epochs 2
@@ -56,6 +57,8 @@ def put(config: dict[str, Any], changes: Mapping[str, Any]) -> None:
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty working directory, one thread, and an environment that is put back."""
     torch.set_num_threads(1)
+    # A command adds its working folder, and the next test may have a module of the same name.
+    monkeypatch.setattr(sys, "path", [*PATH])
     monkeypatch.chdir(tmp_path)
     with mock.patch.dict(os.environ):
         yield tmp_path

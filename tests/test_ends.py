@@ -159,8 +159,8 @@ class Ends:
 def trainer_settings(name, end=None, patience=100):
     """The callbacks of a start, and what ends it."""
     callbacks = [
-        {"class_path": "own.Counts"},
-        {"class_path": "own.Ends", "init_args": {"at": 0, **(end or {})}},
+        {"class_path": "endings.Counts"},
+        {"class_path": "endings.Ends", "init_args": {"at": 0, **(end or {})}},
         {
             "class_path": "pytorch_lightning.callbacks.EarlyStopping",
             "init_args": {"monitor": "val_loss", "min_delta": 10.0, "patience": patience},
@@ -200,7 +200,7 @@ def write(folder, name):
     changes = {key: value for key, value in CONFIGS[name].items() if key != "extra"}
     put(config, {**changes, "trainer.callbacks": trainer_settings(name)})
     (folder / "tiny.yaml").write_text(yaml.safe_dump(config))
-    (folder / "own.py").write_text(OWN)
+    (folder / "endings.py").write_text(OWN)
 
 
 def start(folder, settings, ranks):
