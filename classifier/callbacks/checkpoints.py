@@ -149,8 +149,7 @@ class RunCheckpoints(Checkpoint):
         if not position.is_inside_epoch(trainer):
             self._hold_stop(trainer)
             return
-        trainer.should_stop = trainer.should_stop or self.held
-        self.held = False
+        self._release_stop(trainer)
         self.is_due = position.is_validation_due(trainer)
         if not self.is_due:
             self._save_if_asked(trainer, position.is_ending(trainer))
@@ -177,8 +176,7 @@ class RunCheckpoints(Checkpoint):
             self._save(trainer, inside_epoch=True, last=False)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        trainer.should_stop = trainer.should_stop or self.held
-        self.held = False
+        self._release_stop(trainer)
         if not self.by_validation and not position.is_broken_off(trainer):
             self._judge(trainer, None)
 
@@ -221,6 +219,11 @@ class RunCheckpoints(Checkpoint):
         """
         self.held = self.held or trainer.should_stop
         trainer.should_stop = False
+
+    def _release_stop(self, trainer: pl.Trainer) -> None:
+        """Lets a stop that was held take effect."""
+        trainer.should_stop = trainer.should_stop or self.held
+        self.held = False
 
     def _judge(self, trainer: pl.Trainer, weights: dict[str, Any] | None) -> None:
         """Notes the monitored metric and its weights if it is the best; all ranks judge alike."""

@@ -37,12 +37,13 @@ class EndsAt(Callback):
 
 
 def stopped_by(trainer: Any) -> str:
-    """The name of what told a training to stop: a callback's class, or the search."""
+    """The name of what told a training to stop: a callback's class, the search or reproduce."""
     for callback in trainer.callbacks:
         if isinstance(callback, EndsAt) and callback.step == trainer.global_step:
             return REPRODUCE
-        if isinstance(callback, Timer) and (callback.time_remaining() or 0) <= 0:
-            if callback.time_remaining() is not None:
+        if isinstance(callback, Timer):
+            remaining = callback.time_remaining()  # None without a limit
+            if remaining is not None and remaining <= 0:
                 return type(callback).__name__
         elif isinstance(callback, EarlyStopping):
             if callback.stopping_reason != EarlyStoppingReason.NOT_STOPPED:
