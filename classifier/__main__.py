@@ -1,10 +1,20 @@
 """Console entry point: help, version and typos answer without importing torch."""
 
+import os  # both are imported already, whatever lies in the working folder
 import sys
-from collections.abc import Sequence
 
-from classifier import __version__
-from classifier.signals import exit_now, handled_by
+OWN = os.path.dirname(os.path.realpath(__file__))  # noqa: PTH120  # not yet pathlib
+if __name__ == "__main__" and os.path.realpath(sys.path[0]) in (os.getcwd(), OWN):  # noqa: PTH109
+    # With -m the working folder, before the standard library; else the folder of this file.
+    del sys.path[0]
+    if not any(finder.find_spec("classifier", None) for finder in sys.meta_path):
+        sys.path.append(os.path.dirname(OWN))  # noqa: PTH120  # it is not installed
+    __spec__ = None  # else Lightning would start the other ranks by -m again
+
+from collections.abc import Sequence  # noqa: E402
+
+from classifier import __version__  # noqa: E402
+from classifier.signals import exit_now, handled_by  # noqa: E402
 
 VERBS = {
     "fit": "train a network, from a config file or on from a checkpoint",

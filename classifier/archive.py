@@ -2,16 +2,19 @@
 
 A file is the zip that ``torch.save`` writes, with the SHA-256 of everything before it as the zip's
 comment, so that damage to any byte is noticed and any other program can read it all the same.
+Behind it stands the user's signature.
 """
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 
+from classifier.checkpoint import signature as signatures
 from classifier.durable import sync, written_whole
 
 FORMAT = 2
@@ -19,8 +22,9 @@ FORMAT = 2
 which way a metric is better."""
 POSITION = "position"  # the entry that says where in the training it was saved
 
-MARK = b"sha256:"
-COMMENT = len(MARK) + 64  # bytes of the zip's comment
+# The zip's comment: its checksum and, if there was a key, the signature.
+COMMENT = re.compile(rb"sha256:([0-9a-f]{64})(?: hmac-sha256:([0-9a-f]{64}))?")
+LONGEST = 256  # bytes at the end of the file that may be the comment
 END = b"PK\5\6"  # how the last record of a zip begins; its last two bytes count the comment's
 END_SIZE = 22  # bytes of that record
 
@@ -54,39 +58,44 @@ def write_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
         except RuntimeError as error:  # torch's, where the file's own was raised inside of it
             cause = error.__context__ or error.__cause__
             raise cause if isinstance(cause, OSError) else error from None
+        digest = hashed.digest.hexdigest()
+        comment = f"sha256:{digest}".encode()
+        if signature := signatures.sign("checkpoint", digest):
+            comment += f" hmac-sha256:{signature}".encode()
         file.seek(-2, os.SEEK_END)
-        file.write(COMMENT.to_bytes(2, "little"))
-        file.write(MARK + hashed.digest.hexdigest().encode())
+        file.write(len(comment).to_bytes(2, "little"))
+        file.write(comment)
     sync(path.parent)
 
 
-def check_whole(path: Path) -> None:
-    """Finds out whether a checkpoint that was written by this package is undamaged.
+def check_whole(file: IO[bytes]) -> signatures.Origin:
+    """Finds out whether a checkpoint that was written by this package is undamaged, and whose.
 
-    One from elsewhere has no checksum and is let through.
+    One from elsewhere has no checksum and is let through, unsigned.
 
     Raises:
         ValueError: If it is damaged.
     """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        file.seek(max(0, size - END_SIZE - COMMENT))
-        tail = file.read()
-        start = tail.rfind(END)
-        end, comment = tail[start : start + END_SIZE], tail[start + END_SIZE :]
-        if start >= 0 and len(end) == END_SIZE and end[-2:] == b"\0\0" and not comment:
-            return
-        digest = hashlib.sha256()
-        file.seek(0)
-        left = size - COMMENT - 2
-        while left > 0:
-            block = file.read(min(left, 1 << 20))
-            digest.update(block)
-            left -= len(block)
-        digest.update(b"\0\0")  # without a comment, as it was when it was hashed
-    whole = end[-2:] == COMMENT.to_bytes(2, "little")
-    if not whole or comment != MARK + digest.hexdigest().encode():
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - END_SIZE - LONGEST))
+    tail = file.read()
+    start = tail.rfind(END)
+    end, comment = tail[start : start + END_SIZE], tail[start + END_SIZE :]
+    if start >= 0 and len(end) == END_SIZE and end[-2:] == b"\0\0" and not comment:
+        return "unsigned"
+    digest = hashlib.sha256()
+    file.seek(0)
+    left = size - len(comment) - 2
+    while left > 0:
+        block = file.read(min(left, 1 << 20))
+        digest.update(block)
+        left -= len(block)
+    digest.update(b"\0\0")  # without a comment, as it was when it was hashed
+    found = COMMENT.fullmatch(comment)
+    whole = start >= 0 and end[-2:] == len(comment).to_bytes(2, "little")
+    if not whole or found is None or found[1] != digest.hexdigest().encode():
         raise ValueError("its checksum is not that of its content")
+    return signatures.origin("checkpoint", digest.hexdigest(), (found[2] or b"").decode())
 
 
 def epochs_done(checkpoint: Mapping[str, Any]) -> int:

@@ -9,7 +9,7 @@ import sys
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
@@ -21,21 +21,20 @@ SPARE_MEMORY = 1 << 28
 END = b"PK\x05\x06"  # of the directory of a zip file
 
 
-def check_archive(path: Path) -> None:
+def check_archive(file: IO[bytes]) -> None:
     """Checks that a zip file is one as ``torch.save`` writes it: entries side by side, as they are.
 
     Raises:
         ValueError: If it is not a zip file, or entries are compressed or overlap.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(file) as archive:
             entries = sorted(archive.infolist(), key=lambda entry: entry.header_offset)
             start = archive.start_dir
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise ValueError("it is not a zip file as torch.save writes it") from error
-    with path.open("rb") as file:
-        file.seek(start)
-        directory = file.read()
+    file.seek(start)
+    directory = file.read()
     place = directory.find(END)
     offset = struct.unpack_from("<I", directory, place + 16)[0]
     # Python and PyTorch look for the directory in different ways, so there must be but one.

@@ -3,23 +3,43 @@
 Whoever wrote the file may mean harm, so whatever this package goes by is checked here.
 """
 
+import contextlib
 import hashlib
 import math
+import os
 import pickle
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
 from classifier import bombs
 from classifier.archive import FORMAT, check_whole
+from classifier.checkpoint.signature import Origin
 from classifier.errors import UserError
 from classifier.suggest import did_you_mean
 
 KEY = "classifier"  # the entry with the format, config text, data description and run record
+READINGS = 3  # of a file that is written to meanwhile
 MAX_CONFIG = 1_000_000  # characters; reading YAML takes 10 s for so many
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint that was read.
+
+    Attributes:
+        content: What is in it, on the CPU.
+        origin: Whose it is.
+        file: The very file that was read, for as long as it is open.
+    """
+
+    content: dict[str, Any]
+    origin: Origin
+    file: IO[bytes]
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -29,16 +49,54 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         FileNotFoundError: If there is no such file; names a similar one.
         ValueError: If the file is not a checkpoint, or holds anything but weights and plain values.
     """
+    return read_whose(path)[0]
+
+
+def read_whose(path: Path) -> tuple[dict[str, Any], Origin]:
+    """Loads a checkpoint likewise, and says whose it is."""
+    with opened(path) as saved:
+        return saved.content, saved.origin
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[Saved]:
+    """Opens a checkpoint and reads it, as ``read_checkpoint`` does.
+
+    What is loaded is what was verified, whatever happens to the name meanwhile.
+    """
     if path.is_dir():
         raise FileNotFoundError(f"'{path}' is a folder without checkpoints/best.ckpt or last.ckpt.")
     if not path.is_file():
         raise FileNotFoundError(f"No checkpoint '{path}'{similar(path)}")
-    size = path.stat().st_size
+    with path.open("rb") as file:
+        for _ in range(READINGS):
+            before = os.fstat(file.fileno())
+            saved = _read(path, file)
+            if _changes(before) == _changes(os.fstat(file.fileno())):
+                break
+        else:
+            raise ValueError(f"'{path}' was changed again and again while it was read.")
+        yield saved
+
+
+def _changes(known: os.stat_result) -> tuple[int, ...]:
+    """What is different once a file was written to."""
+    return known.st_size, known.st_mtime_ns, known.st_ctime_ns
+
+
+def _read(path: Path, file: IO[bytes]) -> Saved:
+    size = os.fstat(file.fileno()).st_size
     try:
-        bombs.check_archive(path)
-        check_whole(path)
+        bombs.check_archive(file)
+        origin = check_whole(file)
+        file.seek(0)
+        # The same file under another name, for torch maps none into memory that has no name.
+        same = Path(f"/dev/fd/{file.fileno()}")
+        mapped = same.exists()
         with bombs.limited_memory(size):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            checkpoint = torch.load(
+                same if mapped else file, map_location="cpu", weights_only=True, mmap=mapped
+            )
         bombs.check_values(checkpoint, size)
     except pickle.UnpicklingError as error:
         raise ValueError(
@@ -53,7 +111,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise ValueError(f"'{path}' holds no training checkpoint: it has no 'state_dict'.")
     _check_types(path, checkpoint)
-    return checkpoint
+    return Saved(checkpoint, origin, file)
 
 
 def weights_digest(weights: Mapping[str, Any]) -> str:
@@ -141,6 +199,11 @@ def _is_config(value: Any) -> bool:
 def _is_run(value: Any) -> bool:
     texts = ("id", "name", "working_folder")
     if not _is_mapping(value) or not all(isinstance(value.get(key, ""), str) for key in texts):
+        return False
+    tables = (value.get("code", {}), value.get("code_folders", {}))
+    if not all(_is_mapping(table) and _is_names([*table.values()]) for table in tables):
+        return False
+    if not _is_names(value.get("trusted", [])):
         return False
     environment = value.get("environment", {})
     if not _is_mapping(environment) or not _is_mapping(environment.get("packages", {})):

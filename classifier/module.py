@@ -32,13 +32,13 @@ from typing_extensions import Self
 
 from classifier import checkpoints
 from classifier.archive import FORMAT
+from classifier.checkpoint.trust import PACKAGES, Found, Trust, confined
 from classifier.checkpoints import is_plain
 from classifier.errors import UserError
 from classifier.finite import LossWatch, largest, mean_over_ranks
 from classifier.metrics import Mean, Mode, better, mode_of
 from classifier.resume import follow_new_settings
 from classifier.suggest import did_you_mean
-from classifier.trust import PACKAGES, Trust, confined
 
 OF_TRAINING = {"optimizer", "lr_scheduler"}  # arguments that inference does without
 VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -156,7 +156,7 @@ class ClassificationModule(pl.LightningModule):
         Args:
             checkpoint_path: The file, or its run folder, which means its best checkpoint.
             trust: Packages or modules whose classes the checkpoint may use besides
-                ``classifier.trust.PACKAGES``.
+                ``classifier.checkpoint.trust.PACKAGES``. One's own checkpoint needs none.
             **settings: Arguments of Lightning's method and, instead of those in the checkpoint,
                 of the constructor. A module that was made in Python wants those again that were
                 objects: the network and its loss; for training also optimizer and lr_scheduler.
@@ -174,23 +174,34 @@ class ClassificationModule(pl.LightningModule):
         if not settings.pop("weights_only", True):
             raise UserError("weights_only: a checkpoint is never read in a way that runs code.")
         path = checkpoints.resolve(str(checkpoint_path), "best")
-        checkpoint = checkpoints.read_checkpoint(path)
-        saved = checkpoint.get("hyper_parameters", {})
+        with checkpoints.opened(path) as read:
+            module, missing = cls._load(path, read, trust, settings)
+        module._missing, module._trained_by = missing, {}
+        module._objects |= missing
+        return module
+
+    @classmethod
+    def _load(
+        cls, path: Path, read: checkpoints.Saved, trust: Sequence[str], settings: dict[str, Any]
+    ) -> tuple[Self, set[str]]:
+        """Builds the module out of a file; also returns which of its objects are missing."""
+        saved = read.content.get("hyper_parameters", {})
         taken = {name: value for name, value in saved.items() if name not in settings}
-        objects = checkpoint.get(checkpoints.KEY, {}).get("objects", ())
-        missing = {name for name in objects if name not in settings}
+        entry = read.content.get(checkpoints.KEY, {})
+        missing = {name for name in entry.get("objects", ()) if name not in settings}
         cls._ask_for(path, [*taken, *settings], missing - OF_TRAINING, "hparams_file" in settings)
-        allowed = Trust([*PACKAGES, *trust])
+        found = Found(f"checkpoint '{path}'", read.origin, entry.get("run", {}))
+        allowed = Trust(PACKAGES, trusted=trust, found=found)
         allowed.check_config(taken)
         own = cls._arguments()
         plain = {k: value for k, value in settings.items() if k in own and is_plain(value)}
         # Of the command line: so that a checkpoint of the module can be loaded likewise.
         kept = {**taken, **plain} if "_instantiator" in saved else None
+        read.file.seek(0)
+        file: Any = read.file  # Lightning takes a file too, and undeclared any that is binary
         try:
             with confined(allowed), _described(kept):
-                module = super().load_from_checkpoint(
-                    path.absolute(), weights_only=True, **settings
-                )
+                return super().load_from_checkpoint(file, weights_only=True, **settings), missing
         except ArgumentError as error:  # jsonargparse's
             raise ValueError(f"'{path}': {error}") from error
         except RuntimeError as error:
@@ -198,9 +209,6 @@ class ClassificationModule(pl.LightningModule):
                 raise
             told = shorten(str(error).splitlines()[1], 160, placeholder=" …")
             raise RuntimeError(f"'{path}' does not fit the network: {told}") from error
-        module._missing, module._trained_by = missing, {}
-        module._objects |= missing
-        return module
 
     @classmethod
     def _arguments(cls) -> dict[str, inspect.Parameter]:

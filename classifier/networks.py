@@ -324,7 +324,8 @@ def _read_state(path: Path) -> dict[str, Tensor]:
 
             return load_file(path)
         if zipfile.is_zipfile(path):  # older files are none
-            bombs.check_archive(path)
+            with path.open("rb") as file:
+                bombs.check_archive(file)
         with bombs.limited_memory(2 * path.stat().st_size):
             state = torch.load(path, map_location="cpu", weights_only=True)
         bombs.check_values(state, path.stat().st_size)

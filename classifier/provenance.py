@@ -1,10 +1,8 @@
-"""What a training comes from: the settings and the source code that decide its weights."""
+"""What a training comes from: the settings that decide its weights."""
 
 import hashlib
 import json
-import sys
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 # How far, where to and how fast; what the data is tells its fingerprint.
@@ -48,45 +46,3 @@ def settings_digest(config: Mapping[str, Any]) -> str:
     """The SHA-256 of the decisive settings of a complete config."""
     text = json.dumps(decisive(config), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def code_digests(modules: Iterable[str]) -> dict[str, str]:
-    """The SHA-256 of the source of this package and of the user's modules, by top-level name.
-
-    Installed packages have versions instead. Beside a module of the user's, those in the same
-    folder count that are imported by now.
-
-    Args:
-        modules: Top-level modules that the config names.
-    """
-    named = (_source(name) for name in set(modules) - {"classifier"})
-    folders = {path.parent for path in named if path and not is_installed(path)}
-    imported = (name for name in list(sys.modules) if "." not in name and name != "__main__")
-    sources = {name: path for name in imported if (path := _source(name))}
-    own = [name for name in sorted(sources) if sources[name].parent in folders]
-    return {name: _digest(sources[name]) for name in dict.fromkeys(("classifier", *own))}
-
-
-def is_installed(source: Path) -> bool:
-    """Whether a package or module was installed, or came with Python."""
-    standard = Path(json.__file__).parents[1]
-    return bool({"site-packages", "dist-packages"} & set(source.parts)) or (
-        source.is_relative_to(standard)
-    )
-
-
-def _source(name: str) -> Path | None:
-    """The file of a module that is imported, or the folder of a package."""
-    module = sys.modules.get(name)
-    folders = list(getattr(module, "__path__", None) or [])
-    file = folders[0] if folders else getattr(module, "__file__", None)
-    return Path(file) if file else None
-
-
-def _digest(source: Path) -> str:
-    digest = hashlib.sha256()
-    files = sorted(source.rglob("*.py")) if source.is_dir() else [source]
-    for file in files:
-        digest.update(f"{file.relative_to(source.parent).as_posix()}\n".encode())
-        digest.update(file.read_bytes())
-    return digest.hexdigest()

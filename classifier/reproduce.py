@@ -9,18 +9,19 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-import classifier
 from classifier import checkpoints, runs
-from classifier.cli.run import CommandParser, explained
+from classifier.checkpoint.signature import Origin
+from classifier.checkpoint.trust import origin_of_run
+from classifier.cli.run import COMMAND, CommandParser, explained
 from classifier.hyperparameters import ConfigError, load
-from classifier.provenance import decisive, flat, is_installed
+from classifier.provenance import decisive, flat
 from classifier.suggest import did_you_mean
 
 FACTS = ("seed", "device", "devices", "precision", "parameters", "data", "code", "environment")
@@ -45,6 +46,8 @@ class Trained:
         digest: SHA-256 of the weights.
         weights: The ``state_dict``; None if no checkpoint was kept.
         metrics: The metrics of each epoch as texts, by "epoch N", and the "best" of a whole run.
+        source: The checkpoint or folder that it is trained again from.
+        working_folder: Where it was started, if that is the user's own word; else empty.
     """
 
     record: Mapping[str, Any]
@@ -53,6 +56,8 @@ class Trained:
     digest: str
     weights: Mapping[str, Any] | None
     metrics: Mapping[str, Mapping[str, str]]
+    source: Path
+    working_folder: str
 
     @classmethod
     def of_folder(cls, folder: Path) -> "Trained":
@@ -71,7 +76,8 @@ class Trained:
         elif "weights_sha256" in record:
             text = (folder / "config.yaml").read_text(encoding="utf-8")
             steps, digest = record["steps"], record["weights_sha256"]
-            kept = cls(record, text, steps, digest, None, _epochs_of(folder, steps))
+            there = _started_in(record, origin_of_run(record, text))
+            kept = cls(record, text, steps, digest, None, _epochs_of(folder, steps), folder, there)
         else:
             raise ConfigError(
                 f"'{folder}' was {record['state']} before its first checkpoint; there is nothing "
@@ -84,7 +90,7 @@ class Trained:
             best = {}
         value = {"best": {best["monitor"]: str(best["value"])}} if best else {}
         metrics = {**kept.metrics, **value}
-        return cls(record, kept.config, kept.steps, kept.digest, kept.weights, metrics)
+        return replace(kept, record=record, metrics=metrics)
 
     @classmethod
     def of_checkpoint(cls, path: Path) -> "Trained":
@@ -93,7 +99,7 @@ class Trained:
         Raises:
             ValueError: If it carries no config.
         """
-        saved = checkpoints.read_checkpoint(path)
+        saved, origin = checkpoints.read_whose(path)
         own = saved.get(checkpoints.KEY, {})
         if "config" not in own:
             raise ConfigError(
@@ -108,7 +114,12 @@ class Trained:
             metrics = _epoch_of(record)
         weights = saved["state_dict"]
         digest = checkpoints.weights_digest(weights)
-        return cls(record, own["config"], steps, digest, weights, metrics)
+        there = _started_in(record, origin)
+        return cls(record, own["config"], steps, digest, weights, metrics, path, there)
+
+
+def _started_in(record: Mapping[str, Any], origin: Origin) -> str:
+    return str(record.get("working_folder", "")) if origin == "own" else ""
 
 
 def run(given: Sequence[str]) -> int:
@@ -171,9 +182,7 @@ def _reproduce(options: argparse.Namespace) -> int:
     print(  # noqa: T201
         f"trains '{options.run}' again up to step {before.steps:,}, in {folder}", flush=True
     )
-    # A checkpoint's own config may be a stranger's; fit confines what it imports.
-    config = options.run / "config.yaml" if options.run.is_dir() else options.run
-    code = _train(before, config.resolve(), folder, options.settings)
+    code = _train(before, folder, options.settings)
     if code:
         runs.give_back(folder)
         message = f"error: the training ended with exit code {code}; there is nothing to compare."
@@ -235,31 +244,24 @@ def _epoch_of(record: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     return {f"epoch {record['epochs']}": {name: str(value) for name, value in values.items()}}
 
 
-def _train(before: Trained, config: Path, folder: Path, settings: Sequence[str]) -> int:
+def _train(before: Trained, folder: Path, settings: Sequence[str]) -> int:
     """Trains up to the same step in a fresh process; returns its exit code."""
-    there = Path(before.record.get("working_folder", "."))
     threads = before.record.get("environment", {}).get("threads")
     # Not by max_steps, from which some schedules take their length.
     end = {"max_time": "null", "min_epochs": "null", "min_steps": "null"}
+    path = os.environ.get("PYTHONPATH", "").split(os.pathsep)  # seen from another folder, too
     environment = {
         **os.environ,
-        "PYTHONPATH": _search_path(),
-        "PYTHONSAFEPATH": "1",  # -m would put the working folder before the installed packages
+        "PYTHONPATH": os.pathsep.join(str(Path(part).resolve()) for part in path if part),
         runs.NEW_FOLDER: str(folder),
         runs.LAST_STEP: str(before.steps),
-        **({"OMP_NUM_THREADS": str(threads)} if threads else {}),
+        **({"OMP_NUM_THREADS": str(threads)} if isinstance(threads, int) else {}),
     }
-    command = [sys.executable, "-m", "classifier", "fit", "--config", str(config), *settings]
+    # The config may be a stranger's; fit confines what it imports.
+    command = [*COMMAND, "fit", "--config", str(before.source.resolve()), *settings]
     command += [f"--trainer.{name}={value}" for name, value in end.items()]
-    return _wait(subprocess.Popen(command, cwd=there if there.is_dir() else None, env=environment))
-
-
-def _search_path() -> str:
-    """``PYTHONPATH`` with which the process finds this package too, seen from any folder."""
-    folders = [Path(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-    package = Path(classifier.__file__).parent
-    own = [] if is_installed(package) else [package.parent]
-    return os.pathsep.join(str(folder.resolve()) for folder in (*folders, *own))
+    there = before.working_folder if Path(before.working_folder).is_dir() else None
+    return _wait(subprocess.Popen(command, cwd=there or None, env=environment))
 
 
 def _wait(process: subprocess.Popen[bytes]) -> int:

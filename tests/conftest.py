@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from classifier.__main__ import main
 collect_ignore = ["benchmarks"]  # programs that compare with what only they need
 
 PATH = [*sys.path]
+CONFIGURATION = tempfile.TemporaryDirectory()  # removed when the tests end
 TINY = """\
 hyperparameters:
   epochs: &epochs 2
@@ -53,12 +55,17 @@ def put(config: dict[str, Any], changes: Mapping[str, Any]) -> None:
         section[last] = value
 
 
+def pytest_configure() -> None:
+    """Gives the tests a key of their own, which all that they start finds too."""
+    os.environ["XDG_CONFIG_HOME"] = CONFIGURATION.name
+
+
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty working directory, one thread, and an environment that is put back."""
     torch.set_num_threads(1)
-    # A command adds its working folder, and the next test may have a module of the same name.
     monkeypatch.setattr(sys, "path", [*PATH])
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path])
     monkeypatch.chdir(tmp_path)
     with mock.patch.dict(os.environ):
         yield tmp_path

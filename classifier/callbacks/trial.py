@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -37,6 +37,8 @@ class Trial:
         monitor: The metric that the search improves.
         direction: ``minimize`` or ``maximize``.
         hyperparameters: The searched values by name, for TensorBoard.
+        words: What the user's own words name in the search, class paths among it.
+        trusted: Packages that the user trusts.
         channel: File descriptor of one end of a ``multiprocessing.Pipe`` to the search. Only the
             process that the search started has it. None if nobody listens.
     """
@@ -46,6 +48,8 @@ class Trial:
     direction: runs.Direction
     hyperparameters: Mapping[str, Any]
     channel: int | None
+    words: Sequence[str] = ()
+    trusted: Sequence[str] = ()
 
     @classmethod
     def from_environment(cls) -> "Trial | None":

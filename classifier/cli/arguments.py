@@ -3,17 +3,27 @@
 Precedence: command line > config files in order > checkpoint > defaults.
 """
 
-import contextlib
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from classifier import checkpoints, runs, trust
+from classifier import checkpoints, runs
 from classifier.archive import FORMAT, POSITION, epochs_done
+from classifier.callbacks.trial import Trial
+from classifier.checkpoint.signature import Origin
+from classifier.checkpoint.trust import (
+    PACKAGES,
+    PLACES,
+    Found,
+    Trust,
+    names_in,
+    origin_of_run,
+    packages_in,
+)
 from classifier.cli.harmless import harmless_callbacks
 from classifier.cli.places import with_files_found
 from classifier.errors import UserError
@@ -70,7 +80,8 @@ class Arguments:
         is_exact: Whether it is a state of the training, not one saved for evaluation.
         missing: Relative paths of the configs that lead nowhere, from here or from where the
             configs were used before, each with its absolute path there.
-        trust: What class paths may be imported, if a checkpoint's config is among the texts.
+        origin: Whose the checkpoint is.
+        trust: What class paths may be imported.
     """
 
     is_exact = True
@@ -86,8 +97,9 @@ class Arguments:
         paths, rest = take_option(rest, "--ckpt_path")
         trusted, rest = take_option(gathered(rest, "--images"), "--trust")
         _check_values(rest)
-        carried = [value for value in configs if value.endswith(".ckpt")]
+        carried = [value for value in configs if _is_carried(value)]
         sources = [self._source(value) for value in configs if value not in carried]
+        words = names_in([*(source.text for source in sources), *_given_settings(rest)])
         if not paths:
             paths = [path for s in sources if (path := (load(s.text) or {}).get("ckpt_path"))]
         asks = any(
@@ -97,22 +109,18 @@ class Arguments:
             raise ConfigError(f"{self.verb} needs --ckpt_path PATH, a checkpoint or run folder.")
         self.checkpoint_path: Path | None = None
         self.checkpoint: dict[str, Any] = {}
+        self.origin: Origin = "unsigned"
         self.unsaved_run = unsaved_run(Path(paths[-1])) if paths and self.verb == "fit" else None
-        if self.unsaved_run:
-            config = str(self.unsaved_run / "config.yaml")
-            sources.insert(0, self._used_before(_read_config(config)))
-        else:
+        if not self.unsaved_run:
             rest += self._read_what_is_named(paths, carried)
         files = len(sources)
-        self.trust: trust.Trust | None = None
-        if "config" in self.checkpoint:
-            self.trust = trust.Trust(
-                [*trust.PACKAGES, STRATEGIES, *harmless_callbacks(), *_packages(trusted)],
-                _names([*(source.text for source in sources), *given]),
-            )
-            sources.insert(0, self._checkpoint_config(self.trust))
-        first = ["config" in self.checkpoint] if len(sources) > files else []
-        self.saved = first + [_is_saved(source) for source in sources[len(first) :]]
+        folder = self.unsaved_run or next((Path(c) for c in carried if Path(c).is_dir()), None)
+        found = self._folder_config(folder) if folder else self._checkpoint_config()
+        self.trust = _trust(words, trusted, found and found[1])
+        if found:
+            self.trust.check_config(load(found[0].text))
+            sources.insert(0, found[0])
+        self.saved = [source is (found and found[0]) or _is_saved(source) for source in sources]
         self.sources = sources
         self.texts = apply(sources, overrides)
         # Evaluation leaves out the trainer, which may be what uses them.
@@ -159,8 +167,10 @@ class Arguments:
                 return f"{source.name}:{line}: "
         return ""
 
-    def _checkpoint_config(self, allowed: trust.Trust) -> ConfigSource:
+    def _checkpoint_config(self) -> tuple[ConfigSource, Found] | None:
         """The config that the checkpoint carries, without what depends on the machine."""
+        if "config" not in self.checkpoint:
+            return None
         name = f"checkpoint '{self.checkpoint_path}'"
         check(ConfigSource(name, self.checkpoint["config"]))
         text = self._with_files_found(self.checkpoint["config"], self.run)
@@ -168,10 +178,18 @@ class Arguments:
         text = keep_keys(
             text, (*kept, "seed_everything", "trainer") if self.verb == "fit" else kept
         )
-        allowed.check_config(load(text))
         # Its comment, which no change of the text keeps, names what was written.
         comments = re.findall("^#.*\n?", self.checkpoint["config"], re.MULTILINE)
-        return ConfigSource(name, text + "".join(comments))
+        source = ConfigSource(name, text + "".join(comments))
+        return source, Found(name, self.origin, self.run)
+
+    def _folder_config(self, folder: Path) -> tuple[ConfigSource, Found]:
+        """The config that lies in the folder of a run."""
+        source = _read_config(str(folder / "config.yaml"))
+        _check_config(source, self.verb)
+        record = runs.read_record(folder)
+        origin = origin_of_run(record, source.text)
+        return self._used_before(source), Found(f"'{source.name}'", origin, record)
 
     def _source(self, value: str) -> ConfigSource:
         """A config of the user, checked; one that lies in a run folder was used elsewhere."""
@@ -205,7 +223,7 @@ class Arguments:
         if paths:
             # Absolute, for Lightning takes a file called "http…" for an address.
             return ["--ckpt_path", str(self._read_checkpoint(paths[-1]).absolute())]
-        if configs:
+        if configs and not Path(configs[-1]).is_dir():
             self._read_checkpoint(configs[-1])
             if "config" not in self.checkpoint:
                 raise ConfigError(f"--config '{configs[-1]}': this checkpoint carries no config.")
@@ -230,12 +248,13 @@ class Arguments:
         found = checkpoints.resolve(path, prefer)
         previous = found.parent / "previous.ckpt"
         try:
-            saved = checkpoints.read_checkpoint(found)
+            read = checkpoints.read_whose(found)
         except ValueError as error:
             if self.verb != "fit" or found.name != "last.ckpt" or not previous.exists():
                 raise
             print(f"warning: {error} Going on from '{previous}'.", file=sys.stderr)  # noqa: T201
-            found, saved = previous, checkpoints.read_checkpoint(previous)
+            found, read = previous, checkpoints.read_whose(previous)
+        saved, self.origin = read
         self.checkpoint_path = found
         self.checkpoint = saved.get(checkpoints.KEY, {})
         self.global_step = saved.get("global_step", 0)
@@ -302,23 +321,31 @@ def gathered(arguments: Sequence[str], name: str) -> list[str]:
     return [*rest, name, *values] if values else rest
 
 
-def _packages(options: Sequence[str]) -> list[str]:
-    """The packages of ``--trust``, which may be given several times."""
-    packages = [package.strip() for option in options for package in option.split(",")]
-    for package in packages:
-        if not all(part.isidentifier() for part in package.split(".")):
-            raise ConfigError(f"--trust {package!r}: expected a package, such as timm.data.")
-    return packages
+def _trust(words: set[str], trusted: Sequence[str], found: Found | None) -> Trust:
+    """What may be imported: all that the user's words name, and what is found as far as it may."""
+    packages = [*PACKAGES, STRATEGIES, *harmless_callbacks()]
+    if trial := Trial.from_environment():  # whose config the search wrote, not the user
+        words, trusted = set(trial.words), [*trusted, *trial.trusted]
+        found = found or Found("the config of the trial", "unsigned", {})
+    return Trust(packages, words if found else None, packages_in(trusted), found)
 
 
-def _names(texts: Sequence[str]) -> set[str]:
-    """The texts in YAML values of the user: configs, arguments and ``--option=VALUE``."""
-    names: set[str] = set()
-    for text in texts:
-        for part in (text, text.partition("=")[2]):
-            with contextlib.suppress(ConfigError):  # an argument need not be YAML
-                names |= set(trust.strings(load(part)))
-    return names
+def _given_settings(options: Sequence[str]) -> Iterator[str]:
+    """The values of settings in a command line, which may name classes; others name files."""
+    key = ""
+    for option in options:
+        if option.startswith("--"):
+            key, _, value = option.removeprefix("--").partition("=")
+        else:
+            value = option
+        section, last = key.partition(".")[0], key.rpartition(".")[2]
+        if section.rstrip("+") in SECTIONS and last not in PLACES:
+            yield value
+
+
+def _is_carried(config: str) -> bool:
+    """Whether a config is named by what carries it: a checkpoint, or the folder of a run."""
+    return config.endswith(".ckpt") or Path(config, "run.json").is_file()
 
 
 def _check_values(arguments: Sequence[str]) -> None:

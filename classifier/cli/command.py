@@ -21,7 +21,7 @@ from torch.nn import Identity
 
 import classifier.augment
 import classifier.networks  # noqa: F401  # short class names work for what is imported
-from classifier import runs, trust
+from classifier import runs
 from classifier.callbacks.checkpoint_io import save_durably
 from classifier.callbacks.checkpoints import (
     BetweenEpochs,
@@ -41,6 +41,9 @@ from classifier.callbacks.same_data import SameData
 from classifier.callbacks.stop_signals import no_signal_handlers
 from classifier.callbacks.stops import EndsAt
 from classifier.callbacks.trial import Trial, TrialReport
+from classifier.checkpoint import signature
+from classifier.checkpoint.modules import code_digests, used_modules
+from classifier.checkpoint.trust import PACKAGES, class_paths, confined, signed_part
 from classifier.checkpoints import without_pretrained
 from classifier.cli.arguments import Arguments
 from classifier.cli.links import LINKS, Instantiator, fill, refuse_nulls, refuse_other_numbers
@@ -58,7 +61,7 @@ from classifier.hooks import lean_hooks
 from classifier.hyperparameters import ConfigError, anchors, load, with_aliases
 from classifier.metrics import better
 from classifier.module import ClassificationModule
-from classifier.provenance import code_digests, settings_digest
+from classifier.provenance import settings_digest
 from classifier.signals import cleaning
 from classifier.suggest import did_you_mean, printable
 
@@ -88,7 +91,7 @@ EPILOG = (
     "--KEY.help CLASS shows the settings of a class, such as --model.optimizer.help Adam or "
     "--data.help CIFAR10; --print_config shows the whole config and runs nothing. "
     "--trust PACKAGE[,PACKAGE] lets the config of a checkpoint use other classes than those of "
-    f"{', '.join(trust.PACKAGES)}; your own configs and command line may use any."
+    f"{', '.join(PACKAGES)}; your own configs and command line may use any."
 )
 
 
@@ -106,9 +109,7 @@ class ClassifierCLI(LightningCLI):
         self.folder: Path | None = None
         self.undirected: list[str] = []
         """What there is to say of metrics of which nothing says which way they are better."""
-        given = arguments.trust
-        confined = trust.confined(given) if given else contextlib.nullcontext()
-        with confined, telling_where(arguments.missing):
+        with confined(arguments.trust), telling_where(arguments.missing):
             self._run()
 
     def _run(self) -> None:
@@ -359,7 +360,10 @@ class ClassifierCLI(LightningCLI):
                 *config.callbacks,
                 checkpoints,
             ]
-        modules = {path.partition(".")[0] for path in trust.class_paths(self.settings.as_dict())}
+        trusted = self.arguments.trust.for_record()
+        paths = [*class_paths(self.settings.as_dict()), *trusted]
+        modules = {path.partition(".")[0] for path in paths}
+        own = used_modules(modules)
         facts = {
             "format": self.arguments.format,
             "id": runs.read_record(folder).get("id") if resumed else uuid.uuid4().hex,
@@ -369,9 +373,13 @@ class ClassifierCLI(LightningCLI):
             "seed": self.settings.seed_everything,
             "settings": self._settings_so_far(),
             "written": self.written.keys,
-            "code": code_digests(modules),
+            "trusted": trusted,
+            "code": code_digests(own),
+            "code_folders": {name: str(path.parent) for name, path in own.items()},
             "environment": runs.environment(modules),
         }
+        facts["signature"] = signature.sign("run", signed_part(facts, self.config_text))
+        self._note_signature(trusted)
         config.callbacks += [
             DataNotes(),
             SameConditions(self.arguments.before),
@@ -384,6 +392,23 @@ class ClassifierCLI(LightningCLI):
         if last := os.environ.get(runs.LAST_STEP):
             timeless = [c for c in config.callbacks if not isinstance(c, Timer)]
             config.callbacks = [*timeless, EndsAt(int(last))]
+
+    def _note_signature(self, trusted: list[str]) -> None:
+        """Says now what going on and evaluating will ask for later."""
+        hindrance = signature.hindrance()
+        needed = trusted or (hindrance and signature.VARIABLE in os.environ)
+        if hindrance and needed:
+            told = f"the run cannot be signed, for {hindrance}"
+        elif trusted and signature.ends_with_container():
+            told = (
+                f"the key that signs the run, '{signature.key_file()}', ends with this container; "
+                f"{signature.VARIABLE}=FILE names one that stays."
+            )
+        else:
+            return
+        tops = ",".join(dict.fromkeys(path.partition(".")[0] for path in trusted))
+        later = f" Without it, test and resuming will want --trust {tops}." if trusted else ""
+        rank_zero_only(print)(f"note: {told}{later}", file=sys.stderr)
 
     def _monitor(self, trial: Trial | None) -> tuple[str, runs.Direction]:
         """The metric whose best value is ``best.ckpt``, and which way it is better."""

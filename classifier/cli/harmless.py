@@ -1,7 +1,7 @@
 """Lightning's callbacks that may stand in a stranger's config, computed from Lightning's code.
 
-They are those whose constructor takes no path and no callable, except of tensors, and which lead to
-no code that names or writes a file.
+They are those whose constructor takes no path and no callable, and which lead to no code that names
+or writes a file.
 """
 
 import functools
@@ -12,7 +12,6 @@ from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
 
-import torch
 from pytorch_lightning import callbacks
 
 PACKAGES = ("pytorch_lightning", "lightning_fabric")
@@ -41,10 +40,9 @@ def _takes_values(kind: type) -> bool:
 
 
 def _is_of_values(annotation: Any) -> bool:
-    parts = typing.get_args(annotation)
-    if typing.get_origin(annotation) is Callable:
-        return bool(parts) and all(part is torch.Tensor for part in parts[0])
-    return annotation is not Path and all(map(_is_of_values, parts))
+    origin = typing.get_origin(annotation)
+    harmful = origin is Callable or annotation in (Callable, Path)
+    return not harmful and all(map(_is_of_values, typing.get_args(annotation)))
 
 
 def _touches_files(kind: type) -> bool:

@@ -8,9 +8,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import classifier
+from classifier.checkpoint.modules import prelude
 from classifier.cli.quiet import quiet
 from classifier.errors import UserError
 from classifier.hyperparameters import ConfigError
+from classifier.internals.python import children_apart
+
+COMMAND = (sys.executable, str(Path(classifier.__file__).with_name("__main__.py")))
+"""Starts a command in a process of its own, which ``-m`` would let search the working folder."""
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -26,24 +32,18 @@ def run(given: Sequence[str]) -> int:
     Returns:
         0; 1 for a run that failed; 2 for what the user can mend; 130 or 143 after a signal.
     """
-    prepare()
+    quiet()
     from classifier.cli.arguments import Arguments
     from classifier.cli.command import ClassifierCLI
 
     return explained(lambda: ClassifierCLI(Arguments(given)).exit_code)
 
 
-def prepare() -> None:
-    """What a process needs before it imports torch."""
-    quiet()
-    # A class path may lead to a module beside the config; installed packages come first.
-    sys.path.append(str(Path.cwd()))
-
-
 def explained(command: Callable[[], Any]) -> int:
     """Runs a command and returns its exit code; prints what went wrong in a few lines."""
     try:
-        return int(command())
+        with children_apart(prelude):
+            return int(command())
     except SystemExit as stop:
         if type(stop).__name__ == "SIGTERMException":  # by name: not every command has Lightning
             return 128 + signal.SIGTERM

@@ -7,12 +7,12 @@ https://docs.ray.io/en/latest/ray-core/fault_tolerance/tasks.html
 import logging
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from classifier.cli.run import COMMAND
 from classifier.hyperparameters import ConfigError
 
 POLL = 0.5  # seconds between looks at a worker
@@ -113,7 +113,7 @@ def run_worker(arguments: Sequence[str], folder: Path, output: Path) -> int:
         folder: Where to run it.
         output: File that gets what it prints.
     """
-    command = [sys.executable, "-m", "classifier", "search", "worker", *arguments]
+    command = [*COMMAND, "search", "worker", *arguments]
     with output.open("ab") as file:
         process = subprocess.Popen(
             command,

@@ -4,12 +4,14 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from classifier.checkpoint.trust import Trust, confined, packages_in
 from classifier.cli.run import CommandParser, explained
 from classifier.hyperparameters import ConfigError
 from classifier.search import report
 from classifier.search.launch import search
 from classifier.search.refit import refit
 from classifier.search.settings import parse
+from classifier.search.signed import trust_in
 from classifier.search.stop import Stop
 from classifier.search.worker import work
 from classifier.suggest import did_you_mean
@@ -27,7 +29,8 @@ def run(given: Sequence[str]) -> int:
 def _act(given: Sequence[str]) -> int:
     name, *rest = given or ["--help"]
     if name.startswith("-"):
-        return search(parse(given))
+        with confined(Trust(words=None)):
+            return search(parse(given))
     if name not in ACTIONS:
         otherwise = f"; there are {', '.join(ACTIONS)}, and --config FILE."
         raise ConfigError(f"search has no '{name}'{did_you_mean(name, ACTIONS, otherwise)}")
@@ -37,13 +40,16 @@ def _act(given: Sequence[str]) -> int:
     parser.add_argument("folder", type=Path, metavar="DIR", help="The search folder.")
     if add_options:
         add_options(parser)
-    return action(parser.parse_args(rest))
+    options = parser.parse_args(rest)
+    with confined(trust_in(options.folder, packages_in(getattr(options, "trust", [])))):
+        return action(options)
 
 
 def _refit_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top_k", type=_positive, default=3, help="How many of the best. (3)")
     parser.add_argument("--seeds", type=_positive, default=3, help="New seeds for each. (3)")
     parser.add_argument("--workers", type=_positive, help="As many as the search, if not given.")
+    _add_trust(parser)
 
 
 def _importance_options(parser: argparse.ArgumentParser) -> None:
@@ -55,6 +61,14 @@ def _worker_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--until", type=float, help=help_text)
     parser.add_argument(
         "--attached", action="store_true", help="End when standard input is closed."
+    )
+    _add_trust(parser)
+
+
+def _add_trust(parser: argparse.ArgumentParser) -> None:
+    help_text = "What the trials may import although the search is not signed with your key."
+    parser.add_argument(
+        "--trust", action="append", default=[], metavar="PACKAGE[,PACKAGE]", help=help_text
     )
 
 

@@ -5,11 +5,13 @@ import shutil
 import subprocess
 import traceback
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from pathlib import Path
 from typing import Protocol
 
 from classifier.cli.errors import is_users, message_of
 from classifier.search.settings import Settings
+from classifier.search.signed import refuse_of_others
 from classifier.search.stop import Stop
 from classifier.search.worker import work
 
@@ -38,6 +40,8 @@ def start(settings: Settings, workers: int, until: float | None) -> Engine:
         until: Unix time after which they begin no trial.
     """
     folder, options = settings.folder, settings.engine_options
+    if settings.engine != "local":
+        refuse_of_others(f"engine {settings.engine}", "--engine local")
     if settings.engine == "slurm":
         from classifier.search import slurm
 
@@ -72,7 +76,8 @@ class Local:
         self.workers = [self._start(slot) for slot in range(len(shares))]
 
     def _start(self, slot: int) -> Future[None]:
-        return self.pool.submit(self._work, slot)
+        # With what is trusted, which a thread would not know of.
+        return self.pool.submit(copy_context().run, self._work, slot)
 
     def _work(self, slot: int) -> None:
         try:

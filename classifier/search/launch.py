@@ -15,6 +15,7 @@ from classifier.search.engines import share_cores, start
 from classifier.search.rehearsal import rehearse
 from classifier.search.same import continued
 from classifier.search.settings import BASE, FILE, Settings, save
+from classifier.search.signed import sign
 from classifier.search.space import Space
 from classifier.search.stop import Stop
 from classifier.search.study import Study, open_storage
@@ -49,6 +50,7 @@ def run(settings: Settings, working_folder: Path | None = None) -> int:
     (folder / "workers").mkdir(exist_ok=True)
     study = Study(folder, settings)
     study.begin_in(working_folder or Path.cwd())
+    sign(folder, study.working_folder)
     write_experiment(folder, study.space, settings.monitor)
     stop = Stop.on_signals()
     deadline = None if settings.max_seconds is None else time.time() + settings.max_seconds

@@ -56,9 +56,10 @@ def _rehearse(channel: Connection, *arguments: object) -> None:
 
 
 def _problem(base: Path, variants: Mapping[str, str], monitor: str, devices: Sequence[str]) -> str:
-    from classifier.cli.run import explained, prepare
+    from classifier.cli.quiet import quiet
+    from classifier.cli.run import explained
 
-    prepare()
+    quiet()
     from pytorch_lightning.callbacks import Callback
 
     from classifier.cli.arguments import Arguments

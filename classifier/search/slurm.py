@@ -7,12 +7,12 @@ limit puts its trial back and queues itself again, so that a search may last lon
 import shlex
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from classifier.cli.run import COMMAND
 from classifier.hyperparameters import ConfigError
 
 INTERVAL = 10.0  # seconds between questions: all users of the cluster ask the same server
@@ -128,7 +128,7 @@ def script(folder: Path, options: Mapping[str, Any], until: float | None) -> str
         f"#SBATCH --{name}" if value is True else f"#SBATCH --{name}={shlex.quote(str(value))}"
         for name, value in {**defaults, **given}.items()
     ]
-    worker = [sys.executable, "-m", "classifier", "search", "worker", str(folder)]
+    worker = [*COMMAND, "search", "worker", str(folder)]
     worker += [] if until is None else ["--until", str(until)]
     return SCRIPT.format(options="\n".join(lines), worker=shlex.join(worker))
 

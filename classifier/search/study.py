@@ -22,6 +22,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from classifier.hyperparameters import ConfigError
+from classifier.search import signed
 from classifier.search.outcome import Outcome
 from classifier.search.settings import Settings, load, make_pruner, make_sampler
 from classifier.search.space import Distribution, Space
@@ -73,6 +74,7 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
     """
     if url is None:
         return JournalStorage(Journal(folder / "journal.log"))
+    signed.refuse_of_others("a storage", "its database may be anybody's.")
     from sqlalchemy import make_url
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -204,8 +206,10 @@ class Study:
     @property
     def working_folder(self) -> Path:
         """Where the search was begun, so that all trials see the same data; else where we are."""
-        noted = Path(self.study.user_attrs.get("working_folder", ""))
-        return noted if noted.is_absolute() and noted.is_dir() else Path.cwd()
+        noted = signed.signed_folder(self.folder)
+        if noted is None and signed.is_users():
+            noted = Path(self.study.user_attrs.get("working_folder", ""))
+        return noted if noted and noted.is_absolute() and noted.is_dir() else Path.cwd()
 
     # ---- the budget ----
 

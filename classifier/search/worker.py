@@ -16,7 +16,7 @@ from optuna.trial import Trial
 
 from classifier import runs
 from classifier.hyperparameters import ConfigError, setting_in
-from classifier.search import results
+from classifier.search import results, signed
 from classifier.search.outcome import Outcome, is_finished, outcome, why_failed
 from classifier.search.process import FitProcess, warm_up
 from classifier.search.stop import Stop
@@ -151,6 +151,7 @@ def fit(study: Study, trial: Trial, worker: Worker, stop: Stop) -> int:
         "monitor": study.settings.monitor,
         "direction": study.settings.direction,
         "hyperparameters": study.shown(trial),
+        **signed.for_trials(study.folder),
     }
     last_epoch = setting_in((folder / "trial.yaml").read_text(), ("trainer", "max_epochs"))
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from classifier import __version__
-from classifier.cli.run import CommandParser, explained, prepare
+from classifier.cli.quiet import quiet
+from classifier.cli.run import CommandParser, explained
 from classifier.durable import written_new
 from classifier.hyperparameters import ConfigError
 
@@ -29,7 +30,7 @@ def run(given: Sequence[str]) -> int:
         0; 1 if the config cannot be trained; 2 for what the user can mend; 130 after Ctrl-C, when
         what was found so far is written; 143 after SIGTERM, when it is not.
     """
-    prepare()
+    quiet()
     return explained(lambda: _tune(_parse(given)))
 
 

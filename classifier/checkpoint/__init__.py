@@ -1,0 +1,1 @@
+"""What a checkpoint may do, and whose it is."""

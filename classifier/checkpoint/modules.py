@@ -1,0 +1,239 @@
+"""The user's own modules: what a training used of them, and where a later one finds them.
+
+They are those that no package was installed for. A module is known by its name, its folder and the
+SHA-256 of its source.
+"""
+
+import ast
+import contextlib
+import hashlib
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.abc import MetaPathFinder, SourceLoader
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import spec_from_loader
+from pathlib import Path
+
+import classifier
+
+
+def used_modules(names: Iterable[str]) -> dict[str, Path]:
+    """The user's modules that a training uses: files, or the folders of packages.
+
+    Those are the ones named, what they import, also within functions, and what else of the same
+    folders is imported by now.
+
+    Args:
+        names: Top-level modules that the config names, and that are imported.
+    """
+    named = {name: path for name in sorted(names) if (path := _imported_source(name))}
+    own = {n: p for n, p in named.items() if n != "classifier" and not is_installed(p)}
+    folders = {path.parent for path in own.values()}
+    pending = list(own.values())
+    while pending:
+        for name in _imports(pending.pop()) - own.keys():
+            found = next(filter(None, (_source_in(folder, name) for folder in folders)), None)
+            if found:
+                own[name] = found
+                pending.append(found)
+    for name in [name for name in list(sys.modules) if "." not in name and name != "__main__"]:
+        path = _imported_source(name)
+        if path and path.parent in folders:
+            own[name] = path
+    return {name: own[name] for name in sorted(own.keys() - {"classifier"})}
+
+
+def code_digests(modules: Mapping[str, Path]) -> dict[str, str]:
+    """The SHA-256 of the source of this package and of the user's modules, by name.
+
+    Installed packages have versions instead.
+    """
+    own = {"classifier": Path(classifier.__file__).parent, **modules}
+    return {name: digest(path) for name, path in own.items()}
+
+
+def is_installed(source: Path) -> bool:
+    """Whether a package or module was installed, or came with Python."""
+    standard = Path(json.__file__).parents[1]
+    return bool({"site-packages", "dist-packages"} & set(source.parts)) or (
+        source.is_relative_to(standard)
+    )
+
+
+def digest(source: Path) -> str:
+    """The SHA-256 of a module's file, or of all files of Python in a package's folder."""
+    return _digest(_files(source))
+
+
+def _files(source: Path) -> dict[str, bytes]:
+    """The files of a module, by their path from the folder that it is in."""
+    files = sorted(source.rglob("*.py")) if source.is_dir() else [source]
+    return {file.relative_to(source.parent).as_posix(): file.read_bytes() for file in files}
+
+
+def _digest(files: Mapping[str, bytes]) -> str:
+    found = hashlib.sha256()
+    for name, content in files.items():
+        found.update(f"{name}\n".encode())
+        found.update(content)
+    return found.hexdigest()
+
+
+def _imports(source: Path) -> set[str]:
+    """The top-level modules that the source of a module imports anywhere."""
+    found: set[str] = set()
+    for content in _files(source).values():
+        with contextlib.suppress(SyntaxError, ValueError):  # of a file that nobody imports
+            for node in ast.walk(ast.parse(content)):
+                if isinstance(node, ast.Import):
+                    found |= {alias.name.partition(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+                    found.add(node.module.partition(".")[0])
+    return found
+
+
+def _imported_source(name: str) -> Path | None:
+    module = sys.modules.get(name)
+    folders = list(getattr(module, "__path__", None) or [])
+    file = folders[0] if folders else getattr(module, "__file__", None)
+    return Path(file) if file else None
+
+
+def _source_in(folder: Path | str, name: str) -> Path | None:
+    """The file of a module, or the folder of a package, in a folder."""
+    return _source_of(PathFinder.find_spec(name, [str(folder)]))
+
+
+def _source_of(spec: ModuleSpec | None) -> Path | None:
+    folders = list((spec and spec.submodule_search_locations) or [])
+    file = folders[0] if folders else spec and spec.origin
+    return Path(file) if file else None
+
+
+# ---- finding them again ----
+
+
+@dataclass
+class OwnModules(MetaPathFinder):
+    """Finds exactly the modules that a training recorded, behind all that is installed.
+
+    Each is taken from the folder that it was in then, as it is now; where it is not there any more,
+    from another folder if its source is the very same.
+
+    Attributes:
+        folders: The recorded folder of each.
+        digests: The recorded SHA-256 of each.
+        elsewhere: The other folder.
+    """
+
+    folders: dict[str, str] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
+    elsewhere: str = ""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: object = None
+    ) -> ModuleSpec | None:
+        """Python asks it for what nobody else finds."""
+        top = fullname.partition(".")[0]
+        if top not in self.folders or top not in self.digests:
+            return None
+        if (path is None or top != fullname) and _source_in(self.folders[top], top):
+            found = [self.folders[top]] if top == fullname else path
+            return PathFinder.find_spec(fullname, found)
+        loader = _Verified(self.elsewhere, self._same(top))
+        return spec_from_loader(fullname, loader) if loader.file_of(fullname) else None
+
+    def problem(self, name: str) -> str:
+        """Why a module cannot be taken for the recorded one; empty if it can, or is not known."""
+        if name in sys.modules:
+            return ""
+        found = found_by_others(name)
+        if found and is_installed(found):
+            return ""
+        recorded = self.folders.get(name, "")
+        was = f"the one that it was trained with, which was in '{recorded}'"
+        if found:
+            same = str(found.parent) == recorded or digest(found) == self.digests.get(name)
+            return "" if same else f"'{found}' is not {was}"
+        if name not in self.folders or _source_in(recorded, name):
+            return ""
+        beside = [other for other in self.folders if self.folders[other] == recorded]
+        for other in [name, *beside]:  # that it imports
+            if not self._same(other):
+                here = _source_in(self.elsewhere, other)
+                return (
+                    f"'{here}' is not {was}"
+                    if here
+                    else f"'{other}' is not in '{recorded}' any more"
+                )
+        return ""
+
+    def _same(self, name: str) -> dict[str, bytes]:
+        """The files of a module that is elsewhere, if it is the very same."""
+        source = _source_in(self.elsewhere, name) if self.elsewhere else None
+        files = _files(source) if source else {}
+        return files if files and _digest(files) == self.digests[name] else {}
+
+
+class _Verified(SourceLoader):
+    """Loads modules from bytes whose digest is known; no compiled file beside them is read."""
+
+    def __init__(self, folder: str, files: Mapping[str, bytes]) -> None:
+        self.folder = folder
+        self.files = files
+
+    def file_of(self, fullname: str) -> str | None:
+        """The file of a module by its path in the folder; a package needs no __init__.py."""
+        base = fullname.replace(".", "/")
+        names = (f"{base}.py", f"{base}/__init__.py")
+        found = next((name for name in names if name in self.files), None)
+        inside = any(name.startswith(f"{base}/") for name in self.files)
+        return found or (names[1] if inside else None)
+
+    def get_filename(self, fullname: str) -> str:
+        return str(Path(self.folder, self.file_of(fullname) or ""))
+
+    def get_data(self, path: str | bytes) -> bytes:
+        return self.files.get(Path(str(path)).relative_to(self.folder).as_posix(), b"")
+
+    def is_package(self, fullname: str) -> bool:
+        return self.get_filename(fullname).endswith("__init__.py")
+
+
+def found_by_others(name: str) -> Path | None:
+    """Where Python finds a top-level module without what was recorded; imports nothing."""
+    for finder in sys.meta_path:
+        spec = None if isinstance(finder, OwnModules) else finder.find_spec(name, None)
+        if spec:
+            return _source_of(spec) or Path(str(spec.origin))
+    return None
+
+
+@contextlib.contextmanager
+def served(own: OwnModules | None) -> Iterator[None]:
+    """Within, Python finds the recorded modules."""
+    if own is None:
+        yield
+        return
+    sys.meta_path.append(own)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(own)
+
+
+def prelude() -> str:
+    """Statements for a process that is started, so that it finds the same modules."""
+    found = [finder for finder in sys.meta_path if isinstance(finder, OwnModules)]
+    if not found:
+        return ""
+    folder = str(Path(classifier.__file__).parents[1])
+    given = [vars(finder) for finder in found]
+    return f"sys.path.append({folder!r}); from {__name__} import serve; serve({given!r}); "
+
+
+def serve(found: Iterable[Mapping[str, object]]) -> None:
+    """What such a process does first."""
+    sys.meta_path.extend(OwnModules(**given) for given in found)  # type: ignore[arg-type]

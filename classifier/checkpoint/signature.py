@@ -1,0 +1,173 @@
+"""The user's signature on what this package writes, by which it knows the user's own files.
+
+It is an HMAC-SHA256 with a key of 32 random bytes that lies in the user's configuration folder, or
+in the file that ``CLASSIFIER_KEY`` names, which a group may share.
+"""
+
+import contextlib
+import hmac
+import os
+import secrets
+import stat
+import time
+from pathlib import Path
+from typing import Literal
+
+VARIABLE = "CLASSIFIER_KEY"
+SIZE = 32  # bytes of a key that is made here
+LARGEST = 4096  # of one that the user names
+PATIENCE = 1.0  # seconds that another process gets to write the key that it has just made
+
+Origin = Literal["own", "another key", "unsigned"]
+"""Whose a file is: signed with the user's key, with one that is not at hand, or not at all."""
+Kind = Literal["checkpoint", "run", "search"]
+
+
+class NoKeyError(Exception):
+    """Why there is no key, and the way on, as a sentence."""
+
+
+def sign(kind: Kind, content: str) -> str | None:
+    """The signature of a content, in hexadecimal, with a key that is made if there is none yet.
+
+    None where there can be none: ``hindrance`` says why.
+    """
+    try:
+        return _hmac(_key(make=True), kind, content)
+    except NoKeyError:
+        return None
+
+
+def origin(kind: Kind, content: str, signature: object) -> Origin:
+    """Whose a content is that bears a signature, be it one or not."""
+    if not isinstance(signature, str) or not signature:
+        return "unsigned"
+    with contextlib.suppress(NoKeyError):
+        own = _hmac(_key(), kind, content)
+        return "own" if hmac.compare_digest(own.encode(), signature.encode()) else "another key"
+    return "another key"
+
+
+def hindrance(make: bool = False) -> str:
+    """Why nothing can be signed here, or known as the user's own; empty if it can."""
+    try:
+        _key(make)
+    except NoKeyError as reason:
+        return str(reason)
+    return ""
+
+
+def key_file() -> Path:
+    """Where the key is, or will be.
+
+    Raises:
+        NoKeyError: If this user has no home.
+    """
+    if named := os.environ.get(VARIABLE):
+        return Path(named).expanduser()
+    base = os.environ.get("APPDATA" if os.name == "nt" else "XDG_CONFIG_HOME", "")
+    try:
+        folder = Path(base) if Path(base).is_absolute() else Path.home() / ".config"
+    except RuntimeError:
+        raise NoKeyError(f"this user has no home for a key; {VARIABLE}=FILE names one.") from None
+    return folder / "classifier" / "key"
+
+
+def ends_with_container() -> bool:
+    """Whether the key lies in a container, which it will not outlive."""
+    marks = ("/.dockerenv", "/run/.containerenv")
+    if not any(Path(mark).exists() for mark in marks) and "COLAB_RELEASE_TAG" not in os.environ:
+        return False
+    with contextlib.suppress(NoKeyError, OSError):
+        return key_file().stat().st_dev == Path("/").stat().st_dev
+    return False
+
+
+def _hmac(key: bytes, kind: Kind, content: str) -> str:
+    return hmac.digest(key, f"classifier-{kind}-1{content}".encode(), "sha256").hex()
+
+
+def _key(make: bool = False) -> bytes:
+    """Reads the key, where nobody else can have put or read it."""
+    path = key_file()
+    try:
+        return _read(path)
+    except FileNotFoundError:
+        if not make:
+            raise NoKeyError(f"there is no key '{path}' yet.") from None
+        _make(path)
+        return _key()
+    except OSError as error:
+        raise NoKeyError(f"'{path}' cannot be read: {error.strerror}.") from error
+
+
+def _read(path: Path) -> bytes:
+    if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait
+        raise NoKeyError(f"'{path}' is no regular file; {VARIABLE}=FILE names another.")
+    with path.open("rb") as file:
+        known = os.fstat(file.fileno())
+        if os.name == "posix":
+            _check_access(path, known)
+        end = time.monotonic() + PATIENCE
+        while len(key := file.read(LARGEST + 1)) < SIZE and time.monotonic() < end:
+            time.sleep(0.01)
+            file.seek(0)
+    if not SIZE <= len(key) <= LARGEST:
+        raise NoKeyError(
+            f"'{path}' is no key, which has {SIZE} bytes; {VARIABLE}=FILE names another, which is "
+            "made if it is missing."
+        )
+    return key
+
+
+def _check_access(path: Path, known: os.stat_result) -> None:
+    shared = bool(os.environ.get(VARIABLE))
+    if not shared and known.st_uid != os.geteuid():
+        raise NoKeyError(f"'{path}' belongs to another user; {VARIABLE}=FILE names one to share.")
+    if known.st_mode & (0o007 if shared else 0o077):
+        remedy = "o=" if shared else "600"
+        raise NoKeyError(f"'{path}' can be read by others: chmod {remedy} '{path}'.")
+
+
+def _make(path: Path) -> None:
+    """Makes a key, which other processes see as a whole or not at all."""
+    _refuse_what_is_handed_on(path)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _write(part)
+        try:
+            os.link(part, path)
+        except FileExistsError:
+            pass  # another process was faster
+        except OSError:  # not every file system has links
+            with contextlib.suppress(FileExistsError):
+                _write(path)
+        finally:
+            part.unlink()
+    except OSError as error:
+        raise NoKeyError(
+            f"the key '{path}' cannot be made: {error.strerror}; {VARIABLE}=FILE names another."
+        ) from error
+
+
+def _write(path: Path) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(secrets.token_bytes(SIZE))
+        file.flush()
+        os.fsync(descriptor)
+
+
+def _refuse_what_is_handed_on(path: Path) -> None:
+    """Makes no key in a run folder or in the working folder, unless that is the home or above."""
+    here, folders = Path.cwd(), path.absolute().resolve().parents
+    of_runs = [folder for folder in folders if (folder / "run.json").exists()]
+    at_work = here in folders
+    with contextlib.suppress(RuntimeError):
+        at_work = at_work and not Path.home().resolve().is_relative_to(here)
+    if of_runs or at_work:
+        raise NoKeyError(
+            f"a key '{path}' would be handed on with the folder that it is in; let {VARIABLE} name "
+            "a file elsewhere."
+        )

@@ -1,0 +1,350 @@
+"""What a config may name: a class path in it is code that runs when it is imported.
+
+Two things speak for the user: files and words that the user names, and what carries the user's
+signature. Whatever else a config names has to be of packages that do no harm.
+"""
+
+import contextlib
+import functools
+import importlib
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import Any
+
+import classifier
+from classifier.checkpoint import signature
+from classifier.checkpoint.modules import OwnModules, found_by_others, served
+from classifier.checkpoint.signature import Origin
+from classifier.hyperparameters import ConfigError, load
+from classifier.internals.jsonargparse import (
+    ImportDenied,
+    asking,
+    check_import_path,
+    defining_paths,
+)
+
+PACKAGES = (
+    "adabelief_pytorch",
+    "classifier.augment",
+    "classifier.data",
+    "classifier.networks",
+    "timm.create_model",
+    "timm.layers",
+    "timm.loss",
+    "timm.models",
+    "timm.optim",
+    "torch.nn",
+    "torch.optim",
+    "torchmetrics",
+    "torchvision.models",
+    "torchvision.ops",
+    "torchvision.transforms",
+)
+"""Packages, modules and functions that a checkpoint may use."""
+LOADERS = (
+    "cloudpickle",
+    "dill",
+    "joblib",
+    "numpy.load",
+    "torch.hub",
+    "torch.jit",
+    "torch.load",
+    "torch.package",
+    "torch.serialization",
+    "torch.utils.cpp_extension",
+    "torch.utils.model_zoo",
+    "yaml",
+)
+"""What runs code out of a file; no config may name it, beside what jsonargparse denies itself."""
+FORCE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+PLACES = ("root", "ckpt_path", "default_root_dir")
+"""Settings that name a file or folder, be there one or not."""
+SIGNED = ("trusted", "working_folder", "code", "code_folders")
+"""The entries of a run record that decide what its config may import."""
+
+
+@dataclass
+class Found:
+    """A config that nobody named, but that was found in a checkpoint or a folder.
+
+    Attributes:
+        name: What it was found in, for messages.
+        origin: Whose it is.
+        record: The run record beside it.
+    """
+
+    name: str
+    origin: Origin
+    record: Mapping[str, Any]
+
+
+class Trust:
+    """Decides which class paths may be imported, and from where.
+
+    Args:
+        packages: What any config may use with all that is defined in it, where it is installed.
+        words: What the user gives: class paths, names of imported classes. None if all that is
+            imported is by the user's words.
+        trusted: Packages or modules that the user trusts with all that is defined in them.
+        found: The config that is read besides the user's words.
+        here: The folder whose modules the user's words may name; the working folder if not given.
+
+    Attributes:
+        granted: What was imported because the user or the signature asks for it.
+    """
+
+    def __init__(
+        self,
+        packages: Iterable[str] = (),
+        words: Iterable[str] | None = (),
+        trusted: Iterable[str] = (),
+        found: Found | None = None,
+        here: Path | None = None,
+    ) -> None:
+        self.packages = tuple(packages)
+        self.words = None if words is None else set(words)
+        self.trusted = tuple(trusted)
+        self.found = found
+        self.here = here or Path.cwd()
+        self.signed: set[str] = set()
+        self.modules: OwnModules | None = None
+        self.granted: set[str] = set()
+        if found and found.origin == "own":
+            record = found.record
+            self.signed = set(record.get("trusted", ()))
+            folders, code = record.get("code_folders", {}), record.get("code", {})
+            self.modules = OwnModules(dict(folders), dict(code), str(self.here))
+
+    def allows(self, path: str) -> bool:
+        """Whether any config may import a class path, judged by its name alone."""
+        return _is_within(path, self.packages) or path in plain_values()
+
+    def check(self, path: str) -> None:
+        """Raises `ImportDenied` for a path that may not be imported.
+
+        jsonargparse asks twice: for the path as it is given, before it imports anything, and for
+        where the object is defined, so that ``torch.nn.modules.module.os.system`` is refused too.
+        """
+        check_import_path(path)
+        module, _, name = path.rpartition(".")
+        top = path.partition(".")[0]
+        if self._is_asked_for(path):
+            _reach(top, str(self.here))
+            if self.words is not None:
+                self.words |= defining_paths(path)
+        elif self._is_signed(path):
+            self._check_module(path)
+            self.signed |= defining_paths(path)
+        elif self.allows(path) and _is_module(module):
+            return
+        elif not self._is_named(module, name):
+            raise ImportDenied(self._refusal([path]))
+        self.granted.add(path)
+
+    def check_config(self, config: Any) -> None:
+        """Raises `ImportDenied` at once for the class paths of a config that it finds by itself.
+
+        Others, as in a text that is YAML again, are found when they are imported.
+        """
+        paths = [path for path in class_paths(config) if "." in path]
+        others = [path for path in paths if not (self._is_asked_for(path) or self.allows(path))]
+        if refused := [path for path in others if not self._is_signed(path)]:
+            raise ImportDenied(self._refusal(refused))
+        for path in others:
+            self._check_module(path)
+
+    def for_record(self) -> list[str]:
+        """What a later run with the same config may import, beyond ``packages``."""
+        return sorted(path for path in {*self.granted, *self.trusted} if not self.allows(path))
+
+    def _is_asked_for(self, path: str) -> bool:
+        """Whether the user's own words ask for it."""
+        return self.words is None or path in self.words or _is_within(path, self.trusted)
+
+    def _is_signed(self, path: str) -> bool:
+        """Whether they did so in a run that the user's signature is on."""
+        return _is_within(path, self.signed)
+
+    def _check_module(self, path: str) -> None:
+        """Refuses a module that the signature is not on."""
+        problem = self.modules.problem(path.partition(".")[0]) if self.modules else ""
+        if problem:
+            raise ImportDenied(self._refusal([path], problem))
+
+    def _is_named(self, module: str, name: str) -> bool:
+        """Whether the user gives the bare name of a class that is imported already."""
+        given = self.words is not None and name in self.words
+        return given and isinstance(getattr(sys.modules.get(module), name, None), type)
+
+    def _refusal(self, paths: list[str], because: str = "") -> str:
+        """What the user is told of class paths that may not be used."""
+        found = self.found or Found("the config", "unsigned", {})
+        partly = {package.partition(".")[0] for package in self.packages}
+        missing = []
+        for path in paths:
+            top = path.partition(".")[0]
+            missing.append(path.rpartition(".")[0] if top in partly and not because else top)
+        names = " and ".join(f"'{path}'" for path in dict.fromkeys(paths))
+        told = because or "importing that would run its code"
+        lines = [
+            f"{found.name} names {names}, and {told}. If you trust it: "
+            f"--trust {','.join(dict.fromkeys(missing))}, or trust=[...] of load_from_checkpoint."
+        ]
+        if found.origin == "another key":
+            lines.append(
+                "It is signed with a key that is not at hand. If it comes from another machine or "
+                f"container of yours, or a colleague, {signature.VARIABLE}=FILE names one for both."
+            )
+            if hindrance := signature.hindrance():
+                lines.append(f"Here {hindrance}")
+        return "\n".join(lines)
+
+
+@functools.cache
+def plain_values() -> frozenset[str]:
+    """The names of torch's values that do nothing, such as ``torch.float32``, and of their types.
+
+    jsonargparse reads them by importing them, and then asks for their type as well.
+    """
+    import torch  # which not everything that knows of trust needs
+
+    kinds = (torch.dtype, torch.layout, torch.memory_format, torch.qscheme)
+    names = [name for name, value in vars(torch).items() if isinstance(value, kinds)]
+    return frozenset(f"torch.{name}" for name in (*names, *(kind.__name__ for kind in kinds)))
+
+
+def _is_within(path: str, packages: Iterable[str]) -> bool:
+    return any(f"{path}.".startswith(f"{package}.") for package in packages)
+
+
+def _reach(name: str, here: str) -> None:
+    """Lets Python find a module of a folder, last, where no package has its name.
+
+    With all that is beside it, for that is what it may import.
+    """
+    if name in sys.modules or here in sys.path or found_by_others(name):
+        return
+    if PathFinder.find_spec(name, [here]):
+        sys.path.append(here)
+
+
+def class_paths(config: Any) -> list[str]:
+    """All class paths of a config."""
+    if isinstance(config, dict):
+        own = [config["class_path"]] if isinstance(config.get("class_path"), str) else []
+        return own + class_paths(list(config.values()))
+    if isinstance(config, list):
+        return [path for value in config for path in class_paths(value)]
+    return []
+
+
+def strings(value: Any) -> Iterator[str]:
+    """All texts in a value, but not the keys of its mappings and where data is."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, part in value.items():
+            if key not in PLACES:
+                yield from strings(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from strings(part)
+
+
+def names_in(texts: Iterable[str]) -> set[str]:
+    """What the values in YAML texts of the user may name: classes, but no file and no folder."""
+    names: set[str] = set()
+    for text in texts:
+        with contextlib.suppress(ConfigError):  # an argument need not be YAML
+            names |= set(strings(load(text)))
+    return {name for name in names if not _is_path(name)}
+
+
+def _is_path(name: str) -> bool:
+    """Whether a value is that of a file: then ``model.ckpt`` does not ask for a ``model.py``."""
+    with contextlib.suppress(OSError, ValueError):
+        return Path(name).exists()
+    return False
+
+
+def packages_in(options: Sequence[str]) -> list[str]:
+    """The packages of ``--trust``, which may be given several times."""
+    packages = [package.strip() for option in options for package in option.split(",")]
+    for package in packages:
+        if not all(part.isidentifier() for part in package.split(".")):
+            raise ConfigError(f"--trust {package!r}: expected a package, such as timm.data.")
+    return packages
+
+
+def signed_part(record: Mapping[str, Any], config: str) -> str:
+    """What the signature of a run record is on: the config and what decides what it may import."""
+    known = {name: record.get(name) for name in SIGNED}
+    return json.dumps({"config": config, **known}, sort_keys=True)
+
+
+def origin_of_run(record: Mapping[str, Any], config: str) -> Origin:
+    """Whose a config is that lies beside a run record."""
+    return signature.origin("run", signed_part(record, config), record.get("signature"))
+
+
+def active() -> Trust | None:
+    """What decides within ``confined``."""
+    return _active.get()
+
+
+@contextlib.contextmanager
+def confined(trust: Trust) -> Iterator[None]:
+    """Within, configs import what is trusted and nothing else, and no file is unpickled.
+
+    That a file is when ``weights_only`` is not given, as in some packages, is an exception that a
+    variable of the environment makes. The working folder is not searched for modules, unless all
+    is by the user's words or they name one in it.
+    """
+    token = _active.set(trust)
+    exception = os.environ.pop(FORCE, None)
+    path = [*sys.path]
+    if trust.found:
+        sys.path[:] = [folder for folder in path if not _is_here(folder)]
+    try:
+        with asking(_check, LOADERS), served(trust.modules):
+            yield
+    finally:
+        sys.path[:] = path
+        _active.reset(token)
+        if exception is not None:
+            os.environ[FORCE] = exception
+
+
+def _is_here(folder: str) -> bool:
+    """Whether a folder of Python's path is the working folder, unless this package is in it."""
+    if Path(classifier.__file__).parents[1] == Path(folder).absolute():
+        return False
+    with contextlib.suppress(OSError):
+        return Path(folder).samefile(Path.cwd())
+    return False
+
+
+def _is_module(name: str) -> bool:
+    """Whether it is one; called for names inside the trusted packages."""
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        return False
+    return True
+
+
+def _check(path: str) -> None:
+    trust = _active.get()
+    if trust is None:
+        check_import_path(path)
+    else:
+        trust.check(path)
+
+
+_active: ContextVar[Trust | None] = ContextVar("trust", default=None)

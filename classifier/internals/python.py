@@ -1,0 +1,35 @@
+"""Python's multiprocessing: what the interpreters that it starts find when they begin.
+
+``python -c`` puts the working folder before the standard library, and what would keep it from that
+(-P, ``PYTHONSAFEPATH``) is unknown to Python 3.10. tests/test_planted.py fails when a process is
+started in another way.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import util
+from typing import Any
+
+APART = "import sys; sys.path[:1] = [folder for folder in sys.path[:1] if folder]; "
+
+
+@contextlib.contextmanager
+def children_apart(prelude: Callable[[], str]) -> Iterator[None]:
+    """Within, a process that is started, not forked, has no working folder on its path.
+
+    Args:
+        prelude: Returns statements that it executes next, each with a semicolon behind it.
+    """
+    original = util.spawnv_passfds
+
+    def start(path: bytes, args: Sequence[Any], passfds: Sequence[int]) -> int:
+        given = list(args)
+        code = given.index("-c") + 1
+        given[code] = APART + prelude() + given[code]
+        return original(path, given, passfds)
+
+    util.spawnv_passfds = start
+    try:
+        yield
+    finally:
+        util.spawnv_passfds = original
