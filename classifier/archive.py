@@ -8,6 +8,7 @@ Behind it stands the user's signature.
 import hashlib
 import os
 import re
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -23,7 +24,7 @@ which way a metric is better."""
 POSITION = "position"  # the entry that says where in the training it was saved
 
 # The zip's comment: its checksum and, if there was a key, the signature.
-COMMENT = re.compile(rb"sha256:([0-9a-f]{64})(?: hmac-sha256:([0-9a-f]{64}))?")
+COMMENT = re.compile(r"sha256:([0-9a-f]{64})(?: hmac-sha256:([0-9a-f]{64}) crc32:([0-9a-f]{8}))?")
 LONGEST = 256  # bytes at the end of the file that may be the comment
 END = b"PK\5\6"  # how the last record of a zip begins; its last two bytes count the comment's
 END_SIZE = 22  # bytes of that record
@@ -61,7 +62,7 @@ def write_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
         digest = hashed.digest.hexdigest()
         comment = f"sha256:{digest}".encode()
         if signature := signatures.sign("checkpoint", digest):
-            comment += f" hmac-sha256:{signature}".encode()
+            comment += f" hmac-sha256:{signature} crc32:{_crc(signature)}".encode()
         file.seek(-2, os.SEEK_END)
         file.write(len(comment).to_bytes(2, "little"))
         file.write(comment)
@@ -91,11 +92,16 @@ def check_whole(file: IO[bytes]) -> signatures.Origin:
         digest.update(block)
         left -= len(block)
     digest.update(b"\0\0")  # without a comment, as it was when it was hashed
-    found = COMMENT.fullmatch(comment)
     whole = start >= 0 and end[-2:] == len(comment).to_bytes(2, "little")
-    if not whole or found is None or found[1] != digest.hexdigest().encode():
+    told = COMMENT.fullmatch(comment.decode("ascii", "replace")) if whole else None
+    if told is None or told[1] != digest.hexdigest() or (told[2] and told[3] != _crc(told[2])):
         raise ValueError("its checksum is not that of its content")
-    return signatures.origin("checkpoint", digest.hexdigest(), (found[2] or b"").decode())
+    return signatures.origin("checkpoint", told[1], told[2])
+
+
+def _crc(signature: str) -> str:
+    """Tells a damaged signature from one with another key."""
+    return f"{zlib.crc32(signature.encode()):08x}"
 
 
 def epochs_done(checkpoint: Mapping[str, Any]) -> int:

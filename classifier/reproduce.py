@@ -73,6 +73,12 @@ class Trained:
         last = folder / "checkpoints" / "last.ckpt"
         if last.is_file():
             kept = cls.of_checkpoint(last)
+            if runs.is_config_edited(folder):
+                print(  # noqa: T201
+                    f"note: '{folder / 'config.yaml'}' was edited since the run wrote it; trained "
+                    "again is what last.ckpt holds.",
+                    file=sys.stderr,
+                )
         elif "weights_sha256" in record:
             text = (folder / "config.yaml").read_text(encoding="utf-8")
             steps, digest = record["steps"], record["weights_sha256"]

@@ -14,6 +14,7 @@ import json
 import math
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,13 @@ from filelock import FileLock, Timeout
 
 from classifier.durable import written_whole
 
+DIFFERENCE = ("diff", "--no-ext-diff", "--no-textconv", "--ignore-submodules=all", "HEAD")
+HARMLESS = re.compile(  # settings of a repository by which a diff runs no program
+    rb"core\.(repositoryformatversion|filemode|bare|logallrefupdates|ignorecase|symlinks"
+    rb"|precomposeunicode|autocrlf|eol|safecrlf|quotepath)|remote\..*\.(url|pushurl|fetch|tagopt)"
+    rb"|(branch|user|submodule|advice|color|commit|gc|http|init|lfs|merge|pull|push|rebase|tag)\..*",
+    re.DOTALL,
+)
 Direction = Literal["minimize", "maximize"]
 
 LOCK = ".lock"
@@ -234,19 +242,24 @@ def environment(modules: Iterable[str] = ()) -> dict[str, Any]:
 def git_state(folder: Path) -> dict[str, str | None] | None:
     """Commit of the repository around ``folder`` and a hash of what differs from it, if anything.
 
-    None without git or outside a repository.
+    None without git or outside a repository. The hash is missing where finding it could run
+    programs, which a repository names in its own settings and a stranger's folder may be one.
     """
     commit = _git(folder, "rev-parse", "HEAD")
     if commit is None:
         return None
-    difference = _git(folder, "diff", "HEAD")
-    dirty = hashlib.sha256(difference).hexdigest() if difference else None
-    return {"commit": commit.decode().strip(), "dirty_diff_sha256": dirty}
+    state: dict[str, str | None] = {"commit": commit.decode().strip()}
+    names = _git(folder, "config", "--local", "--includes", "--name-only", "--list", "-z")
+    if names is not None and all(map(HARMLESS.fullmatch, names.split(b"\0")[:-1])):
+        difference = _git(folder, *DIFFERENCE)
+        state["dirty_diff_sha256"] = hashlib.sha256(difference).hexdigest() if difference else None
+    return state
 
 
 def _git(folder: Path, *arguments: str) -> bytes | None:
+    command = ["git", "--no-optional-locks", "-c", f"core.hooksPath={os.devnull}", *arguments]
     try:
-        answer = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, timeout=10)
+        answer = subprocess.run(command, cwd=folder, capture_output=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return answer.stdout if answer.returncode == 0 else None

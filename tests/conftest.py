@@ -57,7 +57,7 @@ def put(config: dict[str, Any], changes: Mapping[str, Any]) -> None:
 
 def pytest_configure() -> None:
     """Gives the tests a key of their own, which all that they start finds too."""
-    os.environ["XDG_CONFIG_HOME"] = CONFIGURATION.name
+    os.environ["CLASSIFIER_KEY"] = str(Path(CONFIGURATION.name, "key"))
 
 
 @pytest.fixture(autouse=True)

@@ -20,6 +20,7 @@ from torch import nn
 
 import classifier
 from classifier import checkpoints, provenance, runs
+from classifier.checkpoint import modules
 from classifier.__main__ import main
 
 ROOT = Path(__file__).parents[1]
@@ -605,9 +606,9 @@ def test_code_is_what_the_config_names_and_what_stands_beside_it(write_module, o
     Path("unused.py").touch()
     import own  # noqa: F401
 
-    before = provenance.code_digests(["own", "torch", "json"])
+    before = modules.code_digests(modules.used_modules(["own", "torch", "json"]))
     Path("beside/__init__.py").write_text("changed = True\n")
-    after = provenance.code_digests(["own", "torch", "json"])
+    after = modules.code_digests(modules.used_modules(["own", "torch", "json"]))
     sys.modules.pop("beside")
 
     assert list(before) == ["classifier", "beside", "own"]
@@ -617,12 +618,12 @@ def test_code_is_what_the_config_names_and_what_stands_beside_it(write_module, o
 
 def test_the_code_of_this_package_has_a_digest_of_all_its_files(tmp_path, monkeypatch):
     copy = shutil.copytree(Path(classifier.__file__).parent, tmp_path / "classifier")
-    before = provenance.code_digests([])
+    before = modules.code_digests({})
     monkeypatch.setattr(classifier, "__path__", [str(copy)])
 
-    same = provenance.code_digests([])
+    same = modules.code_digests({})
     (copy / "search" / "report.py").write_text("")
-    changed = provenance.code_digests([])
+    changed = modules.code_digests({})
 
     assert same == before
     assert changed != before

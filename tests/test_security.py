@@ -28,8 +28,9 @@ from pytorch_lightning import callbacks
 from searches import Search, trial_folder, write_files
 
 import classifier
-from classifier import bombs, checkpoints, runs, trust
+from classifier import bombs, checkpoints, runs
 from classifier.__main__ import main
+from classifier.checkpoint import trust
 from classifier.cli.harmless import harmless_callbacks
 from classifier.module import ClassificationModule
 from classifier.networks import torchvision_model

@@ -80,7 +80,8 @@ def write_trial(folder, write_config):
 
 def variable(folder, channel=None, monitor="val_accuracy", direction="maximize", **values):
     facts = {"folder": str(folder), "monitor": monitor, "direction": direction}
-    return json.dumps({**facts, "hyperparameters": values, "channel": channel})
+    words = ["own.Slow", "own.Net"]
+    return json.dumps({**facts, "hyperparameters": values, "channel": channel, "words": words})
 
 
 @pytest.fixture

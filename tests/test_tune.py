@@ -8,7 +8,7 @@ import yaml
 
 from classifier.__main__ import main
 from classifier.checkpoints import read_checkpoint
-from classifier.cli.run import prepare
+from classifier.cli.quiet import quiet
 from classifier.module import ClassificationModule
 from classifier.networks import MNISTNet
 from classifier.tune.candidate import Candidate
@@ -54,7 +54,7 @@ QUICK = ["--seconds", "0.1", "--model.compile", "false"]
 
 @pytest.fixture(autouse=True)
 def prepared(own_folder):
-    prepare()  # as the command does
+    quiet()  # as the command does
 
 
 @pytest.fixture

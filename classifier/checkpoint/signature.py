@@ -74,9 +74,10 @@ def key_file() -> Path:
 
 
 def ends_with_container() -> bool:
-    """Whether the key lies in a container, which it will not outlive."""
+    """Whether the key, which nobody placed, lies in a container, which it will not outlive."""
     marks = ("/.dockerenv", "/run/.containerenv")
-    if not any(Path(mark).exists() for mark in marks) and "COLAB_RELEASE_TAG" not in os.environ:
+    contained = any(Path(mark).exists() for mark in marks) or "COLAB_RELEASE_TAG" in os.environ
+    if not contained or os.environ.get(VARIABLE):
         return False
     with contextlib.suppress(NoKeyError, OSError):
         return key_file().stat().st_dev == Path("/").stat().st_dev

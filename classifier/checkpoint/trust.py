@@ -62,6 +62,7 @@ LOADERS = (
     "yaml",
 )
 """What runs code out of a file; no config may name it, beside what jsonargparse denies itself."""
+LIGHTNING = ("pytorch_lightning", "lightning_fabric")
 FORCE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 PLACES = ("root", "ckpt_path", "default_root_dir")
 """Settings that name a file or folder, be there one or not."""
@@ -163,6 +164,14 @@ class Trust:
         """What a later run with the same config may import, beyond ``packages``."""
         return sorted(path for path in {*self.granted, *self.trusted} if not self.allows(path))
 
+    def packages_of(self, paths: Iterable[str]) -> list[str]:
+        """What the user has to trust for class paths: whole packages, or modules of known ones."""
+        partly = {package.partition(".")[0] for package in (*self.packages, *LIGHTNING)}
+        tops = [(path, path.partition(".")[0]) for path in paths]
+        return list(
+            dict.fromkeys(path.rpartition(".")[0] if top in partly else top for path, top in tops)
+        )
+
     def _is_asked_for(self, path: str) -> bool:
         """Whether the user's own words ask for it."""
         return self.words is None or path in self.words or _is_within(path, self.trusted)
@@ -185,16 +194,11 @@ class Trust:
     def _refusal(self, paths: list[str], because: str = "") -> str:
         """What the user is told of class paths that may not be used."""
         found = self.found or Found("the config", "unsigned", {})
-        partly = {package.partition(".")[0] for package in self.packages}
-        missing = []
-        for path in paths:
-            top = path.partition(".")[0]
-            missing.append(path.rpartition(".")[0] if top in partly and not because else top)
         names = " and ".join(f"'{path}'" for path in dict.fromkeys(paths))
         told = because or "importing that would run its code"
         lines = [
             f"{found.name} names {names}, and {told}. If you trust it: "
-            f"--trust {','.join(dict.fromkeys(missing))}, or trust=[...] of load_from_checkpoint."
+            f"--trust {','.join(self.packages_of(paths))}, or trust=[...] of load_from_checkpoint."
         ]
         if found.origin == "another key":
             lines.append(

@@ -406,8 +406,8 @@ class ClassifierCLI(LightningCLI):
             )
         else:
             return
-        tops = ",".join(dict.fromkeys(path.partition(".")[0] for path in trusted))
-        later = f" Without it, test and resuming will want --trust {tops}." if trusted else ""
+        packages = ",".join(self.arguments.trust.packages_of(trusted))
+        later = f" Without it, test and resuming will want --trust {packages}." if trusted else ""
         rank_zero_only(print)(f"note: {told}{later}", file=sys.stderr)
 
     def _monitor(self, trial: Trial | None) -> tuple[str, runs.Direction]:
