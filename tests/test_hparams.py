@@ -59,7 +59,7 @@ def train(write_config, monkeypatch):
         folder.mkdir(parents=True, exist_ok=True)
         config = shutil.move(write_config(changes), folder / "trial.yaml")
         facts = {"folder": str(folder), "monitor": "val_accuracy", "direction": "maximize"}
-        trial = {**facts, "hyperparameters": values, "channel": None}
+        trial = {**facts, "hyperparameters": values, "channel": None, "words": ["own.Stop"]}
         with monkeypatch.context() as patch:
             patch.setenv("CLASSIFIER_TRIAL", json.dumps(trial))
             assert main(["fit", "--config", str(config), *arguments]) == code

@@ -20,8 +20,8 @@ from torch import nn
 
 import classifier
 from classifier import checkpoints, provenance, runs
-from classifier.checkpoint import modules
 from classifier.__main__ import main
+from classifier.checkpoint import modules
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"

@@ -62,7 +62,6 @@ LOADERS = (
     "yaml",
 )
 """What runs code out of a file; no config may name it, beside what jsonargparse denies itself."""
-LIGHTNING = ("pytorch_lightning", "lightning_fabric")
 FORCE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 PLACES = ("root", "ckpt_path", "default_root_dir")
 """Settings that name a file or folder, be there one or not."""
@@ -166,7 +165,7 @@ class Trust:
 
     def packages_of(self, paths: Iterable[str]) -> list[str]:
         """What the user has to trust for class paths: whole packages, or modules of known ones."""
-        partly = {package.partition(".")[0] for package in (*self.packages, *LIGHTNING)}
+        partly = {package.partition(".")[0] for package in self.packages}
         tops = [(path, path.partition(".")[0]) for path in paths]
         return list(
             dict.fromkeys(path.rpartition(".")[0] if top in partly else top for path, top in tops)
