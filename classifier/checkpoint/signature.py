@@ -61,10 +61,13 @@ def key_file() -> Path:
     """Where the key is, or will be.
 
     Raises:
-        NoKeyError: If this user has no home.
+        NoKeyError: If this user has no home, or ``CLASSIFIER_KEY`` is no whole path.
     """
     if named := os.environ.get(VARIABLE):
-        return Path(named).expanduser()
+        path = Path(named).expanduser()
+        if not path.is_absolute():  # processes that are started elsewhere would miss it
+            raise NoKeyError(f"{VARIABLE} is '{named}', but it needs the whole path, from / on.")
+        return path
     base = os.environ.get("APPDATA" if os.name == "nt" else "XDG_CONFIG_HOME", "")
     try:
         folder = Path(base) if Path(base).is_absolute() else Path.home() / ".config"

@@ -5,6 +5,7 @@ https://docs.ray.io/en/latest/ray-core/fault_tolerance/tasks.html
 """
 
 import logging
+import os
 import signal
 import subprocess
 import time
@@ -76,7 +77,7 @@ def start(folder: Path, workers: int, options: Mapping[str, Any], until: float |
     Raises:
         ConfigError: If there is no Ray, no such option, or no cluster at the address.
     """
-    handler = signal.getsignal(signal.SIGTERM)
+    handler, here = signal.getsignal(signal.SIGTERM), Path.cwd()
     try:
         import ray
     except ModuleNotFoundError as error:
@@ -89,18 +90,21 @@ def start(folder: Path, workers: int, options: Mapping[str, Any], until: float |
     except (TypeError, ValueError) as error:
         raise ConfigError(f"engine_options: {error}") from error
     try:
+        # Ray's processes look for modules first in the folder that this one is in now.
+        os.chdir(Path(os.__file__).parent)
         ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ConfigError(
             f"engine_options.address: there is no way to Ray at '{address}': {error}"
         ) from error
     finally:
+        os.chdir(here)
         signal.signal(signal.SIGTERM, handler)  # Ray sets one of its own
     arguments = [str(folder), "--attached"]
     arguments += [] if until is None else ["--until", str(until)]
-    logs = folder / "workers"
+    logs = folder.absolute() / "workers"
     return Tasks(
-        [task.remote(arguments, Path.cwd(), logs / f"ray-{slot}.log") for slot in range(workers)],
+        [task.remote(arguments, here, logs / f"ray-{slot}.log") for slot in range(workers)],
         logs,
     )
 
