@@ -224,6 +224,12 @@ def served(own: OwnModules | None) -> Iterator[None]:
         sys.meta_path.remove(own)
 
 
+def serve_on(own: OwnModules | None) -> None:
+    """Lets Python find the recorded modules from now on, for what they import when they are used."""
+    if own and own not in sys.meta_path:
+        sys.meta_path.append(own)
+
+
 def prelude() -> str:
     """Statements for a process that is started, so that it finds the same modules."""
     found = [finder for finder in sys.meta_path if isinstance(finder, OwnModules)]
