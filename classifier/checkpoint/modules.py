@@ -225,7 +225,7 @@ def served(own: OwnModules | None) -> Iterator[None]:
 
 
 def serve_on(own: OwnModules | None) -> None:
-    """Lets Python find the recorded modules from now on, for what they import when they are used."""
+    """Lets Python find the recorded modules from now on, for imports inside of functions."""
     if own and own not in sys.meta_path:
         sys.meta_path.append(own)
 
