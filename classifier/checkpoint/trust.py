@@ -63,7 +63,18 @@ LOADERS = (
 )
 """What runs code out of a file; no config may name it, beside what jsonargparse denies itself."""
 FORCE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
-PLACES = ("root", "ckpt_path", "default_root_dir")
+PLACES = (
+    "checkpoint_path",
+    "ckpt_path",
+    "default_root_dir",
+    "dirpath",
+    "filename",
+    "images",
+    "output",
+    "root",
+    "save_dir",
+    "weights",
+)
 """Settings that name a file or folder, be there one or not."""
 SIGNED = ("trusted", "working_folder", "code", "code_folders")
 """The entries of a run record that decide what its config may import."""
