@@ -41,7 +41,7 @@ def sign(kind: Kind, content: str) -> str | None:
 
 def origin(kind: Kind, content: str, signature: object) -> Origin:
     """Whose a content is that bears a signature, be it one or not."""
-    if not isinstance(signature, str) or not signature:
+    if not isinstance(signature, str) or not signature or not signature.isascii():
         return "unsigned"
     with contextlib.suppress(NoKeyError):
         own = _hmac(_key(), kind, content)
