@@ -12,6 +12,7 @@ from classifier import runs
 from classifier.checkpoint import signature
 from classifier.checkpoint.trust import Found, Trust, active, names_in, strings
 from classifier.errors import UserError
+from classifier.hyperparameters import load
 from classifier.search.settings import BASE, FILE
 
 LINE = re.compile(r'^# signed in ("(?:[^"\\\n]|\\.)*"): (\w+)\n', re.M)
@@ -70,8 +71,14 @@ def for_trials(folder: Path) -> dict[str, list[str]]:
 
 
 def words(folder: Path) -> list[str]:
-    """What the files of a search name."""
-    return sorted(names_in((folder / name).read_text(encoding="utf-8") for name in (FILE, BASE)))
+    """What the files of a search name, but not the plan of a refit.
+
+    That is out of the storage, which no signature is on.
+    """
+    settings = {**load((folder / FILE).read_text(encoding="utf-8"))}
+    settings.pop("plan", None)
+    base = (folder / BASE).read_text(encoding="utf-8")
+    return sorted(names_in([json.dumps(settings, default=str), base]))
 
 
 def is_users() -> bool:
