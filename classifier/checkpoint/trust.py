@@ -88,11 +88,13 @@ class Found:
         name: What it was found in, for messages.
         origin: Whose it is.
         record: The run record beside it.
+        remedy: What else the user can do if it is refused, as a sentence.
     """
 
     name: str
     origin: Origin
     record: Mapping[str, Any]
+    remedy: str = ""
 
 
 class Trust:
@@ -210,7 +212,9 @@ class Trust:
             f"{found.name} names {names}, and {told}. If you trust it: "
             f"--trust {','.join(self.packages_of(paths))}, or trust=[...] of load_from_checkpoint."
         ]
-        if found.origin == "another key":
+        if found.remedy:
+            lines.append(found.remedy)
+        elif found.origin == "another key":
             lines.append(
                 "It is signed with a key that is not at hand. If it comes from another machine or "
                 f"container of yours, or a colleague, {signature.VARIABLE}=FILE names one for both."

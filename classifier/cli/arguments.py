@@ -192,9 +192,12 @@ class Arguments:
         _check_config(source, self.verb)
         record = runs.read_record(folder)
         origin = origin_of_run(record, source.text)
+        remedy = ""
+        if origin != "own" and runs.is_config_edited(folder):
+            remedy = f"It was edited since the run wrote it: by you, then --config '{source.name}'."
         source = self._used_before(source)
         source = source._replace(text=_without_place(source.text, origin))
-        return source, Found(f"'{source.name}'", origin, record)
+        return source, Found(f"'{source.name}'", origin, record, remedy)
 
     def _source(self, value: str) -> ConfigSource:
         """A config of the user, checked; one that lies in a run folder was used elsewhere."""
