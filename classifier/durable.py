@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # for os.open: not what a link leads to
+
 
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[IO[bytes]]:
@@ -64,7 +66,10 @@ def naming(path: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _part(part: Path, mode: str) -> Iterator[IO[bytes]]:
     """Opens a file that is gone when the block has ended, unless it has another name by then."""
-    file = part.open(mode)
+    with contextlib.suppress(OSError):
+        if part.is_symlink() or part.stat().st_nlink > 1:  # it leads to a file of another name
+            part.unlink()
+    file: IO[bytes] = open(part, mode, opener=_opened)  # noqa: SIM115  # closed below
     try:
         yield file
     finally:
@@ -72,6 +77,18 @@ def _part(part: Path, mode: str) -> Iterator[IO[bytes]]:
             file.close()
         with contextlib.suppress(OSError):
             part.unlink()
+
+
+def _opened(path: str, flags: int) -> int:
+    return os.open(path, flags | NO_LINK, 0o666)
+
+
+def appended(path: Path) -> IO[bytes]:
+    """Opens a file to write behind its end, but none that a link leads to.
+
+    A folder may come from somebody else, and a line of his in ``~/.bashrc`` is run.
+    """
+    return open(path, "ab", opener=_opened)
 
 
 def _finish(file: IO[bytes]) -> None:

@@ -26,6 +26,7 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 from classifier.durable import written_whole
+from classifier.errors import UserError
 
 DIFFERENCE = ("diff", "--no-ext-diff", "--no-textconv", "--ignore-submodules=all", "HEAD")
 HARMLESS = re.compile(  # settings of a repository by which a diff runs no program
@@ -101,6 +102,22 @@ def run_folder_of(checkpoint: Path) -> Path | None:
     """The run folder that a checkpoint lies in, if it still does."""
     folder = checkpoint.resolve().parent.parent
     return folder if (folder / "run.json").is_file() else None
+
+
+def refuse_links(folder: Path) -> None:
+    """Refuses to write into a stranger's folder that leads elsewhere.
+
+    Raises:
+        UserError: If a link is in it.
+    """
+    for parent, folders, files in os.walk(folder):
+        for path in (Path(parent, name) for name in (*folders, *files)):
+            if path.is_symlink():
+                raise UserError(
+                    f"'{folder}' is not signed with your key, and '{path}' in it is a link, by "
+                    "which somebody else's folder would have yours written to. If it is as it "
+                    "should be, put what it leads to in its place."
+                )
 
 
 def write_text(path: Path, text: str) -> None:

@@ -17,6 +17,7 @@ VARIABLE = "CLASSIFIER_KEY"
 SIZE = 32  # bytes of a key that is made here
 LARGEST = 4096  # of one that the user names
 PATIENCE = 1.0  # seconds that another process gets to write the key that it has just made
+FRESH = 10.0  # seconds that a file counts as just made, for clocks of file servers differ
 
 Origin = Literal["own", "another key", "unsigned"]
 """Whose a file is: signed with the user's key, with one that is not at hand, or not at all."""
@@ -40,7 +41,7 @@ def sign(kind: Kind, content: str) -> str | None:
 
 def origin(kind: Kind, content: str, signature: object) -> Origin:
     """Whose a content is that bears a signature, be it one or not."""
-    if not isinstance(signature, str) or not signature:
+    if not isinstance(signature, str) or not signature or not signature.isascii():
         return "unsigned"
     with contextlib.suppress(NoKeyError):
         own = _hmac(_key(), kind, content)
@@ -97,6 +98,8 @@ def _key(make: bool = False) -> bytes:
     try:
         return _read(path)
     except FileNotFoundError:
+        if path.is_symlink():
+            raise NoKeyError(f"'{path}' is a link that leads nowhere.") from None
         if not make:
             raise NoKeyError(f"there is no key '{path}' yet.") from None
         _make(path)
@@ -112,7 +115,8 @@ def _read(path: Path) -> bytes:
         known = os.fstat(file.fileno())
         if os.name == "posix":
             _check_access(path, known)
-        end = time.monotonic() + PATIENCE
+        is_new = abs(time.time() - known.st_mtime) < FRESH  # else each checkpoint would wait
+        end = time.monotonic() + PATIENCE * is_new
         while len(key := file.read(LARGEST + 1)) < SIZE and time.monotonic() < end:
             time.sleep(0.01)
             file.seek(0)

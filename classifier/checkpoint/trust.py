@@ -63,7 +63,18 @@ LOADERS = (
 )
 """What runs code out of a file; no config may name it, beside what jsonargparse denies itself."""
 FORCE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
-PLACES = ("root", "ckpt_path", "default_root_dir")
+PLACES = (
+    "checkpoint_path",
+    "ckpt_path",
+    "default_root_dir",
+    "dirpath",
+    "filename",
+    "images",
+    "output",
+    "root",
+    "save_dir",
+    "weights",
+)
 """Settings that name a file or folder, be there one or not."""
 SIGNED = ("trusted", "working_folder", "code", "code_folders")
 """The entries of a run record that decide what its config may import."""
@@ -77,11 +88,13 @@ class Found:
         name: What it was found in, for messages.
         origin: Whose it is.
         record: The run record beside it.
+        remedy: What else the user can do if it is refused, as a sentence.
     """
 
     name: str
     origin: Origin
     record: Mapping[str, Any]
+    remedy: str = ""
 
 
 class Trust:
@@ -199,7 +212,9 @@ class Trust:
             f"{found.name} names {names}, and {told}. If you trust it: "
             f"--trust {','.join(self.packages_of(paths))}, or trust=[...] of load_from_checkpoint."
         ]
-        if found.origin == "another key":
+        if found.remedy:
+            lines.append(found.remedy)
+        elif found.origin == "another key":
             lines.append(
                 "It is signed with a key that is not at hand. If it comes from another machine or "
                 f"container of yours, or a colleague, {signature.VARIABLE}=FILE names one for both."

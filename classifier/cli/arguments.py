@@ -35,10 +35,12 @@ from classifier.hyperparameters import (
     keep_keys,
     load,
     locate,
+    set_values,
     setting_in,
     split_arguments,
     unused,
     values,
+    written_at,
 )
 from classifier.hyperparameters.scalars import MAX_LEVELS
 from classifier.hyperparameters.text import children, compose, dotted, places
@@ -178,6 +180,7 @@ class Arguments:
         text = keep_keys(
             text, (*kept, "seed_everything", "trainer") if self.verb == "fit" else kept
         )
+        text = _without_place(text, self.origin)
         # Its comment, which no change of the text keeps, names what was written.
         comments = re.findall("^#.*\n?", self.checkpoint["config"], re.MULTILINE)
         source = ConfigSource(name, text + "".join(comments))
@@ -189,7 +192,12 @@ class Arguments:
         _check_config(source, self.verb)
         record = runs.read_record(folder)
         origin = origin_of_run(record, source.text)
-        return self._used_before(source), Found(f"'{source.name}'", origin, record)
+        remedy = ""
+        if origin != "own" and runs.is_config_edited(folder):
+            remedy = f"It was edited since the run wrote it: by you, then --config '{source.name}'."
+        source = self._used_before(source)
+        source = source._replace(text=_without_place(source.text, origin))
+        return source, Found(f"'{source.name}'", origin, record, remedy)
 
     def _source(self, value: str) -> ConfigSource:
         """A config of the user, checked; one that lies in a run folder was used elsewhere."""
@@ -328,6 +336,14 @@ def _trust(words: set[str], trusted: Sequence[str], found: Found | None) -> Trus
         words, trusted = set(trial.words), [*trusted, *trial.trusted]
         found = found or Found("the config of the trial", "unsigned", {})
     return Trust(packages, words if found else None, packages_in(trusted), found)
+
+
+def _without_place(text: str, origin: Origin) -> str:
+    """A config that, if it is a stranger's, does not say where on this machine a run is kept."""
+    place = ("trainer", "default_root_dir")
+    if origin == "own" or setting_in(text, place) is None:
+        return text
+    return set_values(text, {written_at(text, place): None})
 
 
 def _given_settings(options: Sequence[str]) -> Iterator[str]:

@@ -395,7 +395,7 @@ class ClassifierCLI(LightningCLI):
 
     def _note_signature(self, trusted: list[str]) -> None:
         """Says now what going on and evaluating will ask for later."""
-        hindrance = signature.hindrance()
+        hindrance = signature.hindrance(make=True)  # else why none could be made stays unsaid
         needed = trusted or (hindrance and signature.VARIABLE in os.environ)
         if hindrance and needed:
             told = f"the run cannot be signed, for {hindrance}"

@@ -33,11 +33,13 @@ def run_folder(
     if handed := os.environ.get(runs.NEW_FOLDER):
         return Path(handed), False
     if arguments.unsaved_run:
+        _check_links(arguments.unsaved_run, arguments)
         return arguments.unsaved_run, True
     checkpoint = arguments.checkpoint_path
     resumed = runs.run_folder_of(checkpoint) if checkpoint else None
     if resumed and _is_newest(resumed, arguments):
         _check_config(resumed, arguments)
+        _check_links(resumed, arguments)
         return resumed, True
     beside = checkpoint.resolve().parents[1] if checkpoint else None
     if beside and (beside / "config.yaml").exists() and not (beside / "run.json").exists():
@@ -67,6 +69,13 @@ def _is_newest(folder: Path, arguments: Arguments) -> bool:
     except ValueError:  # damaged
         steps = 0
     return arguments.is_exact and bool(arguments.global_step >= steps)
+
+
+def _check_links(folder: Path, arguments: Arguments) -> None:
+    """Refuses to go on in a stranger's folder that leads elsewhere."""
+    found = arguments.trust.found
+    if not found or found.origin != "own":
+        runs.refuse_links(folder)
 
 
 def _check_config(folder: Path, arguments: Arguments) -> None:

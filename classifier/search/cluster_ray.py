@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from classifier.cli.run import COMMAND
+from classifier.durable import appended
 from classifier.hyperparameters import ConfigError
 
 POLL = 0.5  # seconds between looks at a worker
@@ -118,7 +119,7 @@ def run_worker(arguments: Sequence[str], folder: Path, output: Path) -> int:
         output: File that gets what it prints.
     """
     command = [*COMMAND, "search", "worker", *arguments]
-    with output.open("ab") as file:
+    with appended(output) as file:
         process = subprocess.Popen(
             command,
             cwd=folder,

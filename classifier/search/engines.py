@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from classifier.cli.errors import is_users, message_of
+from classifier.durable import appended
 from classifier.search.settings import Settings
 from classifier.search.signed import refuse_of_others
 from classifier.search.stop import Stop
@@ -84,8 +85,8 @@ class Local:
             work(self.folder, self.told, self.until, self.shares[slot])
         except Exception as error:
             trace = "" if is_users(error) else traceback.format_exc()
-            with (self.folder / "workers" / f"local-{slot}.log").open("a") as log:
-                log.write(f"{trace}error: {message_of(error)}\n")
+            with appended(self.folder / "workers" / f"local-{slot}.log") as log:
+                log.write(f"{trace}error: {message_of(error)}\n".encode())
             raise
 
     def alive(self) -> int:

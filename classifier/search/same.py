@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from classifier.checkpoint.trust import confined
 from classifier.hyperparameters import ConfigError
 from classifier.hyperparameters import load as load_yaml
 from classifier.hyperparameters.names import KEY
@@ -13,6 +14,7 @@ from classifier.hyperparameters.scalars import literal
 from classifier.hyperparameters.text import MISSING, differing, dotted
 from classifier.search.console import shown
 from classifier.search.settings import FREE, Settings, load
+from classifier.search.signed import trust_of_held
 from classifier.search.space import Space
 
 LISTED = 3  # differences in a message
@@ -27,7 +29,13 @@ def continued(settings: Settings) -> Settings:
     Raises:
         ConfigError: The folder holds another search; says which values differ.
     """
-    held = load(settings.folder)
+    # The folder may be somebody else's, and names what is imported when it is read.
+    try:
+        with confined(trust_of_held(settings.folder, [settings.sampler, settings.pruner])):
+            held = load(settings.folder)
+    except ConfigError as error:
+        cause = str(error).partition(" If you trust it:")[0]
+        raise ConfigError(f"{cause} Begin a new search, --folder DIR.") from None
     of_search = differences(held, settings)
     theirs, ours = (one.base.read_text(encoding="utf-8") for one in (held, settings))
     of_base = list(_base_differences(theirs, ours, None if of_search else Space(held.space)))

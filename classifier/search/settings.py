@@ -258,10 +258,12 @@ def _direction(
     Raises:
         ConfigError: It contradicts the metric, or nothing says it.
     """
-    if (folder / FILE).is_file():
-        begun = load(folder)
-        if begun.monitor == monitor and given in (None, begun.direction):
-            return begun.direction
+    if (folder / FILE).is_file():  # which may be somebody else's: nothing in it is imported here
+        begun = _text(folder / FILE, str(folder / FILE))
+        same = setting_in(begun, ("monitor",)) == monitor
+        for held in MODES.values() if same else ():
+            if held == setting_in(begun, ("direction",)) and given in (None, held):
+                return held
     stage, _, name = monitor.partition("_")
     right = DIRECTIONS.get(name) if stage in ("train", "val") else None
     if right is None and monitor == setting_in(base, ("model", "monitor")):

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from classifier import runs
 from classifier.checkpoint import signature
-from classifier.checkpoint.trust import Found, Trust, active, names_in
+from classifier.checkpoint.trust import Found, Trust, active, names_in, strings
 from classifier.errors import UserError
+from classifier.hyperparameters import load
 from classifier.search.settings import BASE, FILE
 
 LINE = re.compile(r'^# signed in ("(?:[^"\\\n]|\\.)*"): (\w+)\n', re.M)
@@ -42,8 +43,22 @@ def trust_in(folder: Path, trusted: list[str]) -> Trust:
     origin, working_folder = _whose(folder)
     if origin == "own" and working_folder and working_folder.is_dir():
         return Trust(["optuna"], words(folder), trusted, here=working_folder)
+    runs.refuse_links(folder)
     unknown = origin if origin != "own" else "unsigned"  # its folder is on another machine
     return Trust(["optuna"], (), trusted, Found(f"'{folder / FILE}'", unknown, {}))
+
+
+def trust_of_held(folder: Path, named: object) -> Trust:
+    """What the files of a search may import where the user's own search file goes on with it.
+
+    Args:
+        folder: The search folder.
+        named: What that file names.
+    """
+    origin, _ = _whose(folder)
+    if origin == "own":
+        return Trust(words=None)
+    return Trust(["optuna"], strings(named), (), Found(f"'{folder / FILE}'", origin, {}))
 
 
 def for_trials(folder: Path) -> dict[str, list[str]]:
@@ -56,8 +71,14 @@ def for_trials(folder: Path) -> dict[str, list[str]]:
 
 
 def words(folder: Path) -> list[str]:
-    """What the files of a search name."""
-    return sorted(names_in((folder / name).read_text(encoding="utf-8") for name in (FILE, BASE)))
+    """What the files of a search name, but not the plan of a refit.
+
+    That is out of the storage, which no signature is on.
+    """
+    settings = {**load((folder / FILE).read_text(encoding="utf-8"))}
+    settings.pop("plan", None)
+    base = (folder / BASE).read_text(encoding="utf-8")
+    return sorted(names_in([json.dumps(settings, default=str), base]))
 
 
 def is_users() -> bool:

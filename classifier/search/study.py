@@ -30,6 +30,7 @@ from classifier.search.space import Distribution, Space
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # the search says itself what happens
 
 ATTEMPTS = 3  # of a trial whose process is killed, by the out-of-memory killer for one
+IDENTITY = re.compile(r"[^/\\\0]*-\d+-[0-9a-f]{8}")  # of a worker
 SILENT_BEATS = 4  # heartbeats missed until a worker of another machine is taken for dead
 
 
@@ -118,8 +119,15 @@ class Worker:
 
 
 def lock_of(identity: dict[str, Any], folder: Path) -> Path:
-    """The lock file of a worker. One that ends by itself removes it."""
-    return folder / "workers" / f"{identity['id']}.lock"
+    """The lock file of a worker. One that ends by itself removes it.
+
+    Raises:
+        ConfigError: If no worker has made that up: the lock of a dead one is removed.
+    """
+    name = identity.get("id")
+    if not isinstance(name, str) or not IDENTITY.fullmatch(name):
+        raise ConfigError(f"the storage of '{folder}' names {name!r} as a worker, which none is.")
+    return folder / "workers" / f"{name}.lock"
 
 
 def is_dead(identity: dict[str, Any], folder: Path) -> bool | None:

@@ -132,7 +132,9 @@ def has_space(folder: Path) -> bool:
     """Whether a file can be written, within the user's quota too."""
     probe = folder / ".probe"
     try:
-        probe.write_bytes(bytes(PROBE))
+        probe.unlink(missing_ok=True)
+        with probe.open("xb") as file:  # not where a link of that name leads
+            file.write(bytes(PROBE))
     except OSError:
         return False
     finally:
