@@ -32,6 +32,7 @@ from typing_extensions import Self
 
 from classifier import checkpoints
 from classifier.archive import FORMAT
+from classifier.checkpoint.modules import serve_on
 from classifier.checkpoint.trust import PACKAGES, Found, Trust, confined
 from classifier.checkpoints import is_plain
 from classifier.errors import UserError
@@ -201,7 +202,7 @@ class ClassificationModule(pl.LightningModule):
         file: Any = read.file  # Lightning takes a file too, and undeclared any that is binary
         try:
             with confined(allowed), _described(kept):
-                return super().load_from_checkpoint(file, weights_only=True, **settings), missing
+                module = super().load_from_checkpoint(file, weights_only=True, **settings)
         except ArgumentError as error:  # jsonargparse's
             raise ValueError(f"'{path}': {error}") from error
         except RuntimeError as error:
@@ -209,6 +210,8 @@ class ClassificationModule(pl.LightningModule):
                 raise
             told = shorten(str(error).splitlines()[1], 160, placeholder=" …")
             raise RuntimeError(f"'{path}' does not fit the network: {told}") from error
+        serve_on(allowed.modules)
+        return module, missing
 
     @classmethod
     def _arguments(cls) -> dict[str, inspect.Parameter]:
