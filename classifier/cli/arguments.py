@@ -321,9 +321,14 @@ def gathered(arguments: Sequence[str], name: str) -> list[str]:
     return [*rest, name, *values] if values else rest
 
 
+def harmless_packages() -> list[str]:
+    """What the config of any training may use, be it a stranger's."""
+    return [*PACKAGES, STRATEGIES, *harmless_callbacks()]
+
+
 def _trust(words: set[str], trusted: Sequence[str], found: Found | None) -> Trust:
     """What may be imported: all that the user's words name, and what is found as far as it may."""
-    packages = [*PACKAGES, STRATEGIES, *harmless_callbacks()]
+    packages = harmless_packages()
     if trial := Trial.from_environment():  # whose config the search wrote, not the user
         words, trusted = set(trial.words), [*trusted, *trial.trusted]
         found = found or Found("the config of the trial", "unsigned", {})
