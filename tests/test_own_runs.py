@@ -7,20 +7,26 @@ import contextlib
 import importlib
 import os
 import py_compile
+import random
 import shutil
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import storms
 import torch
+from conftest import TINY
+from optuna.trial import TrialState
 from PIL import Image
+from searches import Search, check_whole, trial_folder, trials_of, write_files
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from classifier import runs
 from classifier.__main__ import main
 from classifier.checkpoint import signature
+from classifier.checkpoint.modules import OwnModules
 from classifier.module import ClassificationModule
 
 MODULES = ("own", "beside", "later", "mine")
@@ -152,6 +158,7 @@ def command(own_folder):
 def forget():
     for name in [name for name in sys.modules if name.partition(".")[0] in MODULES]:
         del sys.modules[name]
+    sys.meta_path[:] = [found for found in sys.meta_path if not isinstance(found, OwnModules)]
     importlib.invalidate_caches()  # a new process has none
 
 
@@ -530,3 +537,234 @@ def test_the_config_of_a_strangers_run_is_trained_with_the_flag_alone(command, b
         best = folder / "checkpoints" / "best.ckpt"
         assert "--trust own" in refused("fit", "--config", best)
         assert command("fit", "--config", best, "--trust", "own") == 0
+
+
+# ---- processes ----
+
+
+def in_process(*arguments, here=None, environment=None):
+    """Runs a command in a process of its own; returns exit code and what it printed."""
+    root = str(Path(__file__).parents[1])
+    variables = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1", **(environment or {})}
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=here,
+        env=variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    return done.returncode, done.stdout
+
+
+CLASSIFIER = ("-m", "classifier")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", IMPORTS)
+@pytest.mark.parametrize("callback", CALLBACKS)
+def test_a_run_that_is_killed_again_and_again_goes_on_to_the_same_bits(
+    layout, callback, write_config, own_folder
+):
+    """6 s each: every training but the last is killed with SIGKILL."""
+    changes = everything(write_own(layout))
+    changes["trainer.callbacks"] += PARTS[callback]["trainer.callbacks"]
+    config = write_config({**SMALL, **changes, "trainer.max_epochs": 6})
+    for name in ("calm", "storm"):
+        shutil.copytree(own_folder, name, ignore=shutil.ignore_patterns("calm", "storm"))
+    storms.warm_up()
+    seconds = storms.calm(own_folder / "calm", Path(config))
+
+    chance = random.Random(f"{layout} {callback}")
+    storm = storms.disturb(own_folder / "storm", Path(config), signal.SIGKILL, seconds, chance)
+
+    assert storm.signals
+    facts = [storms.facts(own_folder / name) for name in ("calm", "storm")]
+    assert storms.differences(*facts) == []
+
+
+KILLS = """
+import os
+import signal
+from pathlib import Path
+from pytorch_lightning.callbacks import Callback
+
+
+class Kills(Callback):
+    def on_train_batch_end(self, *_):
+        if not Path("spare").exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_at_its_first_step_begins_again(command, write_config, own_folder):
+    """9 s."""
+    Path("own.py").write_text(KILLS)
+    callbacks = {"trainer.callbacks": [{"class_path": "own.Kills"}]}
+    storms.warm_up()
+    (process,) = storms.fit_in(own_folder, ["--config", write_config({**SMALL, **callbacks})])
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    folder = storms.run_folder(own_folder)
+    assert not (folder / "checkpoints").exists()
+    Path("spare").touch()
+
+    assert command("fit", "--ckpt_path", folder) == 0
+
+    assert runs.read_record(folder)["state"] == "finished"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", IMPORTS)
+@pytest.mark.parametrize("what", [".", "checkpoints/best.ckpt"])
+def test_a_run_of_ones_own_is_reproduced_from_anywhere(
+    layout, what, begin, own_folder, monkeypatch
+):
+    """12 s each."""
+    folder = begin(everything(write_own(layout)))
+    elsewhere(monkeypatch)
+
+    code, told = in_process(*CLASSIFIER, "reproduce", folder / what)
+
+    assert code == 0, told
+    assert told.splitlines()[-1] == "identical"
+
+
+@pytest.mark.slow
+def test_a_strangers_run_is_reproduced_with_the_flag_alone(begin):
+    """20 s."""
+    write_own()
+    folder = begin(everything("own"))
+
+    with another_key():
+        code, told = in_process(*CLASSIFIER, "reproduce", folder)
+        assert code == 2
+        assert "--trust own" in told
+        code, told = in_process(*CLASSIFIER, "reproduce", folder, "--trust", "own")
+        assert code == 0, told
+        assert told.splitlines()[-1] == "identical"
+
+
+DARKER = """
+from torch import nn
+
+
+class Darker(nn.Module):
+    def forward(self, image):
+        from later import one
+        return one(image // 2)
+"""
+SPAWNS = """
+import multiprocessing
+import sys
+
+from classifier.__main__ import main
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method(sys.argv[1])
+    sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
+@pytest.mark.parametrize("moved", [False, True], ids=["elsewhere", "moved"])
+def test_workers_find_ones_own_transforms_however_they_are_started(
+    method, moved, begin, own_folder, monkeypatch
+):
+    """8 to 14 s each."""
+    beside = own_folder.with_name(f"{own_folder.name}_beside")
+    for name in ("cat", "dog"):
+        (beside / "photos" / name).mkdir(parents=True)
+        for index in range(12):
+            Image.new("L", (8, 8), 9 * index).save(beside / "photos" / name / f"{index}.png")
+    (beside / "start.py").write_text(SPAWNS)
+    Path("own.py").write_text(DARKER)
+    Path("later.py").write_text(LATER)
+    transforms = {f"{kind}_transform": [{"class_path": "own.Darker"}] for kind in ("train", "eval")}
+    size = {"image_size": 8, "in_channels": 1, "batch_size": 4, "num_workers": 1}
+    data = {"root": str(beside / "photos"), **size, **transforms}
+    changes = {"data.class_path": "classifier.data.ImageFolder", "data.init_args": data}
+    folder = begin(changes).relative_to(own_folder)
+    if moved:
+        folder = move(own_folder, monkeypatch) / folder
+    else:
+        folder = own_folder / folder
+        elsewhere(monkeypatch)
+
+    code, told = in_process(beside / "start.py", method, "test", "--ckpt_path", folder)
+
+    assert code == 0, told
+    assert "test_accuracy" in told
+
+
+# ---- searches ----
+
+
+def search_of_ones_own(**changes):
+    """Writes the files of a search whose network and optimizer are the user's."""
+    write_own()
+    base = TINY.replace("classifier.networks.MNISTNet", "own.Net")
+    base = base.replace("    init_args:\n      width: *width\n", "").replace(
+        "  width: &width 4\n", ""
+    )
+    base = base.replace("torch.optim.Adam", "own.Adam")
+    return write_files(base, space={"lr": {"low": 0.001, "high": 0.1, "log": True}}, **changes)
+
+
+@pytest.mark.slow
+def test_the_trials_of_ones_own_search_are_ones_own(command, own_folder, monkeypatch):
+    """60 s: two workers train four trials, one of which is trained anew."""
+    folder = search_of_ones_own()
+    with Search() as search:
+        assert search.end() == 0, Path("output.txt").read_text()
+    check_whole(folder, 4)
+    trial = trial_folder(folder, 3)
+
+    elsewhere(monkeypatch)
+    for verb in ("test", "validate"):
+        assert command(verb, "--ckpt_path", trial) == 0
+    assert ClassificationModule.load_from_checkpoint(trial)
+    with another_key():
+        assert command("test", "--ckpt_path", trial) == 2
+        assert command("test", "--ckpt_path", trial, "--trust", "own") == 2  # which is not here
+    refit = ("search", "refit", folder, "--top_k", "1", "--seeds", "1", "--workers", "1")
+    worker = ("search", "worker", folder)
+    with another_key():
+        for action in (refit, worker):
+            code, told = in_process(*CLASSIFIER, *action)
+            assert code == 2
+            assert f"'{folder / 'search.yaml'}' names 'own.Net'" in told
+            assert "--trust own" in told
+    assert not (folder / "refit_1").exists()
+
+    code, told = in_process(*CLASSIFIER, *refit)
+    assert code == 0, told
+    code, told = in_process(*CLASSIFIER, *worker)  # there is nothing left to do
+    assert code == 0, told
+
+    monkeypatch.chdir(own_folder)
+    with another_key():
+        code, told = in_process(*CLASSIFIER, *refit, "--seeds", "2", "--trust", "own")
+    assert code == 0, told
+    states = [trial.state for trial in trials_of(folder / "refit_2")]
+    assert states == [TrialState.COMPLETE] * 2
+
+
+@pytest.mark.slow
+def test_a_worker_with_another_key_takes_no_trial_of_which_it_may_import_nothing(own_folder):
+    """20 s."""
+    folder = search_of_ones_own(n_trials=2, workers=1, heartbeat=1)
+    edit(Path("tiny.yaml"), "&epochs 2", "&epochs 60")
+    with Search() as search:
+        search.wait_for(lambda: search.running(0))  # then all are killed
+
+    with another_key():
+        code, told = in_process(*CLASSIFIER, "search", "worker", folder)
+
+    assert code == 2
+    assert "--trust own" in told
+    assert [trial.state for trial in trials_of(folder)] == [TrialState.RUNNING]
+    assert in_process(*CLASSIFIER, "search", "worker", folder)[0] == 0
+    check_whole(folder, 2)
