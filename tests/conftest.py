@@ -89,11 +89,8 @@ def write_config() -> Callable[..., str]:
 
 
 @pytest.fixture
-def write_module(
-    own_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[[str], Any]]:
-    """Writes ``own.py`` where Python finds it."""
-    monkeypatch.syspath_prepend(own_folder)
+def write_module(own_folder: Path) -> Iterator[Callable[[str], Any]]:
+    """Writes ``own.py`` into the working folder; what is imported of it is forgotten."""
     yield Path("own.py").write_text
     sys.modules.pop("own", None)
 

@@ -130,11 +130,10 @@ class Search:
 
     def __enter__(self) -> "Search":
         root = str(Path(__file__).parents[1])
-        here = os.pathsep.join([root, str(Path.cwd())])
         with Path("output.txt").open("ab") as output:
             self.process = subprocess.Popen(
                 self.command,
-                env={**os.environ, MARK: self.mark, "OMP_NUM_THREADS": "1", "PYTHONPATH": here},
+                env={**os.environ, MARK: self.mark, "OMP_NUM_THREADS": "1", "PYTHONPATH": root},
                 stdout=output,
                 stderr=output,
                 start_new_session=True,

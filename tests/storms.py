@@ -24,8 +24,6 @@ from classifier.__main__ import main
 PATIENCE = 60.0  # seconds after which a process counts as hanging
 CODES = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGKILL: -9}
 VARY = ("ModelCheckpoint", "Timer")
-# For a callback that writes files, which checkpoints may not name otherwise.
-TRUST = ["--trust", "pytorch_lightning.callbacks.ModelCheckpoint"]
 # A fit forked from a process that has imported everything costs half a second, not seven.
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(["classifier.cli.command", "torch.utils.tensorboard"])
@@ -146,10 +144,9 @@ def disturb(
         ranks: How many processes train.
     """
     storm = Storm(runs=1)
-    trust = TRUST if "ModelCheckpoint" in config.read_text() else []
     while True:
         begun = run_folder(folder)
-        arguments = ["--ckpt_path", str(begun), *trust] if begun else ["--config", str(config)]
+        arguments = ["--ckpt_path", str(begun)] if begun else ["--config", str(config)]
         if begun:
             storm += _position(begun)
         processes = fit_in(folder, arguments, ranks)

@@ -263,7 +263,7 @@ def check_goes_on(fit, line, same_bits):
         code, output = fit("--config", "tiny.yaml")
     else:
         assert f"then classifier fit --ckpt_path {RUN} goes on." in line
-        code, output = fit("--ckpt_path", str(RUN), "--trust", "own")
+        code, output = fit("--ckpt_path", str(RUN))
     assert code == 0, output
     same_bits()
 

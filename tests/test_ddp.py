@@ -42,8 +42,7 @@ class Notes(Callback):
 
 def classify(*arguments, launcher=("-m", "classifier")):
     """Runs a command in a process of its own, which starts the other ranks."""
-    folders = [str(Path(classifier.__file__).parents[1]), str(Path.cwd())]
-    path = os.pathsep.join(folders)
+    path = str(Path(classifier.__file__).parents[1])
     return subprocess.run(
         [sys.executable, *launcher, *arguments],
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},

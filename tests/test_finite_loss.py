@@ -103,7 +103,7 @@ def half(initial_scale: float = 1024.0) -> MixedPrecision:
 """
 SKIP = {"model.skip_bad_steps": True, "trainer.callbacks": [{"class_path": "own.Watch"}]}
 RUN = Path("runs/tiny/version_0")
-GO_ON = ["fit", "--ckpt_path", str(RUN), "--trust", "own"]
+GO_ON = ["fit", "--ckpt_path", str(RUN)]
 
 
 @pytest.fixture(autouse=True)
@@ -248,9 +248,7 @@ def test_a_resumed_run_knows_its_first_loss(write_config, capsys):
     first = last()["loss_watch"]["first_loss"]
     limits = [1e4 * value for value in (first, first / 1e3)]
     arguments = ["--trainer.max_epochs", "2", "--model.loss.init_args.factor", "1e6"]
-    assert (
-        main(["fit", "--ckpt_path", str(RUN), "--trust", "own", *arguments]) == 0
-    )  # 2e6 is below 2e7
+    assert main(["fit", "--ckpt_path", str(RUN), *arguments]) == 0  # 2e6 is below 2e7
 
     assert limits[0] > 2e6 > limits[1]
     assert last()["loss_watch"]["first_loss"] == first

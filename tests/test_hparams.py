@@ -192,7 +192,7 @@ def test_a_trial_that_was_interrupted_and_went_on_is_shown_as_finished(train, wr
     (row,) = Board("searches/tiny").rows(1).values()
     assert status(row) == "STATUS_UNKNOWN"
 
-    go_on = ("--trainer.max_epochs", "3", "--trainer.callbacks", "null", "--trust", "own")
+    go_on = ("--trainer.max_epochs", "3", "--trainer.callbacks", "null")
     train(0, TRIALS[0], "--ckpt_path", str(folder), *go_on)
 
     (row,) = Board("searches/tiny").rows(1).values()

@@ -284,7 +284,7 @@ def heed_ctrl_c():
 
 def started(*arguments):
     """A command of a user, in a process of its own."""
-    path = os.pathsep.join([str(Path(classifier.__file__).parents[1]), str(Path.cwd())])
+    path = str(Path(classifier.__file__).parents[1])
     return subprocess.Popen(
         [sys.executable, "-m", "classifier", *arguments],
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},

@@ -599,7 +599,10 @@ def test_only_settings_that_decide_the_weights_change_their_digest(change, decid
     assert (digests[0] != digests[1]) == decides
 
 
-def test_code_is_what_the_config_names_and_what_stands_beside_it(write_module, own_folder):
+def test_code_is_what_the_config_names_and_what_stands_beside_it(
+    write_module, own_folder, monkeypatch
+):
+    monkeypatch.syspath_prepend(own_folder)
     write_module("import beside\nimport yaml\n")
     Path("beside").mkdir()
     Path("beside/__init__.py").touch()

@@ -313,7 +313,7 @@ def test_with_other_batches_an_epoch_goes_on_at_the_image_where_it_was_left(
     assert main(["fit", "--config", "tiny.yaml"]) == 0
     arguments = [text for key, value in changes.items() for text in (f"--{key}", str(value))]
 
-    code, _, err = resume("--trust", "own", "--trainer.max_steps", "-1", *arguments)
+    code, _, err = resume("--trainer.max_steps", "-1", *arguments)
 
     assert (code, err) == (0, "")
     (seen,) = images_by_epoch().values()
@@ -337,7 +337,7 @@ def test_where_an_epoch_cannot_go_on_it_begins_anew_and_says_so(
     changes |= {"trainer.limit_train_batches": 8, "trainer.max_epochs": 2}
     assert main(["fit", "--config", write_config(changes)]) == 0
 
-    code, out, err = resume("--trust", "own", "--trainer.max_steps", "-1", f"--{name}", value)
+    code, out, err = resume("--trainer.max_steps", "-1", f"--{name}", value)
 
     assert code == 0
     assert "note: epoch 1 begins anew, so that the first 320 of its images are trained on" in err
@@ -362,7 +362,7 @@ def test_on_another_number_of_devices_no_image_is_left_out_or_seen_twice(
     assert storms.ended(storms.fit_in(own_folder, ["--config", config], before)) == [0] * before
 
     folder = storms.run_folder(own_folder)
-    more = ["--ckpt_path", str(folder), "--trust", "own", "--trainer.max_steps", "-1"]
+    more = ["--ckpt_path", str(folder), "--trainer.max_steps", "-1"]
     more += ["--trainer.devices", str(after), "--trainer.strategy", "auto"]
     assert storms.ended(storms.fit_in(own_folder, more, after)) == [0] * after
 

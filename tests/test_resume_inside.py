@@ -14,7 +14,7 @@ import yaml
 from classifier.__main__ import main
 
 RUN = Path("runs/tiny/version_0")
-GO_ON = ["fit", "--ckpt_path", str(RUN), "--trust", "own"]
+GO_ON = ["fit", "--ckpt_path", str(RUN)]
 OWN = """
 import signal
 import sys
@@ -332,7 +332,6 @@ def parts(tmp_path_factory):
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.syspath_prepend(folder)
         Path("own.py").write_text(OWN)
         Path("tiny.yaml").write_text(yaml.safe_dump(config))
         assert main(["fit", "--config", "tiny.yaml", "--trainer.max_epochs", "1"]) == 0

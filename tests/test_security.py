@@ -30,7 +30,7 @@ from searches import Search, trial_folder, write_files
 import classifier
 from classifier import bombs, checkpoints, runs
 from classifier.__main__ import main
-from classifier.checkpoint import trust
+from classifier.checkpoint import signature, trust
 from classifier.cli.harmless import harmless_callbacks
 from classifier.module import ClassificationModule
 from classifier.networks import torchvision_model
@@ -51,7 +51,10 @@ class Call:
 
 @pytest.fixture
 def stranger(own_folder, trained, monkeypatch):
-    """A folder with files that leave their mark when they are run, and a trained checkpoint."""
+    """A folder with files that leave their mark when they are run, and a trained checkpoint.
+
+    Python would find them, which is more than a stranger can hope for.
+    """
     monkeypatch.syspath_prepend(own_folder)
     side_effect = "import pathlib\npathlib.Path('ran').touch()\n"
     Path("own.py").write_text(
@@ -205,6 +208,15 @@ def test_no_other_class_of_a_checkpoints_network_is_imported(network, stranger, 
     assert codes == [2, 2, 2, 2], errors
     assert "own" not in sys.modules
     assert [error for error in errors if len(error.splitlines()) > 3] == []
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if "own" in str(NETWORKS[name])])
+def test_nor_is_it_found_in_the_working_folder(name, stranger, own_folder, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place != str(own_folder)])
+
+    test_no_other_class_of_a_checkpoints_network_is_imported(NETWORKS[name], stranger, capsys)
+
+    assert str(own_folder) not in sys.path
 
 
 # What the config of a checkpoint says at other places.
@@ -394,12 +406,12 @@ def test_lightnings_callbacks_are_sorted_by_what_their_code_does():
     assert names >= {
         *("DeviceStatsMonitor", "EMAWeightAveraging", "EarlyStopping", "LearningRateMonitor"),
         *("GradientAccumulationScheduler", "ModelSummary", "RichProgressBar", "TQDMProgressBar"),
-        *("StochasticWeightAveraging", "Timer", "WeightAveraging"),
+        *("Timer", "WeightAveraging"),
     }
     assert not names & {
         *("BackboneFinetuning", "BatchSizeFinder", "LambdaCallback", "LearningRateFinder"),
         *("ModelCheckpoint", "ModelPruning", "OnExceptionCheckpoint", "SpikeDetection"),
-        "ThroughputMonitor",
+        *("StochasticWeightAveraging", "ThroughputMonitor"),
     }
 
 
@@ -412,13 +424,22 @@ CALLBACKS = {
 }
 
 
+@contextlib.contextmanager
+def another_user():
+    """Within, the runs of before are those of a stranger."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(signature.VARIABLE, f"{os.environ[signature.VARIABLE]}.another")
+        yield
+
+
 @pytest.mark.parametrize("name", CALLBACKS)
 def test_a_run_with_a_harmless_callback_goes_on_without_a_word_of_trust(name, write_config, fit):
     settings = CALLBACKS[name].items()
     options = [f"--trainer.callbacks.{setting}={value}" for setting, value in settings]
     folder = fit("--config", write_config(), f"--trainer.callbacks+={name}", *options)
 
-    assert main(["fit", "--ckpt_path", str(folder), "--trainer.max_epochs", "3"]) == 0
+    with another_user():
+        assert main(["fit", "--ckpt_path", str(folder), "--trainer.max_epochs", "3"]) == 0
 
     assert runs.read_record(folder)["epochs"] == 3
 
@@ -446,8 +467,10 @@ def test_plain_values_of_torch_are_read_from_a_checkpoint(write_config, write_mo
     network = spec("own.Typed", order="torch.channels_last")
     folder = fit("--config", write_config({"model.network": network}))
 
-    assert main(["test", "--ckpt_path", str(folder), "--trust", "own"]) == 0
-    module = ClassificationModule.load_from_checkpoint(folder, trust=["own"])
+    assert main(["test", "--ckpt_path", str(folder)]) == 0
+    with another_user():
+        assert main(["test", "--ckpt_path", str(folder), "--trust", "own"]) == 0
+        module = ClassificationModule.load_from_checkpoint(folder, trust=["own"])
 
     assert module.network.given == (torch.float32, torch.channels_last)
 
@@ -466,17 +489,19 @@ def test_what_the_user_names_is_imported(how, write_config, write_module, fit):
         "module": ["--trust=own"],
     }
 
-    assert main(["test", "--ckpt_path", str(folder)]) == 2
-    assert main(["test", "--ckpt_path", str(folder), *arguments[how]]) == 0
+    with another_user():
+        assert main(["test", "--ckpt_path", str(folder)]) == 2
+        assert main(["test", "--ckpt_path", str(folder), *arguments[how]]) == 0
 
 
 def test_a_trusted_package_is_given_to_load_from_checkpoint(write_config, write_module, fit):
     write_module(OWN)
     folder = fit("--config", write_config({"model.network": spec("own.Own", width=4)}))
 
-    with pytest.raises(ValueError, match=r"'own\.Own'.*trust="):
-        ClassificationModule.load_from_checkpoint(folder)
-    module = ClassificationModule.load_from_checkpoint(folder, trust=["own"])
+    with another_user():
+        with pytest.raises(ValueError, match=r"'own\.Own'.*trust="):
+            ClassificationModule.load_from_checkpoint(folder)
+        module = ClassificationModule.load_from_checkpoint(folder, trust=["own"])
 
     assert type(module.network).__name__ == "Own"
 

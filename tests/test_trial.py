@@ -101,7 +101,6 @@ def fit_process(folder, channel, own_group, arguments, facts):
         os.setsid()
     os.environ["CLASSIFIER_TRIAL"] = variable(folder, os.dup(channel.fileno()), **facts)
     channel.close()
-    sys.path.append(str(Path.cwd()))
     sys.exit(main(["fit", "--config", str(folder / "trial.yaml"), *arguments]))
 
 

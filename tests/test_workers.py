@@ -156,7 +156,7 @@ def test_a_worker_of_predict_is_named_too(write_config, capsys, impatient):
     config = write_config({"data": fit(eval_transform=("SIGSTOP", {"worker": 0}))})
     assert main(["fit", "--config", config, "--trainer.limit_val_batches", "0"]) == 0
 
-    arguments = ["--ckpt_path", "runs/tiny/version_0", "--trust", "own", "--images", "photos"]
+    arguments = ["--ckpt_path", "runs/tiny/version_0", "--images", "photos"]
     assert main(["predict", *arguments, "--data.eval_batch_size", "8"]) == 1
 
     assert list(Path().glob("*predictions*")) == []

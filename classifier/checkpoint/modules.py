@@ -225,8 +225,11 @@ def served(own: OwnModules | None) -> Iterator[None]:
 
 
 def serve_on(own: OwnModules | None) -> None:
-    """Lets Python find the recorded modules from now on, for imports inside of functions."""
-    if own and own not in sys.meta_path:
+    """Lets Python find them from now on: functions of one may import another when they are called.
+
+    Nothing changes if none of them was imported.
+    """
+    if own and own.folders.keys() & sys.modules.keys() and own not in sys.meta_path:
         sys.meta_path.append(own)
 
 

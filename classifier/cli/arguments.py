@@ -329,9 +329,14 @@ def gathered(arguments: Sequence[str], name: str) -> list[str]:
     return [*rest, name, *values] if values else rest
 
 
+def harmless_packages() -> list[str]:
+    """What the config of any training may use, be it a stranger's."""
+    return [*PACKAGES, STRATEGIES, *harmless_callbacks()]
+
+
 def _trust(words: set[str], trusted: Sequence[str], found: Found | None) -> Trust:
     """What may be imported: all that the user's words name, and what is found as far as it may."""
-    packages = [*PACKAGES, STRATEGIES, *harmless_callbacks()]
+    packages = harmless_packages()
     if trial := Trial.from_environment():  # whose config the search wrote, not the user
         words, trusted = set(trial.words), [*trusted, *trial.trusted]
         found = found or Found("the config of the trial", "unsigned", {})
@@ -361,7 +366,14 @@ def _given_settings(options: Sequence[str]) -> Iterator[str]:
 
 def _is_carried(config: str) -> bool:
     """Whether a config is named by what carries it: a checkpoint, or the folder of a run."""
+    if _is_text(config):
+        return False
     return config.endswith(".ckpt") or Path(config, "run.json").is_file()
+
+
+def _is_text(config: str) -> bool:
+    """Whether a config is given itself, not by the name of its file."""
+    return "\n" in config or config.lstrip().startswith("{")
 
 
 def _check_values(arguments: Sequence[str]) -> None:
@@ -413,9 +425,9 @@ def _check_classes(source: ConfigSource) -> None:
 
 
 def _read_config(value: str) -> ConfigSource:
+    if _is_text(value):
+        return ConfigSource("--config", value)
     path = Path(value)
-    if "\n" in value or value.lstrip().startswith("{"):
-        return ConfigSource("--config", value)  # the text itself
     if path.is_dir():
         raise ConfigError(f"--config '{path}' is a folder, expected a YAML file.")
     if not path.is_file():

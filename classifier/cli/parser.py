@@ -14,6 +14,7 @@ import yaml
 from jsonargparse import DefaultHelpFormatter, Namespace
 from pytorch_lightning.cli import LightningArgumentParser
 
+from classifier.checkpoint.trust import active
 from classifier.cli.errors import Where, explain
 from classifier.suggest import did_you_mean, shown
 
@@ -58,7 +59,13 @@ class HelpFormatter(DefaultHelpFormatter):
 
 
 def imported(class_path: str) -> Any:
-    """The class or function; ``pkgutil.resolve_name`` would take a module of the same name."""
+    """The class or function; ``pkgutil.resolve_name`` would take a module of the same name.
+
+    Raises:
+        ImportDenied: If it may not be imported.
+    """
+    if trust := active():
+        trust.check(class_path)
     module, _, name = class_path.rpartition(".")
     return getattr(importlib.import_module(module), name)
 

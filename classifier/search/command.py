@@ -8,7 +8,7 @@ from classifier.checkpoint.trust import Trust, confined, packages_in
 from classifier.cli.run import CommandParser, explained
 from classifier.hyperparameters import ConfigError
 from classifier.search import report
-from classifier.search.launch import search
+from classifier.search.launch import check_trusted, search
 from classifier.search.refit import refit
 from classifier.search.settings import parse
 from classifier.search.signed import trust_in
@@ -42,6 +42,8 @@ def _act(given: Sequence[str]) -> int:
         add_options(parser)
     options = parser.parse_args(rest)
     with confined(trust_in(options.folder, packages_in(getattr(options, "trust", [])))):
+        if "trust" in options:
+            check_trusted(options.folder)
         return action(options)
 
 

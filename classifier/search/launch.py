@@ -7,6 +7,7 @@ import optuna
 from optuna.distributions import CategoricalDistribution
 from optuna.storages import InMemoryStorage
 
+from classifier.checkpoint.trust import Trust, active
 from classifier.durable import written_new
 from classifier.hyperparameters import ConfigError, load
 from classifier.hyperparameters.text import same
@@ -86,17 +87,39 @@ def check_new(settings: Settings) -> None:
     check_name(settings)
     space = Space(settings.space)
     base = settings.base.read_text(encoding="utf-8")
-    blocks = {
+    blocks = _variants(space, base)
+    here = settings.engine == "local"
+    if here:
+        share_cores(settings.workers)
+    rehearse(settings.base, blocks, settings.monitor, here)
+
+
+def check_trusted(folder: Path) -> None:
+    """Refuses at once what all trials of a stranger's search would be refused for, and fail.
+
+    Raises:
+        ImportDenied: If they name what is not trusted.
+    """
+    trust = active()
+    if trust is None or trust.found is None:
+        return
+    from classifier.cli.arguments import harmless_packages  # with Lightning
+
+    study = Study.of(folder)
+    trials = Trust(harmless_packages(), (), trust.trusted, trust.found)
+    for text in (study.base, *_variants(study.space, study.base).values()):
+        trials.check_config(load(text))
+
+
+def _variants(space: Space, base: str) -> dict[str, str]:
+    """The base config with each choice that is a text, by what is different."""
+    return {
         f"{name} {choice}": space.text(base, {name: choice})
         for name, distribution in space.parameters.items()
         if isinstance(distribution, CategoricalDistribution)
         for choice in distribution.choices
         if isinstance(choice, str)
     }
-    here = settings.engine == "local"
-    if here:
-        share_cores(settings.workers)
-    rehearse(settings.base, blocks, settings.monitor, here)
 
 
 def check_name(settings: Settings) -> None:

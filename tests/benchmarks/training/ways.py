@@ -96,7 +96,7 @@ def _classifier(setup: Setup, job: Job, overlays: list[str]) -> list[str]:
             ]
             more += ["--data.class_path", "tested_mnist.TestedMNIST"]
         return [*CLASSIFIER, "fit", "--config", str(base), *overlays, *more]
-    stopwatch = ["--trainer.callbacks+=stopwatch.Stopwatch", "--trust", "stopwatch,tiny_mlp"]
+    stopwatch = ["--trainer.callbacks+=stopwatch.Stopwatch"]
     checkpoint = ["--ckpt_path", str(setup.folder / f"{job.name}.ckpt"), *overlays]
     if job.task == "evaluation":
         return [*CLASSIFIER, "test", *checkpoint, *stopwatch]
