@@ -573,3 +573,97 @@ def test_nothing_planted_runs_where_a_checkpoint_is_loaded(
         assert loaded.returncode == 0, loaded.stderr
         refused = run == "theirs" and strange in ("timm", "own")
         assert ("--trust" if refused else name) in loaded.stdout
+
+
+# ---- a repository that names programs ----
+
+GIT = ("git", "-c", "user.name=Ada", "-c", "user.email=ada@example.org")
+HOSTILE = {
+    "a monitor of files": {"core.fsmonitor": "PROGRAM"},
+    "a filter": {"filter.x.clean": "PROGRAM"},
+    "a filter that stays": {"filter.x.process": "PROGRAM"},
+    "a diff": {"diff.external": "PROGRAM"},
+    "a diff for some files": {"diff.x.command": "PROGRAM"},
+    "a conversion to text": {"diff.x.textconv": "PROGRAM"},
+    "hooks": {},
+    "hooks elsewhere": {"core.hooksPath": "HERE/hooks"},
+    "another file of settings": {"include.path": "HERE/more"},
+    "… on a condition": {"includeIf.gitdir:/.path": "HERE/more"},
+    "settings of the work tree": {"extensions.worktreeConfig": "true"},
+    "another work tree": {"core.worktree": "HERE", "core.fsmonitor": "PROGRAM"},
+    "a remote that has what is missing": {
+        "extensions.partialClone": "origin",
+        "remote.origin.promisor": "true",
+        "remote.origin.url": "ext::PROGRAM",
+        "protocol.ext.allow": "always",
+    },
+}
+
+
+@pytest.fixture
+def repository(own_folder: Path) -> Callable[[Mapping[str, str]], Path]:
+    """A repository whose settings name a program, which leaves the file ``ran`` outside of it."""
+
+    def make(settings: Mapping[str, str]) -> Path:
+        folder = own_folder / "repository"
+        folder.mkdir()
+        program = own_folder / "program"
+        program.write_text(f"#!/bin/sh\ntouch {own_folder}/ran\n")
+        program.chmod(0o755)
+        os.chdir(folder)
+        Path("text").write_text("one\n")
+        for command in (("init", "-q"), ("add", "text"), ("commit", "-qm", "First")):
+            subprocess.run([*GIT, *command], check=True)
+        Path("text").write_text("two\n")
+        for path in ("hooks",) if settings else (".git/hooks",):
+            Path(path).mkdir(exist_ok=True)
+            Path(path, "post-index-change").symlink_to(program)
+        Path(".gitattributes").write_text("* filter=x diff=x\n")
+        for path in ("more", ".git/config.worktree"):
+            Path(path).write_text(f"[core]\n\tfsmonitor = {program}\n")
+        if "extensions.partialClone" in settings:
+            blob = subprocess.check_output(["git", "rev-parse", "HEAD:text"], text=True).strip()
+            Path(".git/objects", blob[:2], blob[2:]).unlink()
+        for name, value in settings.items():
+            value = value.replace("PROGRAM", str(program)).replace("HERE", str(folder))
+            subprocess.run(["git", "config", name, value], check=True)
+        (own_folder / "ran").unlink(missing_ok=True)
+        return folder
+
+    return make
+
+
+@pytest.mark.parametrize("settings", HOSTILE.values(), ids=HOSTILE)
+def test_no_program_that_a_repository_names_runs(settings, repository, own_folder):
+    folder = repository(settings)
+
+    state = runs.git_state(folder)
+
+    assert state is not None
+    assert len(state["commit"]) == 40
+    assert not (own_folder / "ran").exists()
+    for command in (("status",), ("diff", "HEAD")):  # which do run it
+        subprocess.run(["git", *command], capture_output=True)
+    assert (own_folder / "ran").exists()
+
+
+def test_the_extensions_of_git_lfs_are_no_harmless_settings(repository):
+    """The user may have it in his own settings; it runs what those of a repository name."""
+    usual = {"lfs.repositoryformatversion": "0", "lfs.https://x/y.git/info/lfs.access": "basic"}
+    folder = repository(usual)
+    usual_state = runs.git_state(folder)
+
+    subprocess.run(["git", "config", "lfs.extension.x.clean", "program"], check=True)
+
+    assert usual_state.keys() == {"commit", "dirty_diff_sha256"}
+    assert runs.git_state(folder).keys() == {"commit"}
+
+
+def test_a_training_in_such_a_repository_runs_no_program(repository, fit, own_folder, write_config):
+    settings = {"core.fsmonitor": "PROGRAM", "filter.x.clean": "PROGRAM"}
+    repository({**settings, "diff.external": "PROGRAM"})
+
+    record = runs.read_record(fit("--config", write_config()))
+
+    assert record["environment"]["git"].keys() == {"commit"}
+    assert not (own_folder / "ran").exists()
