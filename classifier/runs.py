@@ -32,7 +32,8 @@ DIFFERENCE = ("diff", "--no-ext-diff", "--no-textconv", "--ignore-submodules=all
 HARMLESS = re.compile(  # settings of a repository by which a diff runs no program
     rb"core\.(repositoryformatversion|filemode|bare|logallrefupdates|ignorecase|symlinks"
     rb"|precomposeunicode|autocrlf|eol|safecrlf|quotepath)|remote\..*\.(url|pushurl|fetch|tagopt)"
-    rb"|(branch|user|submodule|advice|color|commit|gc|http|init|lfs|merge|pull|push|rebase|tag)\..*",
+    rb"|(branch|user|submodule|advice|color|commit|gc|http|init|merge|pull|push|rebase|tag)\..*"
+    rb"|lfs\.(repositoryformatversion|.*\.(access|locksverify))",  # others name programs
     re.DOTALL,
 )
 Direction = Literal["minimize", "maximize"]
