@@ -361,7 +361,14 @@ def _given_settings(options: Sequence[str]) -> Iterator[str]:
 
 def _is_carried(config: str) -> bool:
     """Whether a config is named by what carries it: a checkpoint, or the folder of a run."""
+    if _is_text(config):
+        return False
     return config.endswith(".ckpt") or Path(config, "run.json").is_file()
+
+
+def _is_text(config: str) -> bool:
+    """Whether a config is given by its text instead of by the name of a file."""
+    return "\n" in config or config.lstrip().startswith("{")
 
 
 def _check_values(arguments: Sequence[str]) -> None:
@@ -413,9 +420,9 @@ def _check_classes(source: ConfigSource) -> None:
 
 
 def _read_config(value: str) -> ConfigSource:
+    if _is_text(value):
+        return ConfigSource("--config", value)
     path = Path(value)
-    if "\n" in value or value.lstrip().startswith("{"):
-        return ConfigSource("--config", value)  # the text itself
     if path.is_dir():
         raise ConfigError(f"--config '{path}' is a folder, expected a YAML file.")
     if not path.is_file():
