@@ -600,7 +600,7 @@ def test_no_database_of_a_stranger_is_asked_and_no_variable_is_told(
 def test_no_scheduler_is_given_the_options_of_a_stranger(engine, mark, monkeypatch, capsys):
     folder = begun()
     for name in ("sbatch", "scancel", "squeue"):
-        Path(name).write_text(f"#!/bin/sh\ntouch {mark}\necho 1\n")
+        Path(name).write_text(f"#!/bin/sh\ntouch {mark}\nexit 1\n")
         Path(name).chmod(0o755)
     monkeypatch.setenv("PATH", os.pathsep.join([str(Path.cwd()), os.environ["PATH"]]))
     options = {"comment": f"x\ntouch {mark}\n", "address": "ray://127.0.0.1:9"}
