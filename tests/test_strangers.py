@@ -25,6 +25,7 @@ from searches import write_files
 from classifier import archive, checkpoints, runs
 from classifier.__main__ import main
 from classifier.checkpoint import signature, trust
+from classifier.checkpoint.modules import digest
 from classifier.cli.run import COMMAND
 from classifier.durable import appended
 from classifier.module import ClassificationModule
@@ -105,6 +106,12 @@ def evil_copy(path, network="evil.Net", **changes):
     put(config, {"model.network": {"class_path": network, "init_args": {"width": 4}}, **changes})
     content["classifier"]["config"] = yaml.safe_dump(config)
     content["hyper_parameters"]["network"]["class_path"] = network
+    module = network.partition(".")[0]
+    content["classifier"]["run"] |= {  # which would do, were the signature the user's
+        "trusted": [network],
+        "code": {module: digest(Path(f"{module}.py"))} if Path(f"{module}.py").exists() else {},
+        "code_folders": {module: str(Path.cwd())},
+    }
     return content
 
 
@@ -183,9 +190,9 @@ def test_a_forged_signature_lifts_no_check(forge, network, checkpoint, mark, cap
     before = signature_in(checkpoint)
     torch.save(evil_copy(checkpoint, network), checkpoint)  # without a comment
     content = checkpoint.read_bytes()
-    digest = hashlib.sha256(content).hexdigest()
-    forged = forge(digest, before)
-    comment = f"sha256:{digest}"
+    checksum = hashlib.sha256(content).hexdigest()
+    forged = forge(checksum, before)
+    comment = f"sha256:{checksum}"
     comment += f" hmac-sha256:{forged} crc32:{archive._crc(forged)}" if forged else ""
     checkpoint.write_bytes(with_comment(content, comment.encode()))
 
@@ -600,7 +607,7 @@ def test_no_database_of_a_stranger_is_asked_and_no_variable_is_told(
 def test_no_scheduler_is_given_the_options_of_a_stranger(engine, mark, monkeypatch, capsys):
     folder = begun()
     for name in ("sbatch", "scancel", "squeue"):
-        Path(name).write_text(f"#!/bin/sh\ntouch {mark}\necho 1\n")
+        Path(name).write_text(f"#!/bin/sh\ntouch {mark}\nexit 1\n")
         Path(name).chmod(0o755)
     monkeypatch.setenv("PATH", os.pathsep.join([str(Path.cwd()), os.environ["PATH"]]))
     options = {"comment": f"x\ntouch {mark}\n", "address": "ray://127.0.0.1:9"}

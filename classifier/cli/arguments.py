@@ -372,7 +372,7 @@ def _is_carried(config: str) -> bool:
 
 
 def _is_text(config: str) -> bool:
-    """Whether a config is given itself, not by the name of its file."""
+    """Whether a config is given by its text instead of by the name of a file."""
     return "\n" in config or config.lstrip().startswith("{")
 
 
