@@ -2,6 +2,7 @@
 
 import dis
 import inspect
+import sys
 from pathlib import Path
 
 import pytest
@@ -71,10 +72,10 @@ def calls(write_config, write_module):
         write_module(OWN)
         listed = [{"class_path": f"own.{name}"} for name in callbacks]
         changes = {"trainer.callbacks": listed, "trainer.val_check_interval": 2, **changes}
+        sys.modules.pop("own", None)  # with the calls of another training
+        assert main(["fit", "--config", write_config(changes)]) == 0
         import own
 
-        own.CALLS.clear()
-        assert main(["fit", "--config", write_config(changes)]) == 0
         return list(own.CALLS)
 
     return run

@@ -21,7 +21,7 @@ from torch import nn
 import classifier
 from classifier import checkpoints, provenance, runs
 from classifier.__main__ import main
-from classifier.checkpoint import modules
+from classifier.checkpoint import modules, signature
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
@@ -135,7 +135,7 @@ def test_a_checkpoint_alone_of_the_midst_of_a_training_is_reproduced(
     shutil.rmtree("kept")
     monkeypatch.chdir("elsewhere")
 
-    code, lines = reproduce("some.ckpt", "--folder", "again", "--trust", "pytorch_lightning")
+    code, lines = reproduce("some.ckpt", "--folder", "again")
 
     assert lines[0].startswith(f"weights: identical after step {step} ")
     assert lines[1:] == ["metrics: identical in epoch 1", "identical"]
@@ -264,35 +264,44 @@ def own_run(photos, write_module, write_config, fit):
     return fit("--config", write_config(changes))
 
 
-def test_the_network_of_a_checkpoint_alone_is_trusted_by_name_only(own_run, reproduce, capfd):
-    """No code of a stranger runs; a run folder is one's own."""
+@pytest.mark.parametrize("what", ["folder", "checkpoint alone"])
+def test_the_network_of_a_stranger_is_trusted_by_name_only(
+    what, own_run, reproduce, capfd, monkeypatch
+):
     shutil.copy(own_run / "checkpoints" / "last.ckpt", "alone.ckpt")
+    run = own_run if what == "folder" else "alone.ckpt"
+    monkeypatch.setenv(signature.VARIABLE, f"{os.environ[signature.VARIABLE]}.another")
     capfd.readouterr()
 
-    assert main(["reproduce", "alone.ckpt"]) == 2
-    assert "the checkpoint's config names 'own.Own'" in capfd.readouterr().err
+    assert main(["reproduce", str(run)]) == 2
+    assert re.search(r"checkpoint '.*\.ckpt' names 'own\.Own'", capfd.readouterr().err)
 
-    assert reproduce("alone.ckpt", "--trust", "own")[1][-1] == "identical"
-
-
-def change_seed(folder):
-    edit(folder / "config.yaml", "seed_everything: 0", "seed_everything: 1")
+    assert reproduce(run, "--trust", "own")[1][-1] == "identical"
 
 
-def change_precision(folder):
-    edit(folder / "config.yaml", "precision: null", "precision: bf16-mixed")
+# Each returns what is to be said of it to reproduce.
 
 
-def change_settings(folder):
-    edit(folder / "config.yaml", "batch_size: 4\n", "batch_size: 3\n")
+def change_seed():
+    return ["--seed_everything", "1"]
 
 
-def change_data(folder):
+def change_precision():
+    return ["--trainer.precision", "bf16-mixed"]
+
+
+def change_settings():
+    return ["--data.batch_size", "3"]
+
+
+def change_data():
     shutil.copy("photos/cat/0.png", "photos/dog/12.png")
+    return []
 
 
-def change_code(folder):
+def change_code():
     edit(Path("own.py"), "(64, num_classes)", "(64, num_classes, bias=False)")
+    return []
 
 
 HASH = r"\w{12} then, \w{12} now"
@@ -309,9 +318,7 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 def test_a_change_makes_another_run_and_is_named(change, own_run, reproduce):
     """6 s each."""
-    change(own_run)
-
-    code, lines = reproduce(own_run)
+    code, lines = reproduce(own_run, *change())
 
     assert (code, lines[-1]) == (1, "different")
     heading = lines.index("then and now differ in")
@@ -321,10 +328,9 @@ def test_a_change_makes_another_run_and_is_named(change, own_run, reproduce):
 
 
 def test_all_changes_are_named_at_once(own_run, reproduce):
-    for change in CHANGES:
-        change(own_run)
+    settings = [word for change in CHANGES for word in change()]
 
-    code, lines = reproduce(own_run)
+    code, lines = reproduce(own_run, *settings)
 
     assert (code, lines[-1]) == (1, "different")
     assert lines[0] == (
@@ -333,6 +339,18 @@ def test_all_changes_are_named_at_once(own_run, reproduce):
     assert lines[1].startswith("metrics: different from epoch 1 on: ")
     listed = "\n".join(lines[lines.index("then and now differ in") :])
     assert [reason for reason in CHANGES.values() if not re.search(reason, listed)] == []
+
+
+@pytest.mark.slow
+def test_an_edit_of_the_config_file_is_noted_and_changes_nothing(copied, capfd):
+    """6 s. The checkpoint holds what it was trained by."""
+    edit(copied / "config.yaml", "seed_everything: 0", "seed_everything: 1")
+
+    assert main(["reproduce", str(copied)]) == 0
+
+    output, errors = capfd.readouterr()
+    assert output.splitlines()[-1] == "identical"
+    assert f"note: '{copied / 'config.yaml'}' was edited since the run wrote it" in errors
 
 
 def test_weights_that_are_nearly_the_same_are_within_the_tolerance(copied, reproduce):
@@ -513,10 +531,11 @@ def test_data_that_was_moved_can_be_named(own_run, reproduce):
 @pytest.mark.slow
 def test_a_signal_ends_the_training_too(trained):
     """11 s."""
-    config = shutil.copytree(trained, Path("long")) / "config.yaml"
-    edit(config, "max_epochs: *epochs", "max_epochs: 100000")
-    last = Path("long/checkpoints/last.ckpt")
+    last = shutil.copytree(trained, Path("long")) / "checkpoints" / "last.ckpt"
     saved = torch.load(last, weights_only=True)
+    config = saved["classifier"]["config"]
+    saved["classifier"]["config"] = config.replace("max_epochs: *epochs", "max_epochs: 100000")
+    assert saved["classifier"]["config"] != config
     torch.save({**saved, "global_step": 100_000}, last)
     command = [sys.executable, "-m", "classifier", "reproduce", "long", "--folder", "again"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -622,7 +641,7 @@ def test_code_is_what_the_config_names_and_what_stands_beside_it(
 def test_the_code_of_this_package_has_a_digest_of_all_its_files(tmp_path, monkeypatch):
     copy = shutil.copytree(Path(classifier.__file__).parent, tmp_path / "classifier")
     before = modules.code_digests({})
-    monkeypatch.setattr(classifier, "__path__", [str(copy)])
+    monkeypatch.setattr(classifier, "__file__", str(copy / "__init__.py"))
 
     same = modules.code_digests({})
     (copy / "search" / "report.py").write_text("")
