@@ -14,6 +14,9 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
+if sys.platform == "linux":
+    import resource  # once and now: later Python may look in the working folder first
+
 MAX_LEVELS = 100
 MAX_VALUES = 10_000_000  # with everything that is referred to twice counted twice
 MAX_EXPANSION = 4  # bytes of all tensors per byte of the file; views of one storage share it
@@ -61,8 +64,6 @@ def limited_memory(size: int) -> Iterator[None]:
     if sys.platform != "linux":
         yield
         return
-    import resource
-
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     wanted = pages * resource.getpagesize() + size + SPARE_MEMORY
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
