@@ -101,7 +101,7 @@ class Arguments:
         _check_values(rest)
         carried = [value for value in configs if _is_carried(value)]
         sources = [self._source(value) for value in configs if value not in carried]
-        words = names_in([*(source.text for source in sources), *_given_settings(rest)])
+        words = names_in([*(source.text for source in sources), *_given_settings(given[1:])])
         if not paths:
             paths = [path for s in sources if (path := (load(s.text) or {}).get("ckpt_path"))]
         asks = any(
