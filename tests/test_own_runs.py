@@ -300,7 +300,17 @@ def test_a_stopped_run_of_ones_own_goes_on_to_the_same_bits(
     same_bits(changes)
 
 
-@pytest.mark.parametrize("name", PARTS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        *parts("own"),
+        *("EarlyStopping", "EMAWeightAveraging", "ModelCheckpoint"),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("GradientAccumulationScheduler", "LearningRateMonitor", "Timer")
+        ),
+    ],
+)
 def test_each_part_alone_goes_on_to_the_same_bits(name, command, begin, same_bits):
     write_own()
     folder = begin(PARTS[name], step=4)
@@ -542,14 +552,12 @@ def test_the_config_of_a_strangers_run_is_trained_with_the_flag_alone(command, b
 # ---- processes ----
 
 
-def in_process(*arguments, here=None, environment=None):
+def in_process(*arguments):
     """Runs a command in a process of its own; returns exit code and what it printed."""
     root = str(Path(__file__).parents[1])
-    variables = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1", **(environment or {})}
     done = subprocess.run(
         [sys.executable, *map(str, arguments)],
-        cwd=here,
-        env=variables,
+        env={**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -566,7 +574,7 @@ CLASSIFIER = ("-m", "classifier")
 def test_a_run_that_is_killed_again_and_again_goes_on_to_the_same_bits(
     layout, callback, write_config, own_folder
 ):
-    """6 s each: every training but the last is killed with SIGKILL."""
+    """6 to 19 s each: every training but the last is killed with SIGKILL."""
     changes = everything(write_own(layout))
     changes["trainer.callbacks"] += PARTS[callback]["trainer.callbacks"]
     config = write_config({**SMALL, **changes, "trainer.max_epochs": 6})
@@ -599,7 +607,7 @@ class Kills(Callback):
 
 @pytest.mark.slow
 def test_a_run_that_was_killed_at_its_first_step_begins_again(command, write_config, own_folder):
-    """9 s."""
+    """3 s, and the imports of the first."""
     Path("own.py").write_text(KILLS)
     callbacks = {"trainer.callbacks": [{"class_path": "own.Kills"}]}
     storms.warm_up()
@@ -621,7 +629,7 @@ def test_a_run_that_was_killed_at_its_first_step_begins_again(command, write_con
 def test_a_run_of_ones_own_is_reproduced_from_anywhere(
     layout, what, begin, own_folder, monkeypatch
 ):
-    """12 s each."""
+    """13 to 15 s each."""
     folder = begin(everything(write_own(layout)))
     elsewhere(monkeypatch)
 
@@ -633,7 +641,7 @@ def test_a_run_of_ones_own_is_reproduced_from_anywhere(
 
 @pytest.mark.slow
 def test_a_strangers_run_is_reproduced_with_the_flag_alone(begin):
-    """20 s."""
+    """24 s."""
     write_own()
     folder = begin(everything("own"))
 
@@ -673,7 +681,7 @@ if __name__ == "__main__":
 def test_workers_find_ones_own_transforms_however_they_are_started(
     method, moved, begin, own_folder, monkeypatch
 ):
-    """8 to 14 s each."""
+    """10 to 25 s each."""
     beside = own_folder.with_name(f"{own_folder.name}_beside")
     for name in ("cat", "dog"):
         (beside / "photos" / name).mkdir(parents=True)
@@ -715,7 +723,7 @@ def search_of_ones_own(**changes):
 
 @pytest.mark.slow
 def test_the_trials_of_ones_own_search_are_ones_own(command, own_folder, monkeypatch):
-    """60 s: two workers train four trials, one of which is trained anew."""
+    """36 s: two workers train four trials, one of which is trained anew."""
     folder = search_of_ones_own()
     with Search() as search:
         assert search.end() == 0, Path("output.txt").read_text()
@@ -754,7 +762,7 @@ def test_the_trials_of_ones_own_search_are_ones_own(command, own_folder, monkeyp
 
 @pytest.mark.slow
 def test_a_worker_with_another_key_takes_no_trial_of_which_it_may_import_nothing(own_folder):
-    """20 s."""
+    """19 s."""
     folder = search_of_ones_own(n_trials=2, workers=1, heartbeat=1)
     edit(Path("tiny.yaml"), "&epochs 2", "&epochs 60")
     with Search() as search:
