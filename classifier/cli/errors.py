@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from classifier.checkpoint.trust import PACKAGES
 from classifier.errors import UserError
 from classifier.suggest import did_you_mean
 
@@ -25,6 +26,7 @@ NOISE = re.compile(
 CALLABLE = re.compile(r"Type collections\.abc\.Callable\[.*?\] expects a .*? callable class: ")
 UNKNOWN = re.compile(r"(?:unrecognized arguments:|does not accept option) '?([^\s'=]+)")
 NOT_ACCEPTED = re.compile(r"Option '([^']+)' is not accepted(.*?)(?:\. Got value: .*)?$", re.M)
+KNOWN = {package.partition(".")[0] for package in PACKAGES}
 TYPES = {
     "int": "a whole number",
     "float": "a number",
@@ -130,8 +132,14 @@ def _translated(line: str, given: str) -> str:
         hint = did_you_mean(attribute[2], (name for name, value in found if callable(value)))
         return f"'{attribute[1]}' has no '{attribute[2]}'{hint}"
     if module := re.match(r"No module named '([\w.]+)'", line):
-        name = module[1].partition(".")[0].replace("_", "-")
-        return f"there is no '{module[1]}': pip install {name}, or correct the class path."
+        name = module[1].partition(".")[0]
+        if name in KNOWN:  # of any other name nobody knows whose package that is
+            package = name.replace("_", "-")
+            return f"there is no '{module[1]}': pip install {package}, or correct the class path."
+        return (
+            f"there is no '{module[1]}', neither installed nor in the working folder: correct the "
+            "class path, or start in the folder that it is in."
+        )
     return line
 
 
