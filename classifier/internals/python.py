@@ -1,11 +1,12 @@
 """Python's multiprocessing: what the interpreters that it starts find when they begin.
 
-``python -c`` puts the working folder before the standard library, and what would keep it from that
-(-P, ``PYTHONSAFEPATH``) is unknown to Python 3.10. tests/test_planted.py fails when a process is
-started in another way.
+``python -c`` puts the working folder before the standard library, and from 3.13 on imports from it
+before the first statement. -P keeps it from that, but is unknown to 3.10. tests/test_planted.py
+fails when a process is started in another way.
 """
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import util
 from typing import Any
@@ -26,6 +27,8 @@ def children_apart(prelude: Callable[[], str]) -> Iterator[None]:
         given = list(args)
         code = given.index("-c") + 1
         given[code] = APART + prelude() + given[code]
+        if sys.version_info >= (3, 11):
+            given.insert(code - 1, "-P")
         return original(path, given, passfds)
 
     util.spawnv_passfds = start
