@@ -157,9 +157,10 @@ def command(own_folder):
 
 def forget():
     for name in [name for name in sys.modules if name.partition(".")[0] in MODULES]:
-        del sys.modules[name]
-    sys.meta_path[:] = [found for found in sys.meta_path if not isinstance(found, OwnModules)]
-    importlib.invalidate_caches()  # a new process has none
+        for value in vars(sys.modules.pop(name)).values():
+            if isinstance(value, type) and value.__module__ == name:
+                # jsonargparse keeps it, and would import the packages in this to list it.
+                value.__module__ = name.replace(".", "_")
 
 
 @contextlib.contextmanager

@@ -284,9 +284,9 @@ def test_no_key_is_made_where_it_would_be_handed_on(place, home, monkeypatch, ow
     Path("runs/tiny/version_0").mkdir(parents=True)
     Path("runs/tiny/version_0/run.json").write_text("{}")
     before = sorted(Path().rglob("*"))
-    assert "handed on with the folder" in hindrance_with(place, monkeypatch)
+    assert "handed on with the folder" in hindrance_with(own_folder / place, monkeypatch)
     Path("link").symlink_to(".")
-    assert "handed on with the folder" in hindrance_with(f"link/{place}", monkeypatch)
+    assert "handed on with the folder" in hindrance_with(own_folder / "link" / place, monkeypatch)
     Path("link").unlink()
     if place.startswith("runs"):
         monkeypatch.chdir(home)
@@ -303,11 +303,16 @@ def test_the_home_may_be_the_working_folder(key, home, monkeypatch):
         assert signature.sign("run", "x")
 
 
-def test_a_key_in_the_working_folder_that_is_there_already_is_used(home, monkeypatch):
+def test_a_key_in_the_working_folder_that_is_there_already_is_used(own_folder, home, monkeypatch):
     Path("key").write_bytes(bytes(32))
     Path("key").chmod(0o600)
 
-    assert hindrance_with("key", monkeypatch) == ""
+    assert hindrance_with(own_folder / "key", monkeypatch) == ""
+
+
+def test_a_key_is_named_from_the_root_on(monkeypatch):
+    """Processes that are started in another folder would take another for it."""
+    assert "needs the whole path" in hindrance_with("key", monkeypatch)
 
 
 # ---- as other users ----
