@@ -26,7 +26,6 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from classifier import runs
 from classifier.__main__ import main
 from classifier.checkpoint import signature
-from classifier.checkpoint.modules import OwnModules
 from classifier.module import ClassificationModule
 
 MODULES = ("own", "beside", "later", "mine")

@@ -156,6 +156,9 @@ class Trust:
             self.signed |= defining_paths(path)
         elif self.allows(path) and _is_module(module):
             return
+        elif self.allows(path) and not found_by_others(top):
+            package = top.replace("_", "-")
+            raise ImportDenied(f"'{path}' needs a package: pip install {package}.")
         elif not self._is_named(module, name):
             raise ImportDenied(self._refusal([path]))
         self.granted.add(path)
