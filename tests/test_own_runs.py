@@ -26,6 +26,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from classifier import runs
 from classifier.__main__ import main
 from classifier.checkpoint import signature
+from classifier.checkpoint.modules import OwnModules
 from classifier.module import ClassificationModule
 
 MODULES = ("own", "beside", "later", "mine")
@@ -160,6 +161,8 @@ def forget():
             if isinstance(value, type) and value.__module__ == name:
                 # jsonargparse keeps it, and would import the packages in this to list it.
                 value.__module__ = name.replace(".", "_")
+    sys.meta_path[:] = [found for found in sys.meta_path if not isinstance(found, OwnModules)]
+    importlib.invalidate_caches()  # a new process has none
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import hashlib
 import os
 import platform
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -806,9 +807,14 @@ def test_no_trial_of_a_stranger_runs_anything(action, mark, own_folder):
     study = Study.of(folder)
     study.study.set_user_attr("working_folder", str(own_folder / "place"))
 
+    refused = command("search", action, str(folder))
+    base = (folder / "base.yaml").read_text()
+    text = re.sub(r"network:\n +class_path: (\S+)\n.*\n.*\n", r"network: \1\n", base)
+    (folder / "base.yaml").write_text(text)  # where only the trials find it
     done = command("search", action, str(folder))
 
     assert not mark.exists()
+    assert "names 'evil.Net'" in refused.stderr
     outputs = [path.read_text() for path in folder.rglob("output.log")]
     assert outputs, done.stderr
     assert all("names 'evil.Net'" in output for output in outputs)
