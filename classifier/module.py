@@ -30,15 +30,14 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 from typing_extensions import Self
 
-from classifier import checkpoints
-from classifier.archive import FORMAT
+from classifier.checkpoint.file import FORMAT
 from classifier.checkpoint.modules import serve_on
+from classifier.checkpoint.overrides import follow_new_settings
+from classifier.checkpoint.read import KEY, Saved, is_plain, opened, resolve, without_pretrained
 from classifier.checkpoint.trust import PACKAGES, Found, Trust, confined
-from classifier.checkpoints import is_plain
 from classifier.errors import UserError
 from classifier.finite import LossWatch, largest, mean_over_ranks
 from classifier.metrics import Mean, Mode, better, mode_of
-from classifier.resume import follow_new_settings
 from classifier.suggest import did_you_mean
 
 OF_TRAINING = {"optimizer", "lr_scheduler"}  # arguments that inference does without
@@ -174,8 +173,8 @@ class ClassificationModule(pl.LightningModule):
             raise UserError(f"load_from_checkpoint takes no {unknown[0]}{hint}")
         if not settings.pop("weights_only", True):
             raise UserError("weights_only: a checkpoint is never read in a way that runs code.")
-        path = checkpoints.resolve(str(checkpoint_path), "best")
-        with checkpoints.opened(path) as read:
+        path = resolve(str(checkpoint_path), "best")
+        with opened(path) as read:
             module, missing = cls._load(path, read, trust, settings)
         module._missing, module._trained_by = missing, {}
         module._objects |= missing
@@ -183,12 +182,12 @@ class ClassificationModule(pl.LightningModule):
 
     @classmethod
     def _load(
-        cls, path: Path, read: checkpoints.Saved, trust: Sequence[str], settings: dict[str, Any]
+        cls, path: Path, read: Saved, trust: Sequence[str], settings: dict[str, Any]
     ) -> tuple[Self, set[str]]:
         """Builds the module out of a file; also returns which of its objects are missing."""
         saved = read.content.get("hyper_parameters", {})
         taken = {name: value for name, value in saved.items() if name not in settings}
-        entry = read.content.get(checkpoints.KEY, {})
+        entry = read.content.get(KEY, {})
         missing = {name for name in entry.get("objects", ()) if name not in settings}
         cls._ask_for(path, [*taken, *settings], missing - OF_TRAINING, "hparams_file" in settings)
         found = Found(f"checkpoint '{path}'", read.origin, entry.get("run", {}))
@@ -451,17 +450,17 @@ class ClassificationModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         notes = {"objects": sorted(self._objects), "classes": self._classes}
-        checkpoint[checkpoints.KEY] = self.provenance | {k: v for k, v in notes.items() if v}
+        checkpoint[KEY] = self.provenance | {k: v for k, v in notes.items() if v}
         checkpoint["loss_watch"] = dataclasses.asdict(self.watch)
         network = checkpoint["hyper_parameters"].get("network")
         if network is not None:
             network = copy.deepcopy(network)
-            checkpoints.without_pretrained(network)
+            without_pretrained(network)
             hyperparameters = {**checkpoint["hyper_parameters"], "network": network}
             checkpoint["hyper_parameters"] = hyperparameters
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        entry = checkpoint.get(checkpoints.KEY, {})
+        entry = checkpoint.get(KEY, {})
         if entry:
             self.run_format = entry.get("format", 1)
         self.watch = LossWatch(**checkpoint.get("loss_watch", {}))

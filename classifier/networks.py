@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from classifier import bombs
+from classifier.checkpoint.limits import check_archive, check_values, limited_memory
 from classifier.suggest import did_you_mean
 
 __all__ = ["MNISTNet", "ResNet9", "SmallResNet", "torchvision_model"]
@@ -325,10 +325,10 @@ def _read_state(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         if zipfile.is_zipfile(path):  # older files are none
             with path.open("rb") as file:
-                bombs.check_archive(file)
-        with bombs.limited_memory(2 * path.stat().st_size):
+                check_archive(file)
+        with limited_memory(2 * path.stat().st_size):
             state = torch.load(path, map_location="cpu", weights_only=True)
-        bombs.check_values(state, path.stat().st_size)
+        check_values(state, path.stat().st_size)
     except ImportError as error:
         raise ValueError(f"'{path}' needs a package: pip install safetensors.") from error
     except Exception as error:  # each format has its own exceptions for a damaged file

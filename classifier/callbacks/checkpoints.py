@@ -34,11 +34,11 @@ from pytorch_lightning.callbacks import (
 )
 
 from classifier import runs
-from classifier.archive import POSITION, write_checkpoint
 from classifier.callbacks import position, stops
 from classifier.callbacks.stop_signals import StopSignals
 from classifier.callbacks.validated_weights import are_equal, weights_of, without_masks
-from classifier.checkpoints import KEY, read_checkpoint
+from classifier.checkpoint.file import POSITION, write_checkpoint
+from classifier.checkpoint.read import KEY, read_checkpoint
 from classifier.durable import sync, written_whole
 from classifier.errors import UserError
 from classifier.hyperparameters import load

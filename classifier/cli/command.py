@@ -43,8 +43,9 @@ from classifier.callbacks.stops import EndsAt
 from classifier.callbacks.trial import Trial, TrialReport
 from classifier.checkpoint import signature
 from classifier.checkpoint.modules import code_digests, used_modules
+from classifier.checkpoint.provenance import settings_digest
+from classifier.checkpoint.read import without_pretrained
 from classifier.checkpoint.trust import PACKAGES, class_paths, confined, signed_part
-from classifier.checkpoints import without_pretrained
 from classifier.cli.arguments import Arguments
 from classifier.cli.links import LINKS, Instantiator, fill, refuse_nulls, refuse_other_numbers
 from classifier.cli.modes import MODES, fill_modes
@@ -61,7 +62,6 @@ from classifier.hooks import lean_hooks
 from classifier.hyperparameters import ConfigError, anchors, load, with_aliases
 from classifier.metrics import better
 from classifier.module import ClassificationModule
-from classifier.provenance import settings_digest
 from classifier.signals import cleaning
 from classifier.suggest import did_you_mean, printable
 

@@ -18,7 +18,7 @@ from lightning_fabric.utilities.warnings import PossibleUserWarning
 from torch import nn
 from torch.utils.data import DataLoader
 
-from classifier.archive import FORMAT
+from classifier.checkpoint.file import FORMAT
 from classifier.data.images import FilesSet, ImageFiles, ImageReader
 from classifier.data.loader import TrainLoader
 from classifier.data.sets import Batch, EpochSampler, ImageSet, MemorySet, whole_batch

@@ -16,8 +16,8 @@ from typing import IO, Any
 
 import torch
 
-from classifier import bombs
-from classifier.archive import FORMAT, check_whole
+from classifier.checkpoint.file import FORMAT, check_whole
+from classifier.checkpoint.limits import check_archive, check_values, limited_memory
 from classifier.checkpoint.signature import Origin
 from classifier.errors import UserError
 from classifier.suggest import did_you_mean
@@ -87,17 +87,17 @@ def _changes(known: os.stat_result) -> tuple[int, ...]:
 def _read(path: Path, file: IO[bytes]) -> Saved:
     size = os.fstat(file.fileno()).st_size
     try:
-        bombs.check_archive(file)
+        check_archive(file)
         origin = check_whole(file)
         file.seek(0)
         # The same file under another name, for torch maps none into memory that has no name.
         same = Path(f"/dev/fd/{file.fileno()}")
         mapped = same.exists()
-        with bombs.limited_memory(size):
+        with limited_memory(size):
             checkpoint = torch.load(
                 same if mapped else file, map_location="cpu", weights_only=True, mmap=mapped
             )
-        bombs.check_values(checkpoint, size)
+        check_values(checkpoint, size)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"'{path}' is not a checkpoint that loads without running code."
