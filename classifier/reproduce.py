@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from classifier import runs
+from classifier.anchored_yaml import ConfigError, load
 from classifier.checkpoint.provenance import decisive, flat
 from classifier.checkpoint.read import KEY, folder_name, read_whose, weights_digest
 from classifier.checkpoint.signature import Origin
 from classifier.checkpoint.trust import origin_of_run
 from classifier.cli.run import COMMAND, CommandParser, explained
-from classifier.hyperparameters import ConfigError, load
 from classifier.suggest import did_you_mean
 
 FACTS = ("seed", "device", "devices", "precision", "parameters", "data", "code", "environment")

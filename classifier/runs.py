@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
-from classifier.durable import written_whole
+from classifier.atomic import written_whole
 from classifier.errors import UserError
 
 DIFFERENCE = ("diff", "--no-ext-diff", "--no-textconv", "--ignore-submodules=all", "HEAD")

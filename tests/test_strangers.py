@@ -24,12 +24,12 @@ from searches import write_files
 
 from classifier import runs
 from classifier.__main__ import main
+from classifier.atomic import appended
 from classifier.checkpoint import signature, trust
 from classifier.checkpoint.file import COMMENT, END, END_SIZE, _crc
 from classifier.checkpoint.modules import digest
 from classifier.checkpoint.read import read_whose
 from classifier.cli.run import COMMAND
-from classifier.durable import appended
 from classifier.module import ClassificationModule
 from classifier.search import signed
 from classifier.search.settings import parse, save

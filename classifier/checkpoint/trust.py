@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import classifier
+from classifier.anchored_yaml import ConfigError, load
 from classifier.checkpoint import signature
 from classifier.checkpoint.modules import OwnModules, found_by_others, served
 from classifier.checkpoint.signature import Origin
-from classifier.hyperparameters import ConfigError, load
 from classifier.internals.jsonargparse import (
     ImportDenied,
     asking,

@@ -12,6 +12,23 @@ from typing import Any
 import yaml
 
 from classifier import runs
+from classifier.anchored_yaml import (
+    ConfigError,
+    ConfigSource,
+    apply,
+    check,
+    keep_keys,
+    load,
+    locate,
+    set_values,
+    setting_in,
+    split_arguments,
+    unused,
+    values,
+    written_at,
+)
+from classifier.anchored_yaml.scalars import MAX_LEVELS
+from classifier.anchored_yaml.text import children, compose, dotted, places
 from classifier.callbacks.trial import Trial
 from classifier.checkpoint.file import FORMAT, POSITION, epochs_done
 from classifier.checkpoint.read import KEY, folder_name, read_whose, resolve, similar
@@ -28,23 +45,6 @@ from classifier.checkpoint.trust import (
 from classifier.cli.harmless import harmless_callbacks
 from classifier.cli.places import with_files_found
 from classifier.errors import UserError
-from classifier.hyperparameters import (
-    ConfigError,
-    ConfigSource,
-    apply,
-    check,
-    keep_keys,
-    load,
-    locate,
-    set_values,
-    setting_in,
-    split_arguments,
-    unused,
-    values,
-    written_at,
-)
-from classifier.hyperparameters.scalars import MAX_LEVELS
-from classifier.hyperparameters.text import children, compose, dotted, places
 from classifier.suggest import did_you_mean
 
 SECTIONS = (

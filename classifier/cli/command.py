@@ -22,6 +22,7 @@ from torch.nn import Identity
 import classifier.augment
 import classifier.networks  # noqa: F401  # short class names work for what is imported
 from classifier import runs
+from classifier.anchored_yaml import ConfigError, anchors, load, with_aliases
 from classifier.callbacks.checkpoint_io import save_durably
 from classifier.callbacks.checkpoints import (
     BetweenEpochs,
@@ -58,8 +59,7 @@ from classifier.data import ImageDataModule
 from classifier.data.files import find_images
 from classifier.data.workers import WorkerNames
 from classifier.errors import UserError
-from classifier.hooks import lean_hooks
-from classifier.hyperparameters import ConfigError, anchors, load, with_aliases
+from classifier.internals.lightning import lean_hooks
 from classifier.metrics import better
 from classifier.module import ClassificationModule
 from classifier.signals import cleaning

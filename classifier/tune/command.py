@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from classifier import __version__
+from classifier.anchored_yaml import ConfigError
+from classifier.atomic import written_new
 from classifier.cli.quiet import quiet
 from classifier.cli.run import CommandParser, explained
-from classifier.durable import written_new
-from classifier.hyperparameters import ConfigError
 
 if TYPE_CHECKING:
     from classifier.tune.tuning import Row, Tuning
