@@ -136,7 +136,7 @@ def run(given: Sequence[str]) -> int:
         0 for identical or within tolerance; 1 for different, or if the training failed; 2 for what
         the user can mend; 130 or 143 after a signal.
     """
-    return explained(lambda: _reproduce(_parse(given)))
+    return explained(lambda: _reproduce(_parse(given[1:])))
 
 
 def _parse(given: Sequence[str]) -> argparse.Namespace:

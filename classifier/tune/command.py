@@ -31,7 +31,7 @@ def run(given: Sequence[str]) -> int:
         what was found so far is written; 143 after SIGTERM, when it is not.
     """
     quiet()
-    return explained(lambda: _tune(_parse(given)))
+    return explained(lambda: _tune(_parse(given[1:])))
 
 
 def _parse(given: Sequence[str]) -> argparse.Namespace:
