@@ -35,7 +35,7 @@ from classifier.checkpoint.modules import serve_on
 from classifier.checkpoint.overrides import follow_new_settings
 from classifier.checkpoint.read import KEY, Saved, is_plain, opened, resolve, without_pretrained
 from classifier.checkpoint.trust import PACKAGES, Found, Trust, confined
-from classifier.errors import UserError
+from classifier.errors import UnfitWeightsError, UserError
 from classifier.finite import LossWatch, largest, mean_over_ranks
 from classifier.metrics import Mean, Mode, better, mode_of
 from classifier.suggest import did_you_mean
@@ -203,12 +203,9 @@ class ClassificationModule(pl.LightningModule):
             with confined(allowed), _described(kept):
                 module = super().load_from_checkpoint(file, weights_only=True, **settings)
         except ArgumentError as error:  # jsonargparse's
-            raise ValueError(f"'{path}': {error}") from error
-        except RuntimeError as error:
-            if "loading state_dict" not in str(error):
-                raise
-            told = shorten(str(error).splitlines()[1], 160, placeholder=" …")
-            raise RuntimeError(f"'{path}' does not fit the network: {told}") from error
+            raise UserError(f"'{path}': {error}") from error
+        except UnfitWeightsError as error:
+            raise UnfitWeightsError(f"'{path}': {error}") from error
         serve_on(allowed.modules)
         return module, missing
 
@@ -270,6 +267,18 @@ class ClassificationModule(pl.LightningModule):
         ignored = () if described else [*(names - plain)]
         self.save_hyperparameters(ignore=ignored, frame=frame)
         return objects
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Loads weights, as every module does.
+
+        Raises:
+            UnfitWeightsError: If they are not those of the network.
+        """
+        try:
+            return super().load_state_dict(*args, **kwargs)
+        except RuntimeError as error:
+            told = shorten(str(error).splitlines()[1], 160, placeholder=" …")
+            raise UnfitWeightsError(f"the checkpoint does not fit the network: {told}") from error
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps pixels ``(N, C, H, W)``, uint8 or floating point in 0..255, to logits ``(N, K)``."""
@@ -385,7 +394,7 @@ class ClassificationModule(pl.LightningModule):
         optimizer = self._built("optimizer", self.optimizer, self._parameter_groups())
         for group in optimizer.param_groups:
             if not 0 <= group["lr"] < math.inf:  # also false for NaN, which SGD itself accepts
-                raise ValueError(f"model.optimizer: lr must be a number >= 0, not {group['lr']}.")
+                raise UserError(f"model.optimizer: lr must be a number >= 0, not {group['lr']}.")
         scheduler = self.lr_scheduler and self._built("lr_scheduler", self.lr_scheduler, optimizer)
         self._classes = {"optimizer": _class_of(optimizer), "lr_scheduler": _class_of(scheduler)}
         self._refuse_other_classes()
@@ -428,7 +437,7 @@ class ClassificationModule(pl.LightningModule):
         try:
             return build(argument)
         except (ValueError, TypeError) as error:
-            raise ValueError(f"model.{name}: {error}") from error
+            raise UserError(f"model.{name}: {error}") from error
 
     def metric_modes(self) -> dict[str, Mode | None]:
         """The metrics that a training logs, each of which can be monitored, and their best value.
@@ -501,7 +510,7 @@ class ClassificationModule(pl.LightningModule):
         if isinstance(logits, Tensor) and logits.shape == expected:
             return
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(
+        raise UserError(
             f"model.network: {type(self.network).__name__} returns {got}, expected logits "
             f"{expected} for {expected[1]} classes. Set its number of outputs in init_args, and "
             "no auxiliary outputs."

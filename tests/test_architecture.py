@@ -7,7 +7,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "classifier"
 LAYERS = [
-    {"errors", "atomic", "signals"},
+    {"errors"},
+    {"atomic", "signals"},
     {"suggest", "internals"},
     {"anchored_yaml"},
     {"augment", "metrics", "splits"},

@@ -75,7 +75,7 @@ def opened(path: Path) -> Iterator[Saved]:
             if _changes(before) == _changes(os.fstat(file.fileno())):
                 break
         else:
-            raise ValueError(f"'{path}' was changed again and again while it was read.")
+            raise UserError(f"'{path}' was changed again and again while it was read.")
         yield saved
 
 
@@ -99,17 +99,15 @@ def _read(path: Path, file: IO[bytes]) -> Saved:
             )
         check_values(checkpoint, size)
     except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"'{path}' is not a checkpoint that loads without running code."
-        ) from error
+        raise UserError(f"'{path}' is not a checkpoint that loads without running code.") from error
     except ValueError as error:
-        raise ValueError(f"'{path}' is not a checkpoint, or it is damaged: {error}.") from error
+        raise UserError(f"'{path}' is not a checkpoint, or it is damaged: {error}.") from error
     except (MemoryError, RecursionError) as error:
-        raise ValueError(f"'{path}' would take far more memory than its size.") from error
+        raise UserError(f"'{path}' would take far more memory than its size.") from error
     except Exception as error:  # a damaged pickle may raise anything
-        raise ValueError(f"'{path}' is not a checkpoint, or it is damaged.") from error
+        raise UserError(f"'{path}' is not a checkpoint, or it is damaged.") from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise ValueError(f"'{path}' holds no training checkpoint: it has no 'state_dict'.")
+        raise UserError(f"'{path}' holds no training checkpoint: it has no 'state_dict'.")
     _check_types(path, checkpoint)
     return Saved(checkpoint, origin, file)
 
@@ -136,7 +134,7 @@ def folder_name(name: Any) -> str:
     """
     if isinstance(name, str) and re.fullmatch(r"(?!\.{1,2}$)[^/\\\x00-\x1f\x7f-\x9f]{1,200}", name):
         return name
-    raise ValueError(f"the run of the checkpoint is called {name!r:.80}, which names no folder.")
+    raise UserError(f"the run of the checkpoint is called {name!r:.80}, which names no folder.")
 
 
 def is_plain(value: Any) -> bool:
@@ -177,7 +175,7 @@ def _check_types(path: Path, checkpoint: dict[str, Any]) -> None:
         found["data"] = (entry.get("data"), lambda value: value is None or _is_description(value))
     for name, (value, is_right) in found.items():
         if not is_right(value):
-            raise ValueError(f"'{path}' is not a checkpoint of this package: wrong '{name}'.")
+            raise UserError(f"'{path}' is not a checkpoint of this package: wrong '{name}'.")
 
 
 def _is_mapping(value: Any) -> bool:
@@ -234,7 +232,7 @@ def resolve(path: str, prefer: str) -> Path:
         ValueError: If it is an address in the net.
     """
     if "://" in path or "::" in path:  # as fsspec, through which Lightning reads, writes them
-        raise ValueError(f"'{path}' is no file of this machine; download it first.")
+        raise UserError(f"'{path}' is no file of this machine; download it first.")
     folder = Path(path) / "checkpoints"
     found = [folder / f"{name}.ckpt" for name in (prefer, "last", "previous")]
     return next((file for file in found if file.is_file()), Path(path))

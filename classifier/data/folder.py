@@ -118,9 +118,9 @@ class ImageFolder(ImageDataModule):
     ) -> None:
         super().__init__(**kwargs)
         if in_channels not in (1, 3):
-            raise ValueError(f"in_channels must be 1 (greyscale) or 3 (RGB), not {in_channels}.")
+            raise UserError(f"in_channels must be 1 (greyscale) or 3 (RGB), not {in_channels}.")
         if in_memory and train_transform:
-            raise ValueError(
+            raise UserError(
                 "With in_memory each image is transformed only once, so train_transform would "
                 "never vary; use augment instead."
             )
@@ -131,7 +131,7 @@ class ImageFolder(ImageDataModule):
         self._eval_transform = eval_transform
         self.in_memory = in_memory
         if not 0 <= (num_workers or 0) <= MAX_WORKERS:
-            raise ValueError(
+            raise UserError(
                 f"num_workers is a number of processes, 0 to {MAX_WORKERS}, not {num_workers}."
             )
         self._num_workers = num_workers
