@@ -12,26 +12,28 @@ if __name__ == "__main__" and os.path.realpath(sys.path[0]) in (os.getcwd(), OWN
     __spec__ = None  # else Lightning would start the other ranks by -m again
 
 from collections.abc import Sequence  # noqa: E402
+from importlib import import_module  # noqa: E402
 
 from classifier import __version__  # noqa: E402
 from classifier.signals import exit_now, handled_by  # noqa: E402
 
 VERBS = {
-    "fit": "train a network, from a config file or on from a checkpoint",
-    "validate": "evaluate a checkpoint on the validation set",
-    "test": "evaluate a checkpoint on the test set",
-    "predict": "write the classes of image files to a CSV file",
-    "tune": "measure how a config trains fastest on this machine",
-    "search": "train a config with many values of its hyperparameters",
-    "reproduce": "train a run again from its record and compare the two",
+    "fit": ("cli.run:run", "train a network, from a config file or on from a checkpoint"),
+    "validate": ("cli.run:run", "evaluate a checkpoint on the validation set"),
+    "test": ("cli.run:run", "evaluate a checkpoint on the test set"),
+    "predict": ("cli.run:run", "write the classes of image files to a CSV file"),
+    "tune": ("tune.command:run", "measure how a config trains fastest on this machine"),
+    "search": ("search:run", "train a config with many values of its hyperparameters"),
+    "reproduce": ("reproduce:run", "train a run again from its record and compare the two"),
 }
+"""The function that runs each, given the command line, and what it does."""
 EVALUATING = ("validate", "test", "predict")  # have nothing to save when they are to end
 HELP = f"""\
 usage: classifier <command> [options]
 
 Train image classifiers from one YAML file.
 
-{chr(10).join(f"  {verb:10}{meaning}" for verb, meaning in VERBS.items())}
+{chr(10).join(f"  {verb:10}{meaning}" for verb, (_, meaning) in VERBS.items())}
 
   classifier fit --config configs/digits.yaml
   classifier test --ckpt_path runs/digits/version_0/checkpoints/best.ckpt
@@ -59,22 +61,10 @@ def _run(arguments: Sequence[str]) -> int:
         return 0
     if verb not in VERBS:
         return _unknown(verb)
+    module, _, function = VERBS[verb][0].partition(":")
     try:
-        if verb == "search":
-            from classifier.search import run as search
-
-            return search(arguments[1:])
-        if verb == "tune":
-            from classifier.tune import run as tune
-
-            return tune(arguments[1:])
-        if verb == "reproduce":
-            from classifier.reproduce import run as reproduce
-
-            return reproduce(arguments[1:])
-        from classifier.cli import run
-
-        return run(list(arguments))
+        run = getattr(import_module(f"classifier.{module}"), function)
+        return int(run(list(arguments)))
     except KeyboardInterrupt:  # while torch is imported
         return 130
 

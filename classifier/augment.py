@@ -10,6 +10,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from classifier.errors import UserError
+
 __all__ = ["RandomErase", "RandomFlip", "RandomShift"]
 
 
@@ -46,14 +48,14 @@ class RandomShift(nn.Module):
     def __init__(self, max_shift: int = 4) -> None:
         super().__init__()
         if max_shift < 0:
-            raise ValueError(f"max_shift counts pixels, so it cannot be negative: {max_shift}.")
+            raise UserError(f"max_shift counts pixels, so it cannot be negative: {max_shift}.")
         self.max_shift = max_shift
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps ``(N, C, H, W)`` to the same shape and dtype."""
         number, channels, height, width = images.shape
         if self.max_shift >= min(height, width):
-            raise ValueError(
+            raise UserError(
                 f"max_shift is {self.max_shift} pixels, but the images have only "
                 f"{height}x{width}; choose at most {min(height, width) - 1}."
             )
@@ -91,12 +93,12 @@ class RandomErase(nn.Module):
     ) -> None:
         super().__init__()
         if not 0 < min_area <= max_area <= 1:
-            raise ValueError(
+            raise UserError(
                 "The areas are shares of the image, 0 < min_area <= max_area <= 1, "
                 f"but min_area is {min_area} and max_area {max_area}."
             )
         if not 1 <= max_aspect < math.inf:
-            raise ValueError(f"max_aspect is the long side by the short, >= 1: {max_aspect}.")
+            raise UserError(f"max_aspect is the long side by the short, >= 1: {max_aspect}.")
         self.probability = _checked_probability(probability)
         self.min_area = min_area
         self.max_area = max_area
@@ -119,7 +121,7 @@ class RandomErase(nn.Module):
 
 def _checked_probability(probability: float) -> float:
     if not 0 <= probability <= 1:
-        raise ValueError(f"probability lies between 0 and 1, not at {probability}.")
+        raise UserError(f"probability lies between 0 and 1, not at {probability}.")
     return probability
 
 

@@ -9,3 +9,15 @@ class UserError(ValueError):
     """
 
     exit_code = 2
+
+
+class WriteError(OSError, UserError):
+    """A file or folder that cannot be written: no space, no permission, no folder."""
+
+
+class UnfitWeightsError(UserError, RuntimeError):
+    """Weights that are not those of the network."""
+
+
+class DataWorkerError(RuntimeError):
+    """A process that reads data died or hung; its text names it and what it was reading."""

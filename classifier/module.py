@@ -30,15 +30,14 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 from typing_extensions import Self
 
-from classifier import checkpoints
-from classifier.archive import FORMAT
+from classifier.checkpoint.file import FORMAT
 from classifier.checkpoint.modules import serve_on
+from classifier.checkpoint.overrides import follow_new_settings
+from classifier.checkpoint.read import KEY, Saved, is_plain, opened, resolve, without_pretrained
 from classifier.checkpoint.trust import PACKAGES, Found, Trust, confined
-from classifier.checkpoints import is_plain
-from classifier.errors import UserError
+from classifier.errors import UnfitWeightsError, UserError
 from classifier.finite import LossWatch, largest, mean_over_ranks
 from classifier.metrics import Mean, Mode, better, mode_of
-from classifier.resume import follow_new_settings
 from classifier.suggest import did_you_mean
 
 OF_TRAINING = {"optimizer", "lr_scheduler"}  # arguments that inference does without
@@ -174,8 +173,8 @@ class ClassificationModule(pl.LightningModule):
             raise UserError(f"load_from_checkpoint takes no {unknown[0]}{hint}")
         if not settings.pop("weights_only", True):
             raise UserError("weights_only: a checkpoint is never read in a way that runs code.")
-        path = checkpoints.resolve(str(checkpoint_path), "best")
-        with checkpoints.opened(path) as read:
+        path = resolve(str(checkpoint_path), "best")
+        with opened(path) as read:
             module, missing = cls._load(path, read, trust, settings)
         module._missing, module._trained_by = missing, {}
         module._objects |= missing
@@ -183,12 +182,12 @@ class ClassificationModule(pl.LightningModule):
 
     @classmethod
     def _load(
-        cls, path: Path, read: checkpoints.Saved, trust: Sequence[str], settings: dict[str, Any]
+        cls, path: Path, read: Saved, trust: Sequence[str], settings: dict[str, Any]
     ) -> tuple[Self, set[str]]:
         """Builds the module out of a file; also returns which of its objects are missing."""
         saved = read.content.get("hyper_parameters", {})
         taken = {name: value for name, value in saved.items() if name not in settings}
-        entry = read.content.get(checkpoints.KEY, {})
+        entry = read.content.get(KEY, {})
         missing = {name for name in entry.get("objects", ()) if name not in settings}
         cls._ask_for(path, [*taken, *settings], missing - OF_TRAINING, "hparams_file" in settings)
         found = Found(f"checkpoint '{path}'", read.origin, entry.get("run", {}))
@@ -204,12 +203,9 @@ class ClassificationModule(pl.LightningModule):
             with confined(allowed), _described(kept):
                 module = super().load_from_checkpoint(file, weights_only=True, **settings)
         except ArgumentError as error:  # jsonargparse's
-            raise ValueError(f"'{path}': {error}") from error
-        except RuntimeError as error:
-            if "loading state_dict" not in str(error):
-                raise
-            told = shorten(str(error).splitlines()[1], 160, placeholder=" …")
-            raise RuntimeError(f"'{path}' does not fit the network: {told}") from error
+            raise UserError(f"'{path}': {error}") from error
+        except UnfitWeightsError as error:
+            raise UnfitWeightsError(f"'{path}': {error}") from error
         serve_on(allowed.modules)
         return module, missing
 
@@ -271,6 +267,18 @@ class ClassificationModule(pl.LightningModule):
         ignored = () if described else [*(names - plain)]
         self.save_hyperparameters(ignore=ignored, frame=frame)
         return objects
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Loads weights, as every module does.
+
+        Raises:
+            UnfitWeightsError: If they are not those of the network.
+        """
+        try:
+            return super().load_state_dict(*args, **kwargs)
+        except RuntimeError as error:
+            told = shorten(str(error).splitlines()[1], 160, placeholder=" …")
+            raise UnfitWeightsError(f"the checkpoint does not fit the network: {told}") from error
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps pixels ``(N, C, H, W)``, uint8 or floating point in 0..255, to logits ``(N, K)``."""
@@ -386,7 +394,7 @@ class ClassificationModule(pl.LightningModule):
         optimizer = self._built("optimizer", self.optimizer, self._parameter_groups())
         for group in optimizer.param_groups:
             if not 0 <= group["lr"] < math.inf:  # also false for NaN, which SGD itself accepts
-                raise ValueError(f"model.optimizer: lr must be a number >= 0, not {group['lr']}.")
+                raise UserError(f"model.optimizer: lr must be a number >= 0, not {group['lr']}.")
         scheduler = self.lr_scheduler and self._built("lr_scheduler", self.lr_scheduler, optimizer)
         self._classes = {"optimizer": _class_of(optimizer), "lr_scheduler": _class_of(scheduler)}
         self._refuse_other_classes()
@@ -429,7 +437,7 @@ class ClassificationModule(pl.LightningModule):
         try:
             return build(argument)
         except (ValueError, TypeError) as error:
-            raise ValueError(f"model.{name}: {error}") from error
+            raise UserError(f"model.{name}: {error}") from error
 
     def metric_modes(self) -> dict[str, Mode | None]:
         """The metrics that a training logs, each of which can be monitored, and their best value.
@@ -451,17 +459,17 @@ class ClassificationModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         notes = {"objects": sorted(self._objects), "classes": self._classes}
-        checkpoint[checkpoints.KEY] = self.provenance | {k: v for k, v in notes.items() if v}
+        checkpoint[KEY] = self.provenance | {k: v for k, v in notes.items() if v}
         checkpoint["loss_watch"] = dataclasses.asdict(self.watch)
         network = checkpoint["hyper_parameters"].get("network")
         if network is not None:
             network = copy.deepcopy(network)
-            checkpoints.without_pretrained(network)
+            without_pretrained(network)
             hyperparameters = {**checkpoint["hyper_parameters"], "network": network}
             checkpoint["hyper_parameters"] = hyperparameters
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        entry = checkpoint.get(checkpoints.KEY, {})
+        entry = checkpoint.get(KEY, {})
         if entry:
             self.run_format = entry.get("format", 1)
         self.watch = LossWatch(**checkpoint.get("loss_watch", {}))
@@ -502,7 +510,7 @@ class ClassificationModule(pl.LightningModule):
         if isinstance(logits, Tensor) and logits.shape == expected:
             return
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(
+        raise UserError(
             f"model.network: {type(self.network).__name__} returns {got}, expected logits "
             f"{expected} for {expected[1]} classes. Set its number of outputs in init_args, and "
             "no auxiliary outputs."

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from classifier import bombs
+from classifier.checkpoint.limits import check_archive, check_values, limited_memory
+from classifier.errors import UserError
 from classifier.suggest import did_you_mean
 
 __all__ = ["MNISTNet", "ResNet9", "SmallResNet", "torchvision_model"]
@@ -100,11 +101,11 @@ class SmallResNet(nn.Module):
         blocks, remainder = divmod(depth - 2, 6)
         if remainder or blocks < 1:
             lower = 6 * max(blocks, 1) + 2
-            raise ValueError(
+            raise UserError(
                 f"depth is 6 n + 2, not {depth}; the nearest are {lower} and {lower + 6}."
             )
         if width < 2 or width % 2:
-            raise ValueError(f"width is an even number of filters, at least 2: {width}.")
+            raise UserError(f"width is an even number of filters, at least 2: {width}.")
         layers: list[nn.Module] = [
             _convolution(in_channels, width),
             nn.BatchNorm2d(width),
@@ -244,7 +245,7 @@ def torchvision_model(
     else:
         network = _download(builder, weights, kwargs)
     if in_channels != 3 and getattr(network, "transform_input", False):
-        raise ValueError(
+        raise UserError(
             f"{name} with these weights rescales red, green and blue itself, "
             f"so it takes 3 channels, not {in_channels}."
         )
@@ -264,7 +265,7 @@ def _builder(name: str) -> Callable[..., nn.Module]:
     known = models.list_models(module=models)
     if name.lower() not in known:
         hint = did_you_mean(name.lower(), known, f"; it has {', '.join(known)}.")
-        raise ValueError(f"torchvision has no classifier '{name}'{hint}")
+        raise UserError(f"torchvision has no classifier '{name}'{hint}")
     builder: Callable[..., nn.Module] = models.get_model_builder(name.lower())
     return builder
 
@@ -279,7 +280,7 @@ def _download(builder: Callable[..., nn.Module], weights: str, kwargs: dict[str,
     spelled = {key.lower(): key for key in known}
     spelled |= {f"{entries.__name__}.{key}".lower(): key for key in known}
     if weights.lower() not in spelled:
-        raise ValueError(
+        raise UserError(
             f"{builder.__name__} has no weights '{weights}', only {', '.join(known)}; "
             f"a file ends in {', '.join(WEIGHTS_SUFFIXES)}."
         )
@@ -306,10 +307,10 @@ def _load_file(network: nn.Module, path: Path) -> None:
     try:
         missing, unexpected = network.load_state_dict(state, strict=False)
     except RuntimeError as error:  # a size; the message's first line only names the class
-        raise ValueError(f"'{path}' does not fit: {str(error).splitlines()[1].strip()}") from error
+        raise UserError(f"'{path}' does not fit: {str(error).splitlines()[1].strip()}") from error
     for keys, problem in ((missing, "lacks"), (unexpected, "also has")):
         if keys:
-            raise ValueError(
+            raise UserError(
                 f"'{path}' is not a state dict of this network: it {problem} '{keys[0]}' "
                 f"({len(keys)} such keys)."
             )
@@ -325,20 +326,20 @@ def _read_state(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         if zipfile.is_zipfile(path):  # older files are none
             with path.open("rb") as file:
-                bombs.check_archive(file)
-        with bombs.limited_memory(2 * path.stat().st_size):
+                check_archive(file)
+        with limited_memory(2 * path.stat().st_size):
             state = torch.load(path, map_location="cpu", weights_only=True)
-        bombs.check_values(state, path.stat().st_size)
+        check_values(state, path.stat().st_size)
     except ImportError as error:
-        raise ValueError(f"'{path}' needs a package: pip install safetensors.") from error
+        raise UserError(f"'{path}' needs a package: pip install safetensors.") from error
     except Exception as error:  # each format has its own exceptions for a damaged file
-        raise ValueError(
+        raise UserError(
             f"'{path}' is damaged or holds more than tensors ({type(error).__name__})."
         ) from error
     if not isinstance(state, dict) or not all(
         isinstance(value, Tensor) for value in state.values()
     ):
-        raise ValueError(f"'{path}' holds no state dict, which maps names to tensors.")
+        raise UserError(f"'{path}' holds no state dict, which maps names to tensors.")
     return state
 
 

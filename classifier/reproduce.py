@@ -16,12 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from classifier import checkpoints, runs
+from classifier import runs
+from classifier.anchored_yaml import ConfigError, load
+from classifier.checkpoint.provenance import decisive, flat
+from classifier.checkpoint.read import KEY, folder_name, read_whose, weights_digest
 from classifier.checkpoint.signature import Origin
 from classifier.checkpoint.trust import origin_of_run
 from classifier.cli.run import COMMAND, CommandParser, explained
-from classifier.hyperparameters import ConfigError, load
-from classifier.provenance import decisive, flat
 from classifier.suggest import did_you_mean
 
 FACTS = ("seed", "device", "devices", "precision", "parameters", "data", "code", "environment")
@@ -105,8 +106,8 @@ class Trained:
         Raises:
             ValueError: If it carries no config.
         """
-        saved, origin = checkpoints.read_whose(path)
-        own = saved.get(checkpoints.KEY, {})
+        saved, origin = read_whose(path)
+        own = saved.get(KEY, {})
         if "config" not in own:
             raise ConfigError(
                 f"'{path}' carries no config and no run record, so that nothing says how it was "
@@ -119,7 +120,7 @@ class Trained:
         else:
             metrics = _epoch_of(record)
         weights = saved["state_dict"]
-        digest = checkpoints.weights_digest(weights)
+        digest = weights_digest(weights)
         there = _started_in(record, origin)
         return cls(record, own["config"], steps, digest, weights, metrics, path, there)
 
@@ -135,7 +136,7 @@ def run(given: Sequence[str]) -> int:
         0 for identical or within tolerance; 1 for different, or if the training failed; 2 for what
         the user can mend; 130 or 143 after a signal.
     """
-    return explained(lambda: _reproduce(_parse(given)))
+    return explained(lambda: _reproduce(_parse(given[1:])))
 
 
 def _parse(given: Sequence[str]) -> argparse.Namespace:
@@ -183,7 +184,7 @@ def _reproduce(options: argparse.Namespace) -> int:
         )
     if before.steps == 0:
         raise ConfigError(f"'{options.run}' was not trained for a single step.")
-    name = checkpoints.folder_name(before.record["name"])
+    name = folder_name(before.record["name"])
     folder = _new_folder(options.folder, f"{name}_reproduced")
     print(  # noqa: T201
         f"trains '{options.run}' again up to step {before.steps:,}, in {folder}", flush=True

@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
-from classifier.durable import written_whole
+from classifier.atomic import written_whole
 from classifier.errors import UserError
 
 DIFFERENCE = ("diff", "--no-ext-diff", "--no-textconv", "--ignore-submodules=all", "HEAD")
@@ -90,7 +90,7 @@ def locked(folder: Path) -> Iterator[None]:
         record = read_record(folder) if (folder / "run.json").exists() else {}
         host = record.get("environment", {}).get("host")
         known = f" (PID {record['pid']} on {host})" if "pid" in record else ""
-        raise ValueError(
+        raise UserError(
             f"'{folder}' is being trained by another process{known}; wait for it or stop it."
         ) from None
     try:
@@ -153,7 +153,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"'{path}' is damaged: {error}. Mend it, or move the run away.") from error
+        raise UserError(f"'{path}' is damaged: {error}. Mend it, or move the run away.") from error
     return record
 
 

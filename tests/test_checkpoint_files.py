@@ -14,7 +14,7 @@ from conftest import TINY
 from disks import enlarge, fill, read_only, small_disk
 
 from classifier.__main__ import main
-from classifier.checkpoints import read_checkpoint
+from classifier.checkpoint.read import read_checkpoint
 
 SAVE = ("--save_every.steps", "2")
 RUN = Path("runs/tiny/version_0")

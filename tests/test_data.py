@@ -23,7 +23,7 @@ from classifier.data import (
     ImageFolder,
 )
 from classifier.data.sets import EpochSampler, MemorySet
-from classifier.data.split import random_order, stratified_split
+from classifier.splits import random_order, stratified_split
 
 # Lightning asks PyTorch in an outdated way; it does no harm.
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")

@@ -15,8 +15,8 @@ from pytorch_lightning.trainer.connectors import data_connector
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from pytorch_lightning.utilities.signature_utils import is_param_in_hook_signature
 
-from classifier import hooks
 from classifier.__main__ import main
+from classifier.internals.lightning import EMPTY, Hooks
 
 OWN = """
 from pathlib import Path
@@ -84,9 +84,9 @@ def calls(write_config, write_module):
 def test_each_hook_is_called_when_lightning_calls_it(calls, monkeypatch):
     ours = calls("Notes", "LastNotes")
 
-    monkeypatch.setattr(hooks.Hooks, "of_callbacks", staticmethod(call._call_callback_hooks))
-    monkeypatch.setattr(hooks.Hooks, "of_module", staticmethod(call._call_lightning_module_hook))
-    monkeypatch.setattr(hooks.Hooks, "of_strategy", staticmethod(call._call_strategy_hook))
+    monkeypatch.setattr(Hooks, "of_callbacks", staticmethod(call._call_callback_hooks))
+    monkeypatch.setattr(Hooks, "of_module", staticmethod(call._call_lightning_module_hook))
+    monkeypatch.setattr(Hooks, "of_strategy", staticmethod(call._call_strategy_hook))
     lightnings = calls("Notes", "LastNotes")
 
     assert ours == lightnings
@@ -103,7 +103,9 @@ def test_training_and_evaluation_call_hooks_the_fast_way(calls):
         looks = ["--trainer.callbacks+=own.Looks"]
         assert main([verb, "--ckpt_path", str(checkpoint), *looks]) == 0
 
-    assert dict(own.CALLS) == dict.fromkeys(("fit", "validate", "test"), "classifier.hooks")
+    assert dict(own.CALLS) == dict.fromkeys(
+        ("fit", "validate", "test"), "classifier.internals.lightning"
+    )
 
 
 def test_a_callback_that_joins_later_is_called_from_then_on(calls):
@@ -136,7 +138,7 @@ def test_lightning_still_calls_hooks_by_these_functions(name, parameters):
 
 
 def test_the_hooks_that_are_left_out_do_nothing():
-    for name in hooks.EMPTY:
+    for name in EMPTY:
         assert hasattr(Callback, name)
         for kind in (pl.LightningModule, Strategy):
             if function := getattr(kind, name, None):

@@ -9,11 +9,11 @@ import pytest
 import yaml
 from jsonargparse import get_loader
 
-from classifier.hyperparameters.aliases import anchors, with_aliases
-from classifier.hyperparameters.edit import set_values
-from classifier.hyperparameters.names import apply, split_arguments, unused, values
-from classifier.hyperparameters.scalars import Dumper, literal
-from classifier.hyperparameters.text import (
+from classifier.anchored_yaml.aliases import anchors, with_aliases
+from classifier.anchored_yaml.edit import set_values
+from classifier.anchored_yaml.names import apply, split_arguments, unused, values
+from classifier.anchored_yaml.scalars import Dumper, literal
+from classifier.anchored_yaml.text import (
     MISSING,
     ConfigError,
     ConfigSource,
@@ -423,6 +423,6 @@ def test_a_key_is_located_by_its_line(path, line):
 
 
 def test_the_import_does_not_need_torch():
-    code = "import sys, classifier.hyperparameters.aliases; sys.exit('torch' in sys.modules)"
+    code = "import sys, classifier.anchored_yaml.aliases; sys.exit('torch' in sys.modules)"
 
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

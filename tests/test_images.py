@@ -11,6 +11,7 @@ from PIL import Image
 from torch import nn
 
 from classifier.data.images import ImageReader, read_image
+from classifier.errors import UserError
 
 RAMP = np.arange(48, dtype=np.uint8).reshape(4, 4, 3) * 5
 
@@ -166,5 +167,5 @@ class ToUnitRange(nn.Module):
 def test_a_transform_that_changes_the_scale_is_refused(tmp_path):
     Image.fromarray(RAMP).save(tmp_path / "ramp.png")
 
-    with pytest.raises(TypeError, match="leave out conversion and normalisation"):
+    with pytest.raises(UserError, match="leave out conversion and normalisation"):
         ImageReader(3, ToUnitRange())(tmp_path / "ramp.png")

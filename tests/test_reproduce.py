@@ -19,9 +19,11 @@ from PIL import Image
 from torch import nn
 
 import classifier
-from classifier import checkpoints, provenance, runs
+from classifier import runs
 from classifier.__main__ import main
 from classifier.checkpoint import modules, signature
+from classifier.checkpoint.provenance import settings_digest
+from classifier.checkpoint.read import weights_digest
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
@@ -557,7 +559,7 @@ def test_the_record_says_what_a_reproduction_has_to_agree_with(trained):
     record = runs.read_record(trained)
 
     weights = torch.load(trained / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-    assert record["weights_sha256"] == checkpoints.weights_digest(weights)
+    assert record["weights_sha256"] == weights_digest(weights)
     assert (record["device"], record["devices"], record["precision"]) == ("cpu", 1, "32-true")
     assert list(record["code"]) == ["classifier"]
     assert len(record["settings"]) == 1
@@ -584,14 +586,14 @@ def test_a_checkpoint_says_to_which_epoch_its_metrics_belong(trained):
 def test_the_digest_of_weights_tells_apart(other):
     weights = {"a": torch.tensor([1.0, 0.0]), "b": torch.tensor(1)}
 
-    assert checkpoints.weights_digest(other) != checkpoints.weights_digest(weights)
+    assert weights_digest(other) != weights_digest(weights)
 
 
 def test_the_digest_of_weights_does_not_depend_on_their_order_or_memory():
     weights = {"a": torch.arange(6).view(2, 3), "b": torch.empty(0, dtype=torch.bfloat16)}
     other = {"b": weights["b"].clone(), "a": weights["a"].T.contiguous().T}
 
-    assert checkpoints.weights_digest(other) == checkpoints.weights_digest(weights)
+    assert weights_digest(other) == weights_digest(weights)
 
 
 @pytest.mark.parametrize(
@@ -613,7 +615,7 @@ def test_only_settings_that_decide_the_weights_change_their_digest(change, decid
         "seed_everything": 0,
     }
 
-    digests = [provenance.settings_digest(given) for given in (config, {**config, **change})]
+    digests = [settings_digest(given) for given in (config, {**config, **change})]
 
     assert (digests[0] != digests[1]) == decides
 

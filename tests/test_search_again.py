@@ -21,7 +21,7 @@ from searches import (
 
 from classifier import runs
 from classifier.__main__ import main
-from classifier.hyperparameters import ConfigError
+from classifier.anchored_yaml import ConfigError
 from classifier.search.same import continued
 from classifier.search.settings import parse, save
 

@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 from searches import Search, check_whole, metrics, state, trial_folder, trials_of, write_files
 
 from classifier import runs
-from classifier.hyperparameters import ConfigError
+from classifier.anchored_yaml import ConfigError
 from classifier.search import cluster_ray, slurm
 
 ELSEWHERE = [

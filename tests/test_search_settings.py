@@ -13,7 +13,7 @@ from conftest import TINY
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.exceptions import ExperimentalWarning
 
-from classifier.hyperparameters import ConfigError
+from classifier.anchored_yaml import ConfigError
 from classifier.module import ClassificationModule
 from classifier.search.same import differences
 from classifier.search.settings import (

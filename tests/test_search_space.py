@@ -8,7 +8,7 @@ import yaml
 from conftest import TINY
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from classifier.hyperparameters import ConfigError
+from classifier.anchored_yaml import ConfigError
 from classifier.search.entries import read
 from classifier.search.space import Space
 

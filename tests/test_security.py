@@ -28,9 +28,11 @@ from pytorch_lightning import callbacks
 from searches import Search, trial_folder, write_files
 
 import classifier
-from classifier import bombs, checkpoints, runs
+from classifier import runs
 from classifier.__main__ import main
 from classifier.checkpoint import signature, trust
+from classifier.checkpoint.limits import limited_memory
+from classifier.checkpoint.read import read_checkpoint
 from classifier.cli.harmless import harmless_callbacks
 from classifier.module import ClassificationModule
 from classifier.networks import torchvision_model
@@ -640,7 +642,7 @@ def test_a_bomb_is_refused_in_little_time_and_memory(forge, stranger):
     start = time.process_time()
 
     with peak(megabytes=1000), pytest.raises(ValueError, match=r"x\.ckpt"):
-        checkpoints.read_checkpoint(Path("x.ckpt"))
+        read_checkpoint(Path("x.ckpt"))
 
     assert time.process_time() - start < 10  # of this process, however busy the machine is
     assert main(["test", "--ckpt_path", "x.ckpt"]) == 2
@@ -649,8 +651,8 @@ def test_a_bomb_is_refused_in_little_time_and_memory(forge, stranger):
 def test_the_memory_is_unlimited_again_after_reading(trained):
     limits = resource.getrlimit(resource.RLIMIT_AS)
 
-    checkpoints.read_checkpoint(trained / "checkpoints" / "best.ckpt")
-    with contextlib.suppress(RuntimeError), bombs.limited_memory(0):
+    read_checkpoint(trained / "checkpoints" / "best.ckpt")
+    with contextlib.suppress(RuntimeError), limited_memory(0):
         torch.empty(1 << 40)
 
     assert resource.getrlimit(resource.RLIMIT_AS) == limits
@@ -716,7 +718,7 @@ def test_a_description_of_the_wrong_kind_is_refused(place, value, stranger):
     pickled(f"classifier.{place}", value)(forged)
 
     with pytest.raises(ValueError, match=rf"'x\.ckpt'.*wrong '{place.partition('.')[0]}'"):
-        checkpoints.read_checkpoint(Path("x.ckpt"))
+        read_checkpoint(Path("x.ckpt"))
 
 
 @pytest.mark.parametrize(

@@ -22,9 +22,10 @@ import pytest
 from test_ddp import TWO_RANKS
 
 import classifier
-from classifier import checkpoints, runs
+from classifier import runs
 from classifier.__main__ import main
 from classifier.checkpoint import signature
+from classifier.checkpoint.read import read_whose
 from classifier.module import ClassificationModule
 
 SOURCES = Path(classifier.__file__).parents[1]
@@ -381,7 +382,7 @@ def test_a_training_that_cannot_be_signed_says_so_once_and_goes_on(
     assert told in line
     assert line.endswith(" Without it, test and resuming will want --trust own.")
     assert runs.read_record(folder)["signature"] is None
-    assert checkpoints.read_whose(folder / "checkpoints/last.ckpt")[1] == "unsigned"
+    assert read_whose(folder / "checkpoints/last.ckpt")[1] == "unsigned"
     assert main(["test", "--ckpt_path", str(folder)]) == 2
     assert "--trust own" in capsys.readouterr().err
     assert main(["test", "--ckpt_path", str(folder), "--trust", "own"]) == 0

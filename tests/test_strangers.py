@@ -23,12 +23,14 @@ from conftest import TINY, put
 from PIL import Image
 from searches import write_files
 
-from classifier import archive, checkpoints, runs
+from classifier import runs
 from classifier.__main__ import main
+from classifier.atomic import appended
 from classifier.checkpoint import signature, trust
+from classifier.checkpoint.file import COMMENT, END, END_SIZE, _crc
 from classifier.checkpoint.modules import digest
+from classifier.checkpoint.read import read_whose
 from classifier.cli.run import COMMAND
-from classifier.durable import appended
 from classifier.module import ClassificationModule
 from classifier.search import signed
 from classifier.search.settings import parse, save
@@ -134,7 +136,7 @@ def refused_everywhere(path, mark, capsys):
 
 def test_no_byte_of_a_signed_checkpoint_can_be_changed(checkpoint):
     content = checkpoint.read_bytes()
-    assert checkpoints.read_whose(checkpoint)[1] == "own"
+    assert read_whose(checkpoint)[1] == "own"
     draw = random.Random(0)
     comment = len(content) - 190  # checksum and signature, and what counts their bytes
     places = [*draw.sample(range(comment), 150), *draw.sample(range(comment, len(content)), 50)]
@@ -144,7 +146,7 @@ def test_no_byte_of_a_signed_checkpoint_can_be_changed(checkpoint):
         checkpoint.write_bytes(changed)
 
         with pytest.raises(ValueError, match=r"last\.ckpt"):
-            checkpoints.read_whose(checkpoint)
+            read_whose(checkpoint)
 
 
 def test_a_signed_checkpoint_that_is_cut_off_is_damaged(checkpoint):
@@ -154,19 +156,19 @@ def test_a_signed_checkpoint_that_is_cut_off_is_damaged(checkpoint):
         checkpoint.write_bytes(content[:size])
 
         with pytest.raises(ValueError, match=r"last\.ckpt"):
-            checkpoints.read_whose(checkpoint)
+            read_whose(checkpoint)
 
 
 def with_comment(content, comment):
     """The bytes of a checkpoint with another comment of the zip."""
-    start = content.rfind(archive.END)
-    return content[: start + archive.END_SIZE - 2] + len(comment).to_bytes(2, "little") + comment
+    start = content.rfind(END)
+    return content[: start + END_SIZE - 2] + len(comment).to_bytes(2, "little") + comment
 
 
 def signature_in(path):
     content = path.read_bytes()
-    start = content.rfind(archive.END) + archive.END_SIZE
-    return archive.COMMENT.fullmatch(content[start:].decode())[2]
+    start = content.rfind(END) + END_SIZE
+    return COMMENT.fullmatch(content[start:].decode())[2]
 
 
 def with_key_of_another(digest, before):
@@ -194,7 +196,7 @@ def test_a_forged_signature_lifts_no_check(forge, network, checkpoint, mark, cap
     checksum = hashlib.sha256(content).hexdigest()
     forged = forge(checksum, before)
     comment = f"sha256:{checksum}"
-    comment += f" hmac-sha256:{forged} crc32:{archive._crc(forged)}" if forged else ""
+    comment += f" hmac-sha256:{forged} crc32:{_crc(forged)}" if forged else ""
     checkpoint.write_bytes(with_comment(content, comment.encode()))
 
     told = refused_everywhere(checkpoint, mark, capsys)

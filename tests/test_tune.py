@@ -7,7 +7,7 @@ import torch
 import yaml
 
 from classifier.__main__ import main
-from classifier.checkpoints import read_checkpoint
+from classifier.checkpoint.read import read_checkpoint
 from classifier.cli.quiet import quiet
 from classifier.module import ClassificationModule
 from classifier.networks import MNISTNet

@@ -8,8 +8,8 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.strategies import Strategy
 from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 
-from classifier.archive import write_checkpoint
-from classifier.checkpoints import read_checkpoint
+from classifier.checkpoint.file import write_checkpoint
+from classifier.checkpoint.read import read_checkpoint
 from classifier.errors import UserError
 
 

@@ -34,14 +34,14 @@ from pytorch_lightning.callbacks import (
 )
 
 from classifier import runs
-from classifier.archive import POSITION, write_checkpoint
+from classifier.anchored_yaml import load
+from classifier.atomic import sync, written_whole
 from classifier.callbacks import position, stops
 from classifier.callbacks.stop_signals import StopSignals
 from classifier.callbacks.validated_weights import are_equal, weights_of, without_masks
-from classifier.checkpoints import KEY, read_checkpoint
-from classifier.durable import sync, written_whole
+from classifier.checkpoint.file import POSITION, write_checkpoint
+from classifier.checkpoint.read import KEY, read_checkpoint
 from classifier.errors import UserError
-from classifier.hyperparameters import load
 
 OWN_NAMES = ("best", "last", "previous", "new")
 ASK_EVERY = 16  # batches between questions to the other ranks, each of which makes the device wait

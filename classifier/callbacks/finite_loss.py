@@ -15,7 +15,7 @@ from torch import Tensor
 
 from classifier import runs
 from classifier.callbacks.console import shown
-from classifier.checkpoints import read_checkpoint
+from classifier.checkpoint.read import read_checkpoint
 from classifier.finite import EXPLODED, LossWatch, largest, mean_over_ranks
 
 MAX_IN_A_ROW = 10  # skipped steps; after so many the weights are broken, not the batch

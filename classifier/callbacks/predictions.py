@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import BasePredictionWriter
 from torch import Tensor
 
-from classifier.durable import naming, written_new
+from classifier.atomic import naming, written_new
 from classifier.signals import cleaning
 from classifier.suggest import printable
 

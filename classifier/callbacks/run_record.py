@@ -16,7 +16,7 @@ from classifier import runs
 from classifier.callbacks.checkpoints import best_checkpoint, run_checkpoints
 from classifier.callbacks.epochs import EpochWatch
 from classifier.callbacks.position import is_broken_off
-from classifier.checkpoints import weights_digest
+from classifier.checkpoint.read import weights_digest
 
 KEPT_BESIDE = ("epoch", "step", "seconds", "lr")  # the columns of metrics.csv besides the metrics
 

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import classifier
+from classifier.anchored_yaml import ConfigError, load
 from classifier.checkpoint import signature
 from classifier.checkpoint.modules import OwnModules, found_by_others, served
 from classifier.checkpoint.signature import Origin
-from classifier.hyperparameters import ConfigError, load
+from classifier.errors import UserError
 from classifier.internals.jsonargparse import (
     ImportDenied,
     asking,
@@ -78,6 +79,10 @@ PLACES = (
 """Settings that name a file or folder, be there one or not."""
 SIGNED = ("trusted", "working_folder", "code", "code_folders")
 """The entries of a run record that decide what its config may import."""
+
+
+class NotTrustedError(ImportDenied, UserError):
+    """A class path that a config may not use."""
 
 
 @dataclass
@@ -139,7 +144,7 @@ class Trust:
         return _is_within(path, self.packages) or path in plain_values()
 
     def check(self, path: str) -> None:
-        """Raises `ImportDenied` for a path that may not be imported.
+        """Raises `NotTrustedError` for a path that may not be imported.
 
         jsonargparse asks twice: for the path as it is given, before it imports anything, and for
         where the object is defined, so that ``torch.nn.modules.module.os.system`` is refused too.
@@ -158,20 +163,20 @@ class Trust:
             return
         elif self.allows(path) and not found_by_others(top):
             package = top.replace("_", "-")
-            raise ImportDenied(f"'{path}' needs a package: pip install {package}.")
+            raise NotTrustedError(f"'{path}' needs a package: pip install {package}.")
         elif not self._is_named(module, name):
-            raise ImportDenied(self._refusal([path]))
+            raise NotTrustedError(self._refusal([path]))
         self.granted.add(path)
 
     def check_config(self, config: Any) -> None:
-        """Raises `ImportDenied` at once for the class paths of a config that it finds by itself.
+        """Raises `NotTrustedError` at once for the class paths of a config that it finds by itself.
 
         Others, as in a text that is YAML again, are found when they are imported.
         """
         paths = [path for path in class_paths(config) if "." in path]
         others = [path for path in paths if not (self._is_asked_for(path) or self.allows(path))]
         if refused := [path for path in others if not self._is_signed(path)]:
-            raise ImportDenied(self._refusal(refused))
+            raise NotTrustedError(self._refusal(refused))
         for path in others:
             self._check_module(path)
 
@@ -199,7 +204,7 @@ class Trust:
         """Refuses a module that the signature is not on."""
         problem = self.modules.problem(path.partition(".")[0]) if self.modules else ""
         if problem:
-            raise ImportDenied(self._refusal([path], problem))
+            raise NotTrustedError(self._refusal([path], problem))
 
     def _is_named(self, module: str, name: str) -> bool:
         """Whether the user gives the bare name of a class that is imported already."""

@@ -11,23 +11,8 @@ from typing import Any
 
 import yaml
 
-from classifier import checkpoints, runs
-from classifier.archive import FORMAT, POSITION, epochs_done
-from classifier.callbacks.trial import Trial
-from classifier.checkpoint.signature import Origin
-from classifier.checkpoint.trust import (
-    PACKAGES,
-    PLACES,
-    Found,
-    Trust,
-    names_in,
-    origin_of_run,
-    packages_in,
-)
-from classifier.cli.harmless import harmless_callbacks
-from classifier.cli.places import with_files_found
-from classifier.errors import UserError
-from classifier.hyperparameters import (
+from classifier import runs
+from classifier.anchored_yaml import (
     ConfigError,
     ConfigSource,
     apply,
@@ -42,8 +27,24 @@ from classifier.hyperparameters import (
     values,
     written_at,
 )
-from classifier.hyperparameters.scalars import MAX_LEVELS
-from classifier.hyperparameters.text import children, compose, dotted, places
+from classifier.anchored_yaml.scalars import MAX_LEVELS
+from classifier.anchored_yaml.text import children, compose, dotted, places
+from classifier.callbacks.trial import Trial
+from classifier.checkpoint.file import FORMAT, POSITION, epochs_done
+from classifier.checkpoint.read import KEY, folder_name, read_whose, resolve, similar
+from classifier.checkpoint.signature import Origin
+from classifier.checkpoint.trust import (
+    PACKAGES,
+    PLACES,
+    Found,
+    Trust,
+    names_in,
+    origin_of_run,
+    packages_in,
+)
+from classifier.cli.harmless import harmless_callbacks
+from classifier.cli.places import with_files_found
+from classifier.errors import UserError
 from classifier.suggest import did_you_mean
 
 SECTIONS = (
@@ -242,7 +243,7 @@ class Arguments:
         file = next(files, None)
         saved = _run_beside(Path(file)) if file else {}
         name = saved.get("name") or (Path(file).stem if file else self.run.get("name"))
-        self.name = name and checkpoints.folder_name(name)
+        self.name = name and folder_name(name)
         self.before: dict[str, Any] = saved or self.run
 
     def _forget_weights(self) -> None:
@@ -253,18 +254,18 @@ class Arguments:
     def _read_checkpoint(self, path: str) -> Path:
         """Reads a checkpoint; to go on, the one before it if it is damaged. Returns its path."""
         prefer = "last" if self.verb == "fit" else "best"
-        found = checkpoints.resolve(path, prefer)
+        found = resolve(path, prefer)
         previous = found.parent / "previous.ckpt"
         try:
-            read = checkpoints.read_whose(found)
+            read = read_whose(found)
         except ValueError as error:
             if self.verb != "fit" or found.name != "last.ckpt" or not previous.exists():
                 raise
             print(f"warning: {error} Going on from '{previous}'.", file=sys.stderr)  # noqa: T201
-            found, read = previous, checkpoints.read_whose(previous)
+            found, read = previous, read_whose(previous)
         saved, self.origin = read
         self.checkpoint_path = found
-        self.checkpoint = saved.get(checkpoints.KEY, {})
+        self.checkpoint = saved.get(KEY, {})
         self.global_step = saved.get("global_step", 0)
         self.is_exact = saved.get(POSITION, {}).get("exact", True)
         self.epochs_done = epochs_done(saved)
@@ -279,7 +280,7 @@ def unsaved_run(path: Path) -> Path | None:
     """
     folder = path.parent.parent if path.name == "last.ckpt" else path
     begun = (folder / "run.json").is_file() and (folder / "config.yaml").is_file()
-    if not begun or checkpoints.resolve(str(folder), "last").is_file():
+    if not begun or resolve(str(folder), "last").is_file():
         return None
     best = folder / "checkpoints" / "best.ckpt"
     if best.exists():
@@ -431,7 +432,7 @@ def _read_config(value: str) -> ConfigSource:
     if path.is_dir():
         raise ConfigError(f"--config '{path}' is a folder, expected a YAML file.")
     if not path.is_file():
-        raise ConfigError(f"No config file '{path}'{checkpoints.similar(path)}")
+        raise ConfigError(f"No config file '{path}'{similar(path)}")
     try:
         return ConfigSource(value, path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:

@@ -8,12 +8,14 @@ import shlex
 import signal
 import sys
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from jsonargparse import Namespace
 from jsonargparse.typing import NonNegativeFloat, PositiveInt
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning.callbacks import Callback, ProgressBar, RichProgressBar, Timer
 from pytorch_lightning.cli import LightningCLI
@@ -22,6 +24,7 @@ from torch.nn import Identity
 import classifier.augment
 import classifier.networks  # noqa: F401  # short class names work for what is imported
 from classifier import runs
+from classifier.anchored_yaml import ConfigError, anchors, load, with_aliases
 from classifier.callbacks.checkpoint_io import save_durably
 from classifier.callbacks.checkpoints import (
     BetweenEpochs,
@@ -43,8 +46,9 @@ from classifier.callbacks.stops import EndsAt
 from classifier.callbacks.trial import Trial, TrialReport
 from classifier.checkpoint import signature
 from classifier.checkpoint.modules import code_digests, used_modules
+from classifier.checkpoint.provenance import settings_digest
+from classifier.checkpoint.read import without_pretrained
 from classifier.checkpoint.trust import PACKAGES, class_paths, confined, signed_part
-from classifier.checkpoints import without_pretrained
 from classifier.cli.arguments import Arguments
 from classifier.cli.links import LINKS, Instantiator, fill, refuse_nulls, refuse_other_numbers
 from classifier.cli.modes import MODES, fill_modes
@@ -56,12 +60,10 @@ from classifier.cli.written import Written, comment
 from classifier.data import ImageDataModule
 from classifier.data.files import find_images
 from classifier.data.workers import WorkerNames
-from classifier.errors import UserError
-from classifier.hooks import lean_hooks
-from classifier.hyperparameters import ConfigError, anchors, load, with_aliases
+from classifier.errors import DataWorkerError, UserError
+from classifier.internals.lightning import lean_hooks
 from classifier.metrics import better
 from classifier.module import ClassificationModule
-from classifier.provenance import settings_digest
 from classifier.signals import cleaning
 from classifier.suggest import did_you_mean, printable
 
@@ -209,9 +211,17 @@ class ClassifierCLI(LightningCLI):
             self.parser.add_instantiator(Instantiator(self, key), kind, subclasses=True)
 
     def before_instantiate_classes(self) -> None:
+        with refused_values():
+            self._build_data_and_fill()
+
+    def instantiate_classes(self) -> None:
+        with refused_values():
+            super().instantiate_classes()
+
+    def _build_data_and_fill(self) -> None:
         config, parser = self.settings, self._parser(self.subcommand)
         if self.arguments.verb == "predict" and not config.images:
-            raise ValueError("predict needs --images PATH ..., image files, folders or globs.")
+            raise UserError("predict needs --images PATH ..., image files, folders or globs.")
         used = {key: part for key, part in config.as_dict().items() if key != "hyperparameters"}
         refuse_nulls(used, self.arguments)
         data_only = Namespace(data=config.data.clone())  # type: ignore[no-untyped-call]
@@ -240,7 +250,8 @@ class ClassifierCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         config = self._get(self.config_init, "trainer")
-        config.callbacks = [WorkerNames(), *(config.callbacks or [])]
+        self.worker_names = WorkerNames()
+        config.callbacks = [self.worker_names, *(config.callbacks or [])]
         if self.arguments.verb == "fit":
             self._check_monitors(config.callbacks, validated=config.limit_val_batches != 0)
         self._add_progress_bar(config)
@@ -300,12 +311,10 @@ class ClassifierCLI(LightningCLI):
                 continue
             if monitor not in names:
                 hint = did_you_mean(monitor, names, f"; there are {', '.join(names)}.")
-                raise ValueError(f"{key}: no metric '{monitor}'{hint}")
+                raise UserError(f"{key}: no metric '{monitor}'{hint}")
             # Without validation the best checkpoint is the last one.
             if not validated and key != "model.monitor" and monitor.startswith("val_"):
-                raise ValueError(
-                    f"{key}: trainer.limit_val_batches is 0, so there is no {monitor}."
-                )
+                raise UserError(f"{key}: trainer.limit_val_batches is 0, so there is no {monitor}.")
         if self.undirected:
             raise UserError(self.undirected[0])
         for callback in callbacks if self.arguments.format > 1 else ():
@@ -335,7 +344,7 @@ class ClassifierCLI(LightningCLI):
         self.folder = folder
         done = self.arguments.epochs_done
         if resumed and config.max_epochs is not None and 0 <= config.max_epochs < done:
-            raise ValueError(
+            raise UserError(
                 f"trainer.max_epochs is {config.max_epochs}, but {done} epochs are done; "
                 "more epochs go on, an earlier checkpoint starts a new run."
             )
@@ -448,6 +457,8 @@ class ClassifierCLI(LightningCLI):
             try:
                 super()._run_subcommand(subcommand)
             except RuntimeError as error:
+                if self.worker_names.named:
+                    raise DataWorkerError(str(error)) from error
                 if self.model.channels_last and str(error).startswith(NOT_CONTIGUOUS):
                     raise UserError(NEEDS_CONTIGUOUS) from error
                 raise
@@ -484,7 +495,7 @@ class ClassifierCLI(LightningCLI):
         if not output.parent.is_dir():
             raise FileNotFoundError(f"--output '{output}': there is no folder '{output.parent}'.")
         if settings.top_k < 1:
-            raise ValueError(f"--top_k counts classes, so it is at least 1, not {settings.top_k}.")
+            raise UserError(f"--top_k counts classes, so it is at least 1, not {settings.top_k}.")
         self.writer = PredictionWriter(output, self.datamodule.class_names, settings.top_k)
         config.callbacks.append(self.writer)
 
@@ -498,10 +509,21 @@ class ClassifierCLI(LightningCLI):
         self.exit_code = int(bool(self.writer.unreadable))
 
 
+@contextlib.contextmanager
+def refused_values() -> Iterator[None]:
+    """Turns what any constructor raises into a mistake of the user, who gave the values."""
+    try:
+        yield
+    except (UserError, OSError, MisconfigurationException):
+        raise
+    except Exception as error:
+        raise UserError(str(error) or type(error).__name__) from error
+
+
 def _check_processes(trainer: pl.Trainer) -> None:
     """Refuses what would bring the machine down: a process starts for each device of the CPU."""
     if trainer.num_devices > MAX_PROCESSES:
-        raise ValueError(
+        raise UserError(
             f"trainer.devices: {trainer.num_devices} processes are too many for this machine, at "
             f"most {MAX_PROCESSES}."
         )

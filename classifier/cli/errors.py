@@ -3,16 +3,12 @@
 import errno
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
-from types import TracebackType
-from typing import Any
+from collections.abc import Callable, Iterable
 
 from classifier.checkpoint.trust import PACKAGES
-from classifier.errors import UserError
+from classifier.errors import DataWorkerError, UserError
 from classifier.suggest import did_you_mean
 
-PACKAGE = str(Path(__file__).resolve().parents[1])
 # What a path that somebody gave can be, besides missing.
 PATHS = {errno.EACCES, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EROFS}
 Where = Callable[[str], str]  # maps a dotted key to "file:line: ", or to "" when no file has it
@@ -170,8 +166,6 @@ def message_of(error: Exception) -> str:
     text = str(error).strip()
     if "Original Traceback" in text:  # raised in a worker of a DataLoader
         text = text.splitlines()[-1].partition(": ")[2]
-    if text.startswith("Error(s) in loading state_dict"):
-        return f"the checkpoint does not fit the network: {text.splitlines()[1].strip()}"
     if "Parser key" in text or "Union subtypes" in text:  # a constructor refused its values
         text = explain(text)
     if type(error).__name__ == "MisconfigurationException":
@@ -184,31 +178,13 @@ def message_of(error: Exception) -> str:
 
 def is_explained(error: Exception) -> bool:
     """Whether it is a failure that this package tells of in its own words."""
-    return isinstance(error, FloatingPointError) or str(error).startswith("data worker ")
+    return isinstance(error, FloatingPointError | DataWorkerError)
 
 
 def is_users(error: Exception) -> bool:
-    """Whether the user can mend it.
-
-    What this package, the Trainer or a constructor refuses is the user's; what the libraries raise
-    while a network runs is a failure.
-    """
+    """Whether the user can mend it: its class says so, wherever it was raised."""
+    if isinstance(error, UserError | FileNotFoundError | FileExistsError):
+        return True
     # By name: a command that does without Lightning does not import it for a message.
-    if type(error).__name__ == "MisconfigurationException":
-        return True
-    if isinstance(error, UserError | FileNotFoundError):
-        return True
-    if isinstance(error, OSError) and error.errno in PATHS:
-        return True
-    codes = list(_codes(error.__traceback__))
-    if codes and codes[-1].co_filename.startswith(PACKAGE):
-        return isinstance(error, ValueError | TypeError | OSError)
-    mendable = {"before_instantiate_classes", "instantiate_classes", "load_model_state_dict"}
-    worker = isinstance(error, ValueError) and "Original Traceback" in str(error)
-    return worker or bool(mendable & {code.co_name for code in codes})
-
-
-def _codes(traceback: TracebackType | None) -> Iterator[Any]:
-    while traceback:
-        yield traceback.tb_frame.f_code
-        traceback = traceback.tb_next
+    trainers = type(error).__name__ == "MisconfigurationException"
+    return trainers or (isinstance(error, OSError) and error.errno in PATHS)

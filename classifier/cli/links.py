@@ -12,6 +12,7 @@ from classifier.cli.arguments import Arguments
 from classifier.cli.errors import TYPES
 from classifier.cli.parser import imported
 from classifier.data import ImageDataModule
+from classifier.errors import UserError
 
 NETWORK = "model.network.init_args"
 LINKS = [
@@ -70,7 +71,7 @@ def refuse_other_numbers(arguments: Arguments, data: ImageDataModule) -> None:
         for section in ("init_args", "dict_kwargs"):
             given = arguments.value(("model", "network", section, name))
             if given not in (None, number):
-                raise ValueError(
+                raise UserError(
                     f"model.network.{section}.{name} is {given}, but {type(data).__name__} has "
                     f"{number}. Leave it out: it is filled in from the data."
                 )
@@ -88,7 +89,7 @@ def refuse_nulls(config: Any, arguments: Arguments, key: str = "") -> None:
         for name, kind in _nulls(config):
             place = f"{key}.init_args.{name}"
             if place not in [target for _, target in LINKS]:
-                raise ValueError(f"{arguments.where(place)}{place}: null is not {kind}.")
+                raise UserError(f"{arguments.where(place)}{place}: null is not {kind}.")
         for name, part in config.items():
             refuse_nulls(part, arguments, f"{key}.{name}".lstrip("."))
 

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from classifier.hyperparameters import KeyPath, set_values, setting_in, written_at
+from classifier.anchored_yaml import KeyPath, set_values, setting_in, written_at
 
 ROOT = ("data", "init_args", "root")
 WEIGHTS = [

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import classifier
+from classifier.anchored_yaml import ConfigError
 from classifier.checkpoint.modules import prelude
 from classifier.cli.quiet import quiet
 from classifier.errors import UserError
-from classifier.hyperparameters import ConfigError
 from classifier.internals.python import children_apart
 
 COMMAND = (sys.executable, str(Path(classifier.__file__).with_name("__main__.py")))

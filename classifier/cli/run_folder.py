@@ -9,7 +9,7 @@ from lightning_fabric.utilities.rank_zero import rank_zero_only
 from classifier import runs
 from classifier.callbacks.console import shown
 from classifier.callbacks.trial import Trial
-from classifier.checkpoints import read_checkpoint
+from classifier.checkpoint.read import read_checkpoint
 from classifier.cli.arguments import Arguments
 from classifier.errors import UserError
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from classifier.callbacks.console import shown
+from classifier.errors import WriteError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -35,4 +36,4 @@ def writing(folder: Path) -> Iterator[None]:
             remedy = f"Make it writable{'; ' + again if begun else ', ' + other}"
         else:
             raise
-        raise OSError(f"'{shown(path)}': {error.strerror}. {remedy}") from error
+        raise WriteError(f"'{shown(path)}': {error.strerror}. {remedy}") from error

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from typing import Any
 
+from classifier.anchored_yaml import ConfigError, load
+from classifier.anchored_yaml.scalars import literal
 from classifier.cli.arguments import Arguments
 from classifier.cli.parser import Parser, imported
-from classifier.hyperparameters import ConfigError, load
-from classifier.hyperparameters.scalars import literal
 
 COMMENT = "# Written, all else is filled in: "
 HIDDEN = ("init_args", "dict_kwargs")

@@ -18,11 +18,12 @@ from lightning_fabric.utilities.warnings import PossibleUserWarning
 from torch import nn
 from torch.utils.data import DataLoader
 
-from classifier.archive import FORMAT
+from classifier.checkpoint.file import FORMAT
 from classifier.data.images import FilesSet, ImageFiles, ImageReader
 from classifier.data.loader import TrainLoader
 from classifier.data.sets import Batch, EpochSampler, ImageSet, MemorySet, whole_batch
 from classifier.data.workers import workers
+from classifier.errors import UserError
 
 
 class Description(TypedDict):
@@ -293,26 +294,26 @@ class ImageDataModule(pl.LightningDataModule):
 def at_least_one(name: str, value: int) -> int:
     """Returns ``value``, or raises a ValueError when it is below 1."""
     if value < 1:
-        raise ValueError(f"{name} must be at least 1, not {value}.")
+        raise UserError(f"{name} must be at least 1, not {value}.")
     return value
 
 
 def proper_fraction(name: str, value: float) -> float:
     """Returns ``value``, or raises a ValueError when it is not between 0 and 1."""
     if not 0 < value < 1:
-        raise ValueError(f"{name} is a share of the images, above 0 and below 1, not {value}.")
+        raise UserError(f"{name} is a share of the images, above 0 and below 1, not {value}.")
     return value
 
 
 def per_channel(name: str, values: list[float], in_channels: int) -> list[float]:
     """Returns ``values`` with one number per channel; a single number stands for all."""
     if len(values) not in (1, in_channels):
-        raise ValueError(
+        raise UserError(
             f"{name} has {len(values)} values, but the images have {in_channels} channels; "
             "give one value for each channel, or one for all."
         )
     if not all(0 <= value <= 1 for value in values) or (name == "std" and 0 in values):
-        raise ValueError(f"{name} is measured on pixels in 0..1, and no std is 0; not {values}.")
+        raise UserError(f"{name} is measured on pixels in 0..1, and no std is 0; not {values}.")
     return values * (in_channels // len(values))
 
 
@@ -320,7 +321,7 @@ def compare_class_names(expected: list[str], found: list[str]) -> None:
     """Raises a ValueError that names the first difference, if there is one."""
     for index, (old, new) in enumerate(zip_longest(expected, found)):
         if old != new:
-            raise ValueError(
+            raise UserError(
                 f"The data's classes are not those of the checkpoint: class {index} is {new!r}, "
                 f"expected {old!r}. Use data with the {len(expected)} classes of the checkpoint, "
                 "in the same order, or train anew."

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from classifier.data.memory import InMemoryDataModule
-from classifier.data.split import random_order, stratified_split
+from classifier.splits import random_order, stratified_split
 
 
 class Digits(InMemoryDataModule):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from classifier.data.images import image_suffixes
+from classifier.errors import UserError
 
 SPLIT_NAMES = {"train": ["train"], "val": ["val", "valid", "validation"], "test": ["test"]}
 
@@ -39,7 +40,7 @@ def find_splits(root: Path) -> dict[str, Path]:
         if alias in folders and finder.subfolders(folders[alias])
     }
     if splits and "train" not in splits:
-        raise ValueError(
+        raise UserError(
             f"'{root}' has a folder '{next(iter(splits.values())).name}', but no 'train/<class>/'."
         )
     return splits or {"train": root}

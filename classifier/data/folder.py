@@ -19,10 +19,10 @@ from classifier.data.base import Description, ImageDataModule, at_least_one, pro
 from classifier.data.files import Finder, key
 from classifier.data.images import ImageReader, image_suffixes, stack
 from classifier.data.sets import Batch, Buffer, ImageSet, MemorySet, mixed_seed, seeded, whole_batch
-from classifier.data.split import order_by_name, stratified_split
 from classifier.data.split_folders import find_splits
 from classifier.data.workers import workers
 from classifier.errors import UserError
+from classifier.splits import order_by_name, stratified_split
 from classifier.suggest import did_you_mean
 
 MAX_WORKERS = 1024  # more bring a machine down before they read an image
@@ -118,9 +118,9 @@ class ImageFolder(ImageDataModule):
     ) -> None:
         super().__init__(**kwargs)
         if in_channels not in (1, 3):
-            raise ValueError(f"in_channels must be 1 (greyscale) or 3 (RGB), not {in_channels}.")
+            raise UserError(f"in_channels must be 1 (greyscale) or 3 (RGB), not {in_channels}.")
         if in_memory and train_transform:
-            raise ValueError(
+            raise UserError(
                 "With in_memory each image is transformed only once, so train_transform would "
                 "never vary; use augment instead."
             )
@@ -131,7 +131,7 @@ class ImageFolder(ImageDataModule):
         self._eval_transform = eval_transform
         self.in_memory = in_memory
         if not 0 <= (num_workers or 0) <= MAX_WORKERS:
-            raise ValueError(
+            raise UserError(
                 f"num_workers is a number of processes, 0 to {MAX_WORKERS}, not {num_workers}."
             )
         self._num_workers = num_workers

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from classifier.data.workers import reading
+from classifier.errors import UserError
 
 HEIF_SUFFIXES = {".heic", ".heif", ".hif"}
 # Camera raws, what only other programs read, and what Pillow may lack.
@@ -58,7 +59,7 @@ def read_image(path: Path, in_channels: int) -> Tensor:
     try:
         return _decode(path, mode)
     except Exception as error:  # Pillow's readers raise nearly anything on damaged files
-        raise ValueError(_refusal(path) + _reason(path, error)) from None
+        raise UserError(_refusal(path) + _reason(path, error)) from None
 
 
 def image_suffixes() -> set[str]:
@@ -91,7 +92,7 @@ def stack(images: list[Tensor]) -> Tensor:
     """
     shapes = sorted({tuple(image.shape) for image in images})
     if len(shapes) > 1:
-        raise ValueError(
+        raise UserError(
             f"The transforms give images of different sizes, such as {shapes[0]} and {shapes[1]}; "
             "let them end with a crop or resize to one size."
         )
@@ -129,7 +130,7 @@ def _decode(path: Path, mode: str) -> Tensor:
                 ImageOps.exif_transpose(opened, in_place=True)
                 image = _eight_bit(opened)
         except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-            raise ValueError(f"more than {Image.MAX_IMAGE_PIXELS:,} pixels") from None
+            raise UserError(f"more than {Image.MAX_IMAGE_PIXELS:,} pixels") from None
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -162,13 +163,13 @@ def _unread_kind(path: Path) -> str:
 
 def _eight_bit(image: Image.Image) -> Image.Image:
     if image.mode == "F":
-        raise ValueError("floating-point pixels have no agreed range; save it with 8 or 16 bits")
+        raise UserError("floating-point pixels have no agreed range; save it with 8 or 16 bits")
     if not image.mode.startswith("I"):
         image.load()
         return image
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 65535:
-        raise ValueError("pixels of more than 16 bits; save it with 8 or 16 bits")
+        raise UserError("pixels of more than 16 bits; save it with 8 or 16 bits")
     # Pillow's own conversion clips at 255 and so turns most 16-bit images white.
     return Image.fromarray(((values + 128) // 257).astype(np.uint8))
 
@@ -185,12 +186,12 @@ class ImageReader:
 
         Raises:
             ValueError: The file cannot be read.
-            TypeError: The transform changed the pixels' type, so their 0..255 scale is in doubt.
+            UserError: The transform changed the pixels' type, so their 0..255 scale is in doubt.
         """
         with reading(path):
             image: Tensor = self.transform(read_image(path, self.in_channels))
         if image.dtype != torch.uint8:
-            raise TypeError(
+            raise UserError(
                 f"The transforms turn uint8 images into {image.dtype}; leave out conversion and "
                 "normalisation, which the model does itself."
             )

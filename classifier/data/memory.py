@@ -9,7 +9,7 @@ from torchvision.transforms.v2 import Resize
 from classifier.data.base import Description, ImageDataModule
 from classifier.data.images import ImageReader
 from classifier.data.sets import MemorySet
-from classifier.data.split import random_order, stratified_split
+from classifier.splits import random_order, stratified_split
 
 
 class InMemoryDataModule(ImageDataModule):

@@ -117,9 +117,14 @@ def reading(path: Path) -> Iterator[None]:
 
 
 class WorkerNames(Callback):
-    """Says which worker failed a loader, and what it was reading; ends those that hang."""
+    """Says which worker failed a loader, and what it was reading; ends those that hang.
+
+    Attributes:
+        named: Whether it said so of the error that ended a run.
+    """
 
     state_key = "WorkerNames"
+    named = False
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
@@ -130,6 +135,7 @@ class WorkerNames(Callback):
         texts = [named(str(error)) for error in (exception.__cause__, exception)]
         if text := texts[0] or texts[1]:
             exception.args = (text,)
+            self.named = True
 
 
 def named(text: str) -> str | None:

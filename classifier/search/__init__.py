@@ -9,11 +9,11 @@ def run(given: Sequence[str]) -> int:
     """Runs a search, or one of its actions; returns the exit code.
 
     Args:
-        given: The command line behind ``classifier search``.
+        given: The command line from ``search`` on.
     """
     if find_spec("optuna") is None:
         print("error: search needs Optuna: pip install 'classifier[search]'", file=sys.stderr)  # noqa: T201
         return 2
     from classifier.search.command import run as command
 
-    return command(given)
+    return command(given[1:])

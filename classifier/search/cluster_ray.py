@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from classifier.anchored_yaml import ConfigError
+from classifier.atomic import appended
 from classifier.cli.run import COMMAND
-from classifier.durable import appended
-from classifier.hyperparameters import ConfigError
 
 POLL = 0.5  # seconds between looks at a worker
 PATIENCE = 60.0  # seconds that workers get to put back their trials

@@ -4,9 +4,9 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from classifier.anchored_yaml import ConfigError
 from classifier.checkpoint.trust import Trust, confined, packages_in
 from classifier.cli.run import CommandParser, explained
-from classifier.hyperparameters import ConfigError
 from classifier.search import report
 from classifier.search.launch import check_trusted, search
 from classifier.search.refit import refit

@@ -9,8 +9,8 @@ from contextvars import copy_context
 from pathlib import Path
 from typing import Protocol
 
+from classifier.atomic import appended
 from classifier.cli.errors import is_users, message_of
-from classifier.durable import appended
 from classifier.search.settings import Settings
 from classifier.search.signed import refuse_of_others
 from classifier.search.stop import Stop

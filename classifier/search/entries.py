@@ -12,9 +12,9 @@ from typing import Any
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from classifier.hyperparameters import ConfigError
-from classifier.hyperparameters.scalars import literal
-from classifier.hyperparameters.text import same
+from classifier.anchored_yaml import ConfigError
+from classifier.anchored_yaml.scalars import literal
+from classifier.anchored_yaml.text import same
 from classifier.suggest import did_you_mean
 
 RANGE = ("low", "high", "log", "step")

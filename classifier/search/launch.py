@@ -7,10 +7,10 @@ import optuna
 from optuna.distributions import CategoricalDistribution
 from optuna.storages import InMemoryStorage
 
+from classifier.anchored_yaml import ConfigError, load
+from classifier.anchored_yaml.text import same
+from classifier.atomic import written_new
 from classifier.checkpoint.trust import Trust, active
-from classifier.durable import written_new
-from classifier.hyperparameters import ConfigError, load
-from classifier.hyperparameters.text import same
 from classifier.search import console, results, watch
 from classifier.search.engines import share_cores, start
 from classifier.search.rehearsal import rehearse

@@ -10,9 +10,9 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 
+from classifier.anchored_yaml import ConfigError
+from classifier.anchored_yaml.scalars import literal
 from classifier.cli.errors import Where, explain
-from classifier.hyperparameters import ConfigError
-from classifier.hyperparameters.scalars import literal
 from classifier.search.samplers import (
     DEFAULT_PRUNER,
     DEFAULT_SAMPLER,

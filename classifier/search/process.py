@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from classifier.durable import appended
+from classifier.atomic import appended
 from classifier.search.outcome import START
 
 PATIENCE = 20.0  # seconds that a fit gets to stop by itself; SLURM kills everything after 30

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from classifier.hyperparameters import ConfigError, setting_in
+from classifier.anchored_yaml import ConfigError, setting_in
 from classifier.search import console, launch
 from classifier.search.results import groups
 from classifier.search.same import differences

@@ -9,7 +9,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from classifier.hyperparameters import ConfigError
+from classifier.anchored_yaml import ConfigError
 from classifier.search.process import become_ordinary, context
 
 # A machine that only starts a search lacks the devices of those that train.

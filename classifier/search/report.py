@@ -11,8 +11,8 @@ from optuna.exceptions import ExperimentalWarning
 from rich.live import Live
 from rich.text import Text
 
-from classifier.durable import written_new
-from classifier.hyperparameters import ConfigError, setting_in
+from classifier.anchored_yaml import ConfigError, setting_in
+from classifier.atomic import written_new
 from classifier.search import results
 from classifier.search.console import (
     aligned,

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from classifier.anchored_yaml import ConfigError
+from classifier.anchored_yaml import load as load_yaml
+from classifier.anchored_yaml.names import KEY
+from classifier.anchored_yaml.scalars import literal
+from classifier.anchored_yaml.text import MISSING, differing, dotted
 from classifier.checkpoint.trust import confined
-from classifier.hyperparameters import ConfigError
-from classifier.hyperparameters import load as load_yaml
-from classifier.hyperparameters.names import KEY
-from classifier.hyperparameters.scalars import literal
-from classifier.hyperparameters.text import MISSING, differing, dotted
 from classifier.search.console import shown
 from classifier.search.settings import FREE, Settings, load
 from classifier.search.signed import trust_of_held

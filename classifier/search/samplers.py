@@ -17,8 +17,8 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler, QMCSampler, RandomSampler
 
+from classifier.anchored_yaml import ConfigError
 from classifier.checkpoint.trust import active
-from classifier.hyperparameters import ConfigError
 
 Spec: TypeAlias = dict[str, Any]  # class_path and init_args
 

@@ -12,10 +12,10 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 
 from classifier import runs
+from classifier.anchored_yaml import ConfigError, ConfigSource, check, locate, setting_in
+from classifier.anchored_yaml import load as load_yaml
+from classifier.anchored_yaml.scalars import Dumper
 from classifier.cli.errors import Where
-from classifier.hyperparameters import ConfigError, ConfigSource, check, locate, setting_in
-from classifier.hyperparameters import load as load_yaml
-from classifier.hyperparameters.scalars import Dumper
 from classifier.search import parser, samplers
 from classifier.search.entries import RANGE
 from classifier.search.space import SEED, Space

@@ -9,10 +9,10 @@ import re
 from pathlib import Path
 
 from classifier import runs
+from classifier.anchored_yaml import load
 from classifier.checkpoint import signature
 from classifier.checkpoint.trust import Found, Trust, active, names_in, strings
 from classifier.errors import UserError
-from classifier.hyperparameters import load
 from classifier.search.settings import BASE, FILE
 
 LINE = re.compile(r'^# signed in ("(?:[^"\\\n]|\\.)*"): (\w+)\n', re.M)

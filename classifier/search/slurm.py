@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from classifier.anchored_yaml import ConfigError
 from classifier.cli.run import COMMAND
-from classifier.hyperparameters import ConfigError
 
 INTERVAL = 10.0  # seconds between questions: all users of the cluster ask the same server
 

@@ -13,11 +13,11 @@ from typing import Any, TypeAlias
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+from classifier.anchored_yaml import ConfigError, KeyPath, load, set_values, values
+from classifier.anchored_yaml.names import KEY, check_names
+from classifier.anchored_yaml.scalars import literal
+from classifier.anchored_yaml.text import compose, places
 from classifier.cli.errors import Where
-from classifier.hyperparameters import ConfigError, KeyPath, load, set_values, values
-from classifier.hyperparameters.names import KEY, check_names
-from classifier.hyperparameters.scalars import literal
-from classifier.hyperparameters.text import compose, places
 from classifier.search.entries import Choices, Range, read
 
 Distribution: TypeAlias = FloatDistribution | IntDistribution | CategoricalDistribution

@@ -21,7 +21,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from classifier.hyperparameters import ConfigError
+from classifier.anchored_yaml import ConfigError
 from classifier.search import signed
 from classifier.search.outcome import Outcome
 from classifier.search.settings import Settings, load, make_pruner, make_sampler

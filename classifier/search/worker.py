@@ -15,7 +15,7 @@ from pathlib import Path
 from optuna.trial import Trial
 
 from classifier import runs
-from classifier.hyperparameters import ConfigError, setting_in
+from classifier.anchored_yaml import ConfigError, setting_in
 from classifier.search import results, signed
 from classifier.search.outcome import Outcome, is_finished, outcome, why_failed
 from classifier.search.process import FitProcess, warm_up

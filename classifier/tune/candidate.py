@@ -25,7 +25,7 @@ from classifier.callbacks.finite_loss import FiniteLoss
 from classifier.cli.arguments import Arguments
 from classifier.cli.command import ClassifierCLI
 from classifier.data import ImageDataModule
-from classifier.hooks import lean_hooks
+from classifier.internals.lightning import lean_hooks
 
 # They need a validation, a logger or a run folder.
 NOT_TIMED = (Checkpoint, DeviceStatsMonitor, EarlyStopping, LearningRateMonitor)

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from classifier import __version__
+from classifier.anchored_yaml import ConfigError
+from classifier.atomic import written_new
 from classifier.cli.quiet import quiet
 from classifier.cli.run import CommandParser, explained
-from classifier.durable import written_new
-from classifier.hyperparameters import ConfigError
 
 if TYPE_CHECKING:
     from classifier.tune.tuning import Row, Tuning
@@ -31,7 +31,7 @@ def run(given: Sequence[str]) -> int:
         what was found so far is written; 143 after SIGTERM, when it is not.
     """
     quiet()
-    return explained(lambda: _tune(_parse(given)))
+    return explained(lambda: _tune(_parse(given[1:])))
 
 
 def _parse(given: Sequence[str]) -> argparse.Namespace:

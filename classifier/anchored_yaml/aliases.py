@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from classifier.hyperparameters.edit import anchor_name
-from classifier.hyperparameters.names import KEY
-from classifier.hyperparameters.scalars import Dumper
-from classifier.hyperparameters.text import (
+from classifier.anchored_yaml.edit import anchor_name
+from classifier.anchored_yaml.names import KEY
+from classifier.anchored_yaml.scalars import Dumper
+from classifier.anchored_yaml.text import (
     KeyPath,
     children,
     compose,

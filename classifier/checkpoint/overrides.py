@@ -7,7 +7,7 @@ does the opposite: it brings back the learning rate and every other saved settin
 from collections.abc import Mapping
 from typing import Any
 
-from classifier.archive import epochs_done
+from classifier.checkpoint.file import epochs_done
 
 Settings = Mapping[str, Any]
 

@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from classifier.hyperparameters.edit import set_values
-from classifier.hyperparameters.text import (
+from classifier.anchored_yaml.edit import set_values
+from classifier.anchored_yaml.text import (
     ConfigError,
     ConfigSource,
     KeyPath,

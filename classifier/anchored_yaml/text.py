@@ -7,8 +7,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import yaml
 
+from classifier.anchored_yaml.scalars import MAX_LEVELS, Loader
 from classifier.errors import UserError
-from classifier.hyperparameters.scalars import MAX_LEVELS, Loader
 from classifier.suggest import did_you_mean
 
 KeyPath: TypeAlias = tuple[str | int, ...]

@@ -16,8 +16,8 @@ from typing import IO, Any
 
 import torch
 
-from classifier import bombs
-from classifier.archive import FORMAT, check_whole
+from classifier.checkpoint.file import FORMAT, check_whole
+from classifier.checkpoint.limits import check_archive, check_values, limited_memory
 from classifier.checkpoint.signature import Origin
 from classifier.errors import UserError
 from classifier.suggest import did_you_mean
@@ -75,7 +75,7 @@ def opened(path: Path) -> Iterator[Saved]:
             if _changes(before) == _changes(os.fstat(file.fileno())):
                 break
         else:
-            raise ValueError(f"'{path}' was changed again and again while it was read.")
+            raise UserError(f"'{path}' was changed again and again while it was read.")
         yield saved
 
 
@@ -87,29 +87,27 @@ def _changes(known: os.stat_result) -> tuple[int, ...]:
 def _read(path: Path, file: IO[bytes]) -> Saved:
     size = os.fstat(file.fileno()).st_size
     try:
-        bombs.check_archive(file)
+        check_archive(file)
         origin = check_whole(file)
         file.seek(0)
         # The same file under another name, for torch maps none into memory that has no name.
         same = Path(f"/dev/fd/{file.fileno()}")
         mapped = same.exists()
-        with bombs.limited_memory(size):
+        with limited_memory(size):
             checkpoint = torch.load(
                 same if mapped else file, map_location="cpu", weights_only=True, mmap=mapped
             )
-        bombs.check_values(checkpoint, size)
+        check_values(checkpoint, size)
     except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"'{path}' is not a checkpoint that loads without running code."
-        ) from error
+        raise UserError(f"'{path}' is not a checkpoint that loads without running code.") from error
     except ValueError as error:
-        raise ValueError(f"'{path}' is not a checkpoint, or it is damaged: {error}.") from error
+        raise UserError(f"'{path}' is not a checkpoint, or it is damaged: {error}.") from error
     except (MemoryError, RecursionError) as error:
-        raise ValueError(f"'{path}' would take far more memory than its size.") from error
+        raise UserError(f"'{path}' would take far more memory than its size.") from error
     except Exception as error:  # a damaged pickle may raise anything
-        raise ValueError(f"'{path}' is not a checkpoint, or it is damaged.") from error
+        raise UserError(f"'{path}' is not a checkpoint, or it is damaged.") from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise ValueError(f"'{path}' holds no training checkpoint: it has no 'state_dict'.")
+        raise UserError(f"'{path}' holds no training checkpoint: it has no 'state_dict'.")
     _check_types(path, checkpoint)
     return Saved(checkpoint, origin, file)
 
@@ -136,7 +134,7 @@ def folder_name(name: Any) -> str:
     """
     if isinstance(name, str) and re.fullmatch(r"(?!\.{1,2}$)[^/\\\x00-\x1f\x7f-\x9f]{1,200}", name):
         return name
-    raise ValueError(f"the run of the checkpoint is called {name!r:.80}, which names no folder.")
+    raise UserError(f"the run of the checkpoint is called {name!r:.80}, which names no folder.")
 
 
 def is_plain(value: Any) -> bool:
@@ -177,7 +175,7 @@ def _check_types(path: Path, checkpoint: dict[str, Any]) -> None:
         found["data"] = (entry.get("data"), lambda value: value is None or _is_description(value))
     for name, (value, is_right) in found.items():
         if not is_right(value):
-            raise ValueError(f"'{path}' is not a checkpoint of this package: wrong '{name}'.")
+            raise UserError(f"'{path}' is not a checkpoint of this package: wrong '{name}'.")
 
 
 def _is_mapping(value: Any) -> bool:
@@ -234,7 +232,7 @@ def resolve(path: str, prefer: str) -> Path:
         ValueError: If it is an address in the net.
     """
     if "://" in path or "::" in path:  # as fsspec, through which Lightning reads, writes them
-        raise ValueError(f"'{path}' is no file of this machine; download it first.")
+        raise UserError(f"'{path}' is no file of this machine; download it first.")
     folder = Path(path) / "checkpoints"
     found = [folder / f"{name}.ckpt" for name in (prefer, "last", "previous")]
     return next((file for file in found if file.is_file()), Path(path))

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from classifier.errors import WriteError
+
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # for os.open: not what a link leads to
 
 
@@ -60,7 +62,7 @@ def naming(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        raise OSError(error.errno or errno.EIO, reason, str(path)) from error
+        raise WriteError(error.errno or errno.EIO, reason, str(path)) from error
 
 
 @contextlib.contextmanager

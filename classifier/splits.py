@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from classifier.errors import UserError
+
 
 def random_order(number: int, seed: int) -> Tensor:
     """Draws an order of 0..N-1."""
@@ -49,7 +51,7 @@ def stratified_split(
         sizes = [max(1, round(fraction * len(members))) for fraction in fractions]
         rest = len(members) - sum(sizes)
         if rest < 1:
-            raise ValueError(
+            raise UserError(
                 f"Class '{name}' has {len(members)} images, too few to split into "
                 f"{1 + len(fractions)} parts; add images or choose smaller fractions."
             )

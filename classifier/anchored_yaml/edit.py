@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from classifier.hyperparameters.scalars import Loader, literal
-from classifier.hyperparameters.text import (
+from classifier.anchored_yaml.scalars import Loader, literal
+from classifier.anchored_yaml.text import (
     ConfigError,
     KeyPath,
     children,

@@ -15,8 +15,8 @@ from typing import IO, Any
 
 import torch
 
+from classifier.atomic import sync, written_whole
 from classifier.checkpoint import signature as signatures
-from classifier.durable import sync, written_whole
 
 FORMAT = 2
 """Of checkpoints and run records. Runs of 1, which bear no number, keep how they list images and

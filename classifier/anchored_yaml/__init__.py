@@ -4,10 +4,10 @@
 ``aliases`` puts anchors back into a dumped config; they stand on ``text`` and ``scalars``.
 """
 
-from classifier.hyperparameters.aliases import Anchor, anchors, with_aliases
-from classifier.hyperparameters.edit import keep_keys, set_values, written_at
-from classifier.hyperparameters.names import apply, split_arguments, unused, values
-from classifier.hyperparameters.text import (
+from classifier.anchored_yaml.aliases import Anchor, anchors, with_aliases
+from classifier.anchored_yaml.edit import keep_keys, set_values, written_at
+from classifier.anchored_yaml.names import apply, split_arguments, unused, values
+from classifier.anchored_yaml.text import (
     ConfigError,
     ConfigSource,
     KeyPath,
