@@ -66,7 +66,7 @@ class Net(nn.Module):
         return one(self.layer(images.flatten(1)) * beside.SCALE)
 
 
-class Adam(torch.optim.Adam):
+class OwnAdam(torch.optim.Adam):
     pass
 
 
@@ -115,7 +115,7 @@ def parts(place):
     named = {
         "callback": ("trainer.callbacks", [{"class_path": f"{place}.Counts"}]),
         "network": ("model.network", {"class_path": f"{place}.Net"}),
-        "optimizer": ("model.optimizer.class_path", f"{place}.Adam"),
+        "optimizer": ("model.optimizer.class_path", f"{place}.OwnAdam"),
         "loss": ("model.loss", {"class_path": f"{place}.Loss"}),
         "transform": ("data.init_args.augment", [{"class_path": f"{place}.Noise"}]),
         "data": ("data.class_path", f"{place}.Numbers"),
@@ -392,15 +392,57 @@ def test_a_run_of_ones_own_is_evaluated_and_exported(
 @pytest.mark.parametrize("place", ["here", "elsewhere"])
 def test_ones_own_network_may_be_edited_at_home(place, command, begin, monkeypatch, capsys):
     write_own()
+    home = Path.cwd()
     folder = begin(PARTS["network"], step=4)
     edit(Path("own.py"), "return one(self.layer", "print('edited'); return one(self.layer")
     if place == "elsewhere":
         elsewhere(monkeypatch)
 
-    for verb in ("fit", "test"):
+    for verb in ("test", "fit"):
         capsys.readouterr()
         assert command(verb, "--ckpt_path", folder) == 0
-        assert "edited" in capsys.readouterr().out
+        printed = capsys.readouterr()
+        assert "edited" in printed.out
+        assert f"'{home / 'own.py'}' was edited since the run was trained with it." in printed.err
+
+
+def test_a_copy_of_a_project_is_told_from_the_one_that_is_used(
+    command, begin, own_folder, monkeypatch, capsys
+):
+    write_own()
+    folder = begin(PARTS["network"]).relative_to(own_folder)
+    copy = Path(shutil.copytree(own_folder, own_folder.parent / f"{own_folder.name}_copy"))
+    monkeypatch.chdir(copy)
+    edit(Path("own.py"), "return one(self.layer", "print('edited'); return one(self.layer")
+    capsys.readouterr()
+
+    assert command("test", "--ckpt_path", folder) == 0
+
+    printed = capsys.readouterr()
+    assert "edited" not in printed.out
+    told = f"'{own_folder / 'own.py'}' is used, as when it was trained; '{copy / 'own.py'}' is"
+    assert told in printed.err
+    assert command("test", "--ckpt_path", folder, "--trust", "own") == 0
+    assert "edited" in capsys.readouterr().out
+
+
+def test_two_runs_with_modules_of_one_name_are_not_mixed_up(begin, own_folder, monkeypatch):
+    """In one process, as in a notebook, where a module is imported once."""
+    write_own()
+    first = begin(PARTS["network"])
+    other = own_folder.parent / f"{own_folder.name}_other"
+    other.mkdir()
+    monkeypatch.chdir(other)
+    write_own()
+    edit(Path("later.py"), "return value", "return 2 * value")
+    second = begin(PARTS["network"])
+
+    assert ClassificationModule.load_from_checkpoint(first)
+    with pytest.raises(ValueError, match=r"of before is not the one .* begin Python anew"):
+        ClassificationModule.load_from_checkpoint(second)
+    forget()
+    assert ClassificationModule.load_from_checkpoint(second)
+    forget()
 
 
 @pytest.mark.parametrize("layout", IMPORTS)
@@ -720,7 +762,7 @@ def search_of_ones_own(**changes):
     base = base.replace("    init_args:\n      width: *width\n", "").replace(
         "  width: &width 4\n", ""
     )
-    base = base.replace("torch.optim.Adam", "own.Adam")
+    base = base.replace("torch.optim.Adam", "own.OwnAdam")
     return write_files(base, space={"lr": {"low": 0.001, "high": 0.1, "log": True}}, **changes)
 
 

@@ -147,28 +147,64 @@ class OwnModules(MetaPathFinder):
 
     def problem(self, name: str) -> str:
         """Why a module cannot be taken for the recorded one; empty if it can, or is not known."""
-        if name in sys.modules:
-            return ""
-        found = found_by_others(name)
-        if found and is_installed(found):
+        known = name in self.folders
+        if name == "classifier" or (name in sys.modules and not known):
             return ""
         recorded = self.folders.get(name, "")
-        was = f"the one that it was trained with, which was in '{recorded}'"
-        if found:
-            same = str(found.parent) == recorded or digest(found) == self.digests.get(name)
-            return "" if same else f"'{found}' is not {was}"
-        if name not in self.folders or _source_in(recorded, name):
+        together = [name, *(other for other in self.folders if self.folders[other] == recorded)]
+        for other in together:  # what it imports, too
+            loaded = _imported_source(other)
+            strange = loaded and not is_installed(loaded) and not self._is(loaded, other)
+            if strange or self._is_served_otherwise(other):
+                return f"'{loaded or other}' of before is not {self._was(other)}: begin Python anew"
+        found = _imported_source(name) or found_by_others(name)
+        if found and not is_installed(found) and not self._is(found, name):
+            return f"'{found}' is not {self._was(name)}"
+        if found or not known or _source_in(recorded, name):
             return ""
-        beside = [other for other in self.folders if self.folders[other] == recorded]
-        for other in [name, *beside]:  # that it imports
-            if not self._same(other):
-                here = _source_in(self.elsewhere, other)
-                return (
-                    f"'{here}' is not {was}"
-                    if here
-                    else f"'{other}' is not in '{recorded}' any more"
-                )
-        return ""
+        return next(filter(None, map(self._elsewhere, together)), "")
+
+    def _is_served_otherwise(self, name: str) -> bool:
+        """Whether a run that was loaded before in this process has another module of the name."""
+        folder = self.folders.get(name)
+        return any(
+            isinstance(finder, OwnModules)
+            and finder.folders.get(name, folder) != folder
+            and finder.digests.get(name) != self.digests.get(name)
+            for finder in sys.meta_path
+        )
+
+    def _elsewhere(self, name: str) -> str:
+        """Why the other folder does not serve for a module that is gone."""
+        if self._same(name):
+            return ""
+        if here := _source_in(self.elsewhere, name):
+            return f"'{here}' is not {self._was(name)}"
+        gone = self.folders[name]
+        return f"'{name}' is not in '{gone}' any more: start in the folder that it is in now"
+
+    def notes(self) -> list[str]:
+        """What there is to say of modules that are taken from where they were recorded."""
+        said = []
+        for name, folder in self.folders.items():
+            home, here = _source_in(folder, name), _source_in(self.elsewhere, name)
+            if home is None or not self._is(_imported_source(name), name):
+                continue
+            if digest(home) != self.digests[name]:
+                said.append(f"'{home}' was edited since the run was trained with it.")
+            elif here and digest(here) != self.digests[name]:
+                said.append(f"'{home}' is used, as when it was trained; '{here}' is another.")
+        return said
+
+    def _was(self, name: str) -> str:
+        return f"the one that it was trained with, which was in '{self.folders.get(name)}'"
+
+    def _is(self, source: Path | None, name: str) -> bool:
+        """Whether a file or folder is the recorded module, which may have been edited there."""
+        if source is None:
+            return False
+        same_place = str(source.parent) == self.folders.get(name)
+        return same_place or digest(source) == self.digests.get(name)
 
     def _same(self, name: str) -> dict[str, bytes]:
         """The files of a module that is elsewhere, if it is the very same."""

@@ -105,7 +105,9 @@ def _key(make: bool = False) -> bytes:
         _make(path)
         return _key()
     except OSError as error:
-        raise NoKeyError(f"'{path}' cannot be read: {error.strerror}.") from error
+        raise NoKeyError(
+            f"'{path}' cannot be read: {error.strerror}; {VARIABLE}=FILE names another."
+        ) from error
 
 
 def _read(path: Path) -> bytes:

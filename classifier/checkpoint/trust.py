@@ -184,13 +184,16 @@ class Trust:
         """What a later run with the same config may import, beyond ``packages``."""
         return sorted(path for path in {*self.granted, *self.trusted} if not self.allows(path))
 
+    def notes(self) -> list[str]:
+        """What there is to say of the modules that the signature let in."""
+        return self.modules.notes() if self.modules else []
+
     def packages_of(self, paths: Iterable[str]) -> list[str]:
         """What the user has to trust for class paths: whole packages, or modules of known ones."""
         partly = {package.partition(".")[0] for package in self.packages}
         tops = [(path, path.partition(".")[0]) for path in paths]
-        return list(
-            dict.fromkeys(path.rpartition(".")[0] if top in partly else top for path, top in tops)
-        )
+        found = [path.rpartition(".")[0] if top in partly else top for path, top in tops]
+        return [name for name in dict.fromkeys(found) if not _is_within(name, {*found} - {name})]
 
     def _is_asked_for(self, path: str) -> bool:
         """Whether the user's own words ask for it."""
@@ -215,11 +218,17 @@ class Trust:
         """What the user is told of class paths that may not be used."""
         found = self.found or Found("the config", "unsigned", {})
         names = " and ".join(f"'{path}'" for path in dict.fromkeys(paths))
-        told = because or "importing that would run its code"
-        lines = [
-            f"{found.name} names {names}, and {told}. If you trust it: "
-            f"--trust {','.join(self.packages_of(paths))}, or trust=[...] of load_from_checkpoint."
-        ]
+        packages = ",".join(self.packages_of(paths))
+        if because:
+            lines = [
+                f"{found.name} names {names}, and {because}. --trust {packages}, or trust=[...] of "
+                "load_from_checkpoint, imports whatever has that name here."
+            ]
+        else:
+            lines = [
+                f"{found.name} names {names}, and importing that would run its code. If you trust "
+                f"it: --trust {packages}, or trust=[...] of load_from_checkpoint."
+            ]
         if found.remedy:
             lines.append(found.remedy)
         elif found.origin == "another key":

@@ -440,7 +440,7 @@ class ClassifierCLI(LightningCLI):
             f"no alias uses the hyperparameter '{name}', so it has no effect."
             for name in self.arguments.unused
         )
-        for note in (*self.written.lost, *unused):
+        for note in (*self.written.lost, *unused, *self.arguments.trust.notes()):
             rank_zero_only(print)(f"warning: {note}", file=sys.stderr)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:

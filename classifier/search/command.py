@@ -40,9 +40,10 @@ def _act(given: Sequence[str]) -> int:
     parser.add_argument("folder", type=Path, metavar="DIR", help="The search folder.")
     if add_options:
         add_options(parser)
+    _add_trust(parser)
     options = parser.parse_args(rest)
-    with confined(trust_in(options.folder, packages_in(getattr(options, "trust", [])))):
-        if "trust" in options:
+    with confined(trust_in(options.folder, packages_in(options.trust))):
+        if name in TRAINING:
             check_trusted(options.folder)
         return action(options)
 
@@ -51,7 +52,6 @@ def _refit_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top_k", type=_positive, default=3, help="How many of the best. (3)")
     parser.add_argument("--seeds", type=_positive, default=3, help="New seeds for each. (3)")
     parser.add_argument("--workers", type=_positive, help="As many as the search, if not given.")
-    _add_trust(parser)
 
 
 def _importance_options(parser: argparse.ArgumentParser) -> None:
@@ -64,11 +64,10 @@ def _worker_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--attached", action="store_true", help="End when standard input is closed."
     )
-    _add_trust(parser)
 
 
 def _add_trust(parser: argparse.ArgumentParser) -> None:
-    help_text = "What the trials may import although the search is not signed with your key."
+    help_text = "What it may import although it is not signed with your key."
     parser.add_argument(
         "--trust", action="append", default=[], metavar="PACKAGE[,PACKAGE]", help=help_text
     )
@@ -80,6 +79,7 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+TRAINING = ("refit", "worker")
 Options = Callable[[argparse.ArgumentParser], None] | None
 Action = Callable[[argparse.Namespace], int]
 ACTIONS: dict[str, tuple[str, Options, Action]] = {

@@ -44,8 +44,14 @@ def trust_in(folder: Path, trusted: list[str]) -> Trust:
     if origin == "own" and working_folder and working_folder.is_dir():
         return Trust(["optuna"], words(folder), trusted, here=working_folder)
     runs.refuse_links(folder)
-    unknown = origin if origin != "own" else "unsigned"  # its folder is on another machine
-    return Trust(["optuna"], (), trusted, Found(f"'{folder / FILE}'", unknown, {}))
+    remedy = ""
+    if origin == "own":
+        origin = "unsigned"
+        remedy = (
+            f"It is yours, but '{working_folder}', where it was begun, is gone: 'classifier search "
+            "--config FILE' goes on with it from where you are, and signs it anew."
+        )
+    return Trust(["optuna"], (), trusted, Found(f"'{folder / FILE}'", origin, {}, remedy))
 
 
 def trust_of_held(folder: Path, named: object) -> Trust:
