@@ -435,13 +435,15 @@ class ClassifierCLI(LightningCLI):
         return list(dict.fromkeys([*before, now])) if self.arguments.checkpoint_path else [now]
 
     def _print_notes(self) -> None:
-        """Says what has no effect."""
+        """Says what has no effect, and whose modules are not as they were."""
         unused = (
             f"no alias uses the hyperparameter '{name}', so it has no effect."
             for name in self.arguments.unused
         )
-        for note in (*self.written.lost, *unused, *self.arguments.trust.notes()):
-            rank_zero_only(print)(f"warning: {note}", file=sys.stderr)
+        said = [f"warning: {note}" for note in (*self.written.lost, *unused)]
+        said += [f"note: {note}" for note in self.arguments.trust.notes()]
+        for line in said:
+            rank_zero_only(print)(line, file=sys.stderr)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         # Said aloud, it holds whatever the environment says: a checkpoint never runs code.
