@@ -300,7 +300,7 @@ def test_without_a_trainer_a_batch_is_augmented_by_hand():
 
     images, shares = data.augmented(batch)
 
-    assert images.unique().tolist() == [7]
+    assert images.allclose(torch.tensor(7.0))  # the two parts of a mixture are rounded
     assert shares.shape == (len(batch[1]), 10)
     assert shares.sum(1).allclose(torch.ones(len(shares)))
 
