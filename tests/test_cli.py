@@ -16,7 +16,7 @@ from pytorch_lightning import cli as lightning_cli
 
 from classifier import __version__
 from classifier.__main__ import VERBS, main
-from classifier.cli.parser import imported
+from classifier.checkpoint.trust import imported
 
 
 def printed(capsys, *arguments: str) -> str:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.abc import MetaPathFinder, SourceLoader
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import spec_from_loader
@@ -128,9 +128,9 @@ class OwnModules(MetaPathFinder):
         elsewhere: The other folder.
     """
 
-    folders: dict[str, str] = field(default_factory=dict)
-    digests: dict[str, str] = field(default_factory=dict)
-    elsewhere: str = ""
+    folders: dict[str, str]
+    digests: dict[str, str]
+    elsewhere: str
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: object = None
@@ -208,7 +208,7 @@ class OwnModules(MetaPathFinder):
 
     def _same(self, name: str) -> dict[str, bytes]:
         """The files of a module that is elsewhere, if it is the very same."""
-        source = _source_in(self.elsewhere, name) if self.elsewhere else None
+        source = _source_in(self.elsewhere, name)
         files = _files(source) if source else {}
         return files if files and _digest(files) == self.digests[name] else {}
 

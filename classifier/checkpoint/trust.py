@@ -333,6 +333,18 @@ def active() -> Trust | None:
     return _active.get()
 
 
+def imported(class_path: str) -> Any:
+    """The class or function; ``pkgutil.resolve_name`` would take a module of the same name.
+
+    Raises:
+        NotTrustedError: If it may not be imported.
+    """
+    if trust := active():
+        trust.check(class_path)
+    module, _, name = class_path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
 @contextlib.contextmanager
 def confined(trust: Trust) -> Iterator[None]:
     """Within, configs import what is trusted and nothing else, and no file is unpickled.

@@ -354,12 +354,8 @@ def _without_place(text: str, origin: Origin) -> str:
 
 def _given_settings(options: Sequence[str]) -> Iterator[str]:
     """The values of settings in a command line, which may name classes; others name files."""
-    key = ""
-    for option in options:
-        if option.startswith("--"):
-            key, _, value = option.removeprefix("--").partition("=")
-        else:
-            value = option
+    for name, value in _named_values(options):
+        key = name.removeprefix("--")
         section, last = key.partition(".")[0], key.rpartition(".")[2]
         if section.rstrip("+") in SECTIONS and last not in PLACES:
             yield value
@@ -377,13 +373,19 @@ def _is_text(config: str) -> bool:
     return "\n" in config or config.lstrip().startswith("{")
 
 
-def _check_values(arguments: Sequence[str]) -> None:
-    """Refuses what jsonargparse fails at: tags that do not fit, and brackets by the thousand."""
+def _named_values(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Every value of a command line, with the option that it stands behind."""
     name = ""
     for argument in arguments:
         value = argument
         if argument.startswith("--"):
             name, _, value = argument.partition("=")
+        yield name, value
+
+
+def _check_values(arguments: Sequence[str]) -> None:
+    """Refuses what jsonargparse fails at: tags that do not fit, and brackets by the thousand."""
+    for name, value in _named_values(arguments):
         if re.search(r"!!\w+ ", value) or value.count("[") + value.count("{") > MAX_LEVELS:
             load(value, name)
 

@@ -8,9 +8,9 @@ from typing import Any
 from jsonargparse import Namespace
 from pytorch_lightning.cli import _InstantiatorFn
 
+from classifier.checkpoint.trust import imported
 from classifier.cli.arguments import Arguments
 from classifier.cli.errors import TYPES
-from classifier.cli.parser import imported
 from classifier.data import ImageDataModule
 from classifier.errors import UserError
 

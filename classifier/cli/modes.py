@@ -5,8 +5,8 @@ from collections.abc import Collection, Iterator, Mapping
 from jsonargparse import Namespace
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from classifier.checkpoint.trust import imported
 from classifier.cli.errors import Where
-from classifier.cli.parser import imported
 from classifier.errors import UserError
 from classifier.metrics import Mode, better
 

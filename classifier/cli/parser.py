@@ -1,6 +1,5 @@
 """The argument parser: readable help, short errors, configs that can be read back."""
 
-import importlib
 import os
 import re
 import sys
@@ -14,7 +13,6 @@ import yaml
 from jsonargparse import DefaultHelpFormatter, Namespace
 from pytorch_lightning.cli import LightningArgumentParser
 
-from classifier.checkpoint.trust import active
 from classifier.cli.errors import Where, explain
 from classifier.suggest import did_you_mean, shown
 
@@ -56,18 +54,6 @@ class HelpFormatter(DefaultHelpFormatter):
             names = re.findall(rf"{prefix}[\w.]+", facts)
             text += f" Here: {', '.join(names)}; or any other class path."
         return text
-
-
-def imported(class_path: str) -> Any:
-    """The class or function; ``pkgutil.resolve_name`` would take a module of the same name.
-
-    Raises:
-        ImportDenied: If it may not be imported.
-    """
-    if trust := active():
-        trust.check(class_path)
-    module, _, name = class_path.rpartition(".")
-    return getattr(importlib.import_module(module), name)
 
 
 class Parser(LightningArgumentParser):

@@ -13,8 +13,9 @@ from typing import Any
 
 from classifier.anchored_yaml import ConfigError, load
 from classifier.anchored_yaml.scalars import literal
+from classifier.checkpoint.trust import imported
 from classifier.cli.arguments import Arguments
-from classifier.cli.parser import Parser, imported
+from classifier.cli.parser import Parser
 
 COMMENT = "# Written, all else is filled in: "
 HIDDEN = ("init_args", "dict_kwargs")

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import yaml
 from optuna.pruners import BasePruner
@@ -260,10 +260,10 @@ def _direction(
     """
     if (folder / FILE).is_file():  # which may be somebody else's: nothing in it is imported here
         begun = _text(folder / FILE, str(folder / FILE))
+        held = setting_in(begun, ("direction",))
         same = setting_in(begun, ("monitor",)) == monitor
-        for held in MODES.values() if same else ():
-            if held == setting_in(begun, ("direction",)) and given in (None, held):
-                return held
+        if same and held in MODES.values() and given in (None, held):
+            return cast(runs.Direction, held)
     stage, _, name = monitor.partition("_")
     right = DIRECTIONS.get(name) if stage in ("train", "val") else None
     if right is None and monitor == setting_in(base, ("model", "monitor")):

@@ -23,7 +23,7 @@ def sign(folder: Path, working_folder: Path) -> None:
     path = folder / FILE
     text = LINE.sub("", path.read_text(encoding="utf-8"))
     found = signature.sign("search", _content(folder, text, str(working_folder)))
-    if found and is_users():
+    if found and is_own():
         runs.write_text(path, f"{text}# signed in {json.dumps(str(working_folder))}: {found}\n")
 
 
@@ -71,7 +71,7 @@ def for_trials(folder: Path) -> dict[str, list[str]]:
     """What the trials may import: what the search names, if it is the user's, and is trusted."""
     trust = active()
     return {
-        "words": words(folder) if is_users() else [],
+        "words": words(folder) if is_own() else [],
         "trusted": list(trust.trusted) if trust else [],
     }
 
@@ -87,7 +87,7 @@ def words(folder: Path) -> list[str]:
     return sorted(names_in([json.dumps(settings, default=str), base]))
 
 
-def is_users() -> bool:
+def is_own() -> bool:
     """Whether the search that is at work is by the user's own words."""
     trust = active()
     return trust is None or trust.found is None
@@ -100,7 +100,7 @@ def refuse_of_others(setting: str, remedy: str) -> None:
         UserError: If the search is not the user's.
     """
     trust = active()
-    if trust and trust.found:
+    if trust and trust.found:  # as is_own, but names it
         raise UserError(
             f"{trust.found.name} has {setting} and is not signed with your key; {remedy}"
         )

@@ -215,7 +215,7 @@ class Study:
     def working_folder(self) -> Path:
         """Where the search was begun, so that all trials see the same data; else where we are."""
         noted = signed.signed_folder(self.folder)
-        if noted is None and signed.is_users():
+        if noted is None and signed.is_own():
             noted = Path(self.study.user_attrs.get("working_folder", ""))
         return noted if noted and noted.is_absolute() and noted.is_dir() else Path.cwd()
 
