@@ -42,7 +42,8 @@ def start(settings: Settings, workers: int, until: float | None) -> Engine:
     """
     folder, options = settings.folder, settings.engine_options
     if settings.engine != "local":
-        refuse_of_others(f"engine {settings.engine}", "--engine local")
+        remedy = "'classifier search --config FILE' begins one of your own."
+        refuse_of_others(f"engine {settings.engine}", remedy)
     if settings.engine == "slurm":
         from classifier.search import slurm
 
