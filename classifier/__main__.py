@@ -15,7 +15,7 @@ from collections.abc import Sequence  # noqa: E402
 from importlib import import_module  # noqa: E402
 
 from classifier import __version__  # noqa: E402
-from classifier.signals import exit_now, handled_by  # noqa: E402
+from classifier.platform import exit_now, handled_by  # noqa: E402
 
 VERBS = {
     "fit": ("cli.run:run", "train a network, from a config file or on from a checkpoint"),
@@ -70,7 +70,7 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _unknown(verb: str) -> int:
-    from classifier.suggest import did_you_mean
+    from classifier.errors import did_you_mean
 
     hint = did_you_mean(verb, VERBS, f"; there are {', '.join(VERBS)}.")
     print(f"error: no command '{verb}'{hint}", file=sys.stderr)  # noqa: T201

@@ -1,5 +1,8 @@
 """Errors that speak to the user."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(ValueError):
     """A mistake that the user can mend: its text says value, expectation and remedy.
@@ -21,3 +24,13 @@ class UnfitWeightsError(UserError, RuntimeError):
 
 class DataWorkerError(RuntimeError):
     """A process that reads data died or hung; its text names it and what it was reading."""
+
+
+def did_you_mean(word: str, words: Iterable[str], otherwise: str = ".") -> str:
+    """Ends a sentence with up to two similar words, or as told where none is similar.
+
+    >>> did_you_mean("max_epoch", ["max_epochs", "devices"])
+    ", did you mean 'max_epochs'?"
+    """
+    near = difflib.get_close_matches(word, sorted(set(words) - {word}), n=2)
+    return f", did you mean {' or '.join(map(repr, near))}?" if near else otherwise

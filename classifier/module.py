@@ -35,10 +35,9 @@ from classifier.checkpoint.modules import serve_on
 from classifier.checkpoint.overrides import follow_new_settings
 from classifier.checkpoint.read import KEY, Saved, is_plain, opened, resolve, without_pretrained
 from classifier.checkpoint.trust import PACKAGES, Found, Trust, confined
-from classifier.errors import UnfitWeightsError, UserError
+from classifier.errors import UnfitWeightsError, UserError, did_you_mean
 from classifier.finite import LossWatch, largest, mean_over_ranks
 from classifier.metrics import Mean, Mode, better, mode_of
-from classifier.suggest import did_you_mean
 
 OF_TRAINING = {"optimizer", "lr_scheduler"}  # arguments that inference does without
 VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)

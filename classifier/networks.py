@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from classifier.checkpoint.limits import check_archive, check_values, limited_memory
-from classifier.errors import UserError
-from classifier.suggest import did_you_mean
+from classifier.errors import UserError, did_you_mean
 
 __all__ = ["MNISTNet", "ResNet9", "SmallResNet", "torchvision_model"]
 

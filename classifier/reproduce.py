@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,14 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from classifier import runs
-from classifier.anchored_yaml import ConfigError, load
+from classifier import runs, terminal
+from classifier.anchored_yaml import load
 from classifier.checkpoint.provenance import decisive, flat
 from classifier.checkpoint.read import KEY, folder_name, read_whose, weights_digest
 from classifier.checkpoint.signature import Origin
 from classifier.checkpoint.trust import origin_of_run
 from classifier.cli.run import COMMAND, CommandParser, explained
-from classifier.suggest import did_you_mean
+from classifier.errors import UserError, did_you_mean
 
 FACTS = ("seed", "device", "devices", "precision", "parameters", "data", "code", "environment")
 # The name of a machine changes no bit, nor do its idle cores.
@@ -75,10 +74,9 @@ class Trained:
         if last.is_file():
             kept = cls.of_checkpoint(last)
             if runs.is_config_edited(folder):
-                print(  # noqa: T201
-                    f"note: '{folder / 'config.yaml'}' was edited since the run wrote it; trained "
-                    "again is what last.ckpt holds.",
-                    file=sys.stderr,
+                terminal.note(
+                    f"'{folder / 'config.yaml'}' was edited since the run wrote it; trained "
+                    "again is what last.ckpt holds."
                 )
         elif "weights_sha256" in record:
             text = (folder / "config.yaml").read_text(encoding="utf-8")
@@ -86,7 +84,7 @@ class Trained:
             there = _started_in(record, origin_of_run(record, text))
             kept = cls(record, text, steps, digest, None, _epochs_of(folder, steps), folder, there)
         else:
-            raise ConfigError(
+            raise UserError(
                 f"'{folder}' was {record['state']} before its first checkpoint; there is nothing "
                 "to compare with."
             )
@@ -109,7 +107,7 @@ class Trained:
         saved, origin = read_whose(path)
         own = saved.get(KEY, {})
         if "config" not in own:
-            raise ConfigError(
+            raise UserError(
                 f"'{path}' carries no config and no run record, so that nothing says how it was "
                 "trained; a checkpoint of 'classifier fit' does."
             )
@@ -164,7 +162,7 @@ def _parse(given: Sequence[str]) -> argparse.Namespace:
         name = word.partition("=")[0].removeprefix("--")
         if word.startswith("--") and name.partition(".")[0] not in SECTIONS:
             known = ("folder", "tolerance", *SECTIONS)
-            raise ConfigError(f"reproduce has no --{name}{did_you_mean(name, known)}")
+            raise UserError(f"reproduce has no --{name}{did_you_mean(name, known)}")
     return options
 
 
@@ -178,22 +176,19 @@ def _tolerance(text: str) -> float:
 def _reproduce(options: argparse.Namespace) -> int:
     before = _find(options.run)
     if len(before.record.get("settings", ())) > 1:
-        raise ConfigError(
+        raise UserError(
             f"'{options.run}' was trained on from a checkpoint under other settings, so that no "
             "single config leads to its weights; reproduce a checkpoint from before the change."
         )
     if before.steps == 0:
-        raise ConfigError(f"'{options.run}' was not trained for a single step.")
+        raise UserError(f"'{options.run}' was not trained for a single step.")
     name = folder_name(before.record["name"])
     folder = _new_folder(options.folder, f"{name}_reproduced")
-    print(  # noqa: T201
-        f"trains '{options.run}' again up to step {before.steps:,}, in {folder}", flush=True
-    )
+    terminal.out(f"trains '{options.run}' again up to step {before.steps:,}, in {folder}")
     code = _train(before, folder, options.settings)
     if code:
         runs.give_back(folder)
-        message = f"error: the training ended with exit code {code}; there is nothing to compare."
-        print(message, file=sys.stderr)  # noqa: T201
+        terminal.error(f"the training ended with exit code {code}; there is nothing to compare.")
         return code
     return _compare(before, Trained.of_folder(folder), options.tolerance)
 
@@ -203,10 +198,10 @@ def _find(path: Path) -> Trained:
     if not path.is_dir():
         trained = Trained.of_checkpoint(path)
         if path.suffix != ".ckpt":  # by which fit knows it from a config file
-            raise ConfigError(f"'{path}' is a checkpoint, but its name does not end in .ckpt.")
+            raise UserError(f"'{path}' is a checkpoint, but its name does not end in .ckpt.")
         return trained
     if not (path / "run.json").is_file() or not (path / "config.yaml").is_file():
-        raise ConfigError(
+        raise UserError(
             f"'{path}' is no run folder: run.json or config.yaml is missing. Name the folder of a "
             "run, such as runs/digits/version_0, or a checkpoint file."
         )
@@ -219,7 +214,7 @@ def _new_folder(wanted: Path | None, name: str) -> Path:
     try:
         wanted.mkdir(parents=True)
     except FileExistsError as error:
-        raise ConfigError(f"--folder '{wanted}' exists; name a new one.") from error
+        raise UserError(f"--folder '{wanted}' exists; name a new one.") from error
     return wanted.resolve()
 
 
@@ -307,7 +302,7 @@ def _compare(before: Trained, now: Trained, tolerance: float) -> int:
         verdict = f"within tolerance: off by at most {gap:.1g}, {tolerance:g} is allowed"
     else:
         verdict = "different"
-    print(*lines, verdict, sep="\n")  # noqa: T201
+    terminal.out("\n".join([*lines, verdict]))
     return int(not identical and gap > tolerance)
 
 

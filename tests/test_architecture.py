@@ -8,8 +8,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "classifier"
 LAYERS = [
     {"errors"},
-    {"atomic", "signals"},
-    {"suggest", "internals"},
+    {"atomic", "terminal", "platform"},
+    {"internals"},
     {"anchored_yaml"},
     {"augment", "metrics", "splits"},
     {"runs"},

@@ -15,7 +15,6 @@ from classifier.anchored_yaml.names import apply, split_arguments, unused, value
 from classifier.anchored_yaml.scalars import Dumper, literal
 from classifier.anchored_yaml.text import (
     MISSING,
-    ConfigError,
     ConfigSource,
     check,
     differing,
@@ -23,6 +22,7 @@ from classifier.anchored_yaml.text import (
     locate,
     same,
 )
+from classifier.errors import UserError
 
 CONFIG = """\
 # Digits, small network.
@@ -205,9 +205,7 @@ def test_a_new_mapping_keeps_the_anchors_of_its_parts():
     changed = set_values(text, {("hyperparameters", "sgd"): {"momentum": 0.5, "dampening": 0}})
 
     assert load(changed)["model"] == [0.5, {"momentum": 0.5, "dampening": 0}]
-    with pytest.raises(
-        ConfigError, match=r"cannot set 'hyperparameters.sgd' to SGD: .*anchor '&m'"
-    ):
+    with pytest.raises(UserError, match=r"cannot set 'hyperparameters.sgd' to SGD: .*anchor '&m'"):
         set_values(text, {("hyperparameters", "sgd"): "SGD"})
 
 
@@ -238,7 +236,7 @@ def test_configs_without_changes_stay_as_they_are():
     ],
 )
 def test_an_unknown_hyperparameter_is_refused(path, message):
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UserError, match=message):
         apply([ConfigSource("a.yaml", CONFIG)], {path: 1})
 
 
@@ -255,7 +253,7 @@ def test_an_unknown_hyperparameter_is_refused(path, message):
     ],
 )
 def test_a_block_which_cannot_be_changed_is_refused(text, message):
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UserError, match=message):
         apply([ConfigSource("a.yaml", text)], {("b",): 2})
 
 
@@ -282,7 +280,7 @@ def test_hyperparameters_are_taken_out_of_the_command_line():
     ],
 )
 def test_a_wrong_option_is_refused(arguments, message):
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UserError, match=message):
         split_arguments(arguments)
 
 
@@ -317,7 +315,7 @@ BOMB = "a0: &a0 [x, x]\n" + "".join(
     ],
 )
 def test_a_wrong_config_is_refused_with_its_line(text, message):
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UserError, match=message):
         check(ConfigSource("f.yaml", text))
 
 

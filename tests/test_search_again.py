@@ -21,7 +21,7 @@ from searches import (
 
 from classifier import runs
 from classifier.__main__ import main
-from classifier.anchored_yaml import ConfigError
+from classifier.errors import UserError
 from classifier.search.same import continued
 from classifier.search.settings import parse, save
 
@@ -244,7 +244,7 @@ def test_the_order_of_a_grid_counts_for_it_says_which_trials_come_first(begun, s
     begun(**GRID, space={"lr": [0.1, 0.2], "width": [2, 4]})
     write_files(**GRID, space=space)
 
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(UserError) as error:
         continued(parse(["--config", "search.yaml"]))
 
     assert words in str(error.value)

@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 from searches import Search, check_whole, metrics, state, trial_folder, trials_of, write_files
 
 from classifier import runs
-from classifier.anchored_yaml import ConfigError
+from classifier.errors import UserError
 from classifier.search import cluster_ray, slurm
 
 ELSEWHERE = [
@@ -153,14 +153,14 @@ def squeue():
 
 @pytest.mark.slow
 def test_what_slurm_refuses_is_told(own_folder):
-    with servers.slurm(), pytest.raises(ConfigError, match=r"invalid partition.*: nowhere"):
+    with servers.slurm(), pytest.raises(UserError, match=r"invalid partition.*: nowhere"):
         slurm.start(own_folder, 2, {"partition": "nowhere"}, None)
 
 
 def test_without_slurm_the_engine_says_where_to_go(own_folder, monkeypatch):
     monkeypatch.setenv("PATH", str(own_folder))
 
-    with pytest.raises(ConfigError, match="sbatch, which is not on this machine"):
+    with pytest.raises(UserError, match="sbatch, which is not on this machine"):
         slurm.start(own_folder, 2, {}, None)
 
 
@@ -186,7 +186,7 @@ def test_options_of_the_user_replace_those_of_the_engine(own_folder):
 def test_a_time_limit_that_yaml_turned_into_a_number_is_refused(own_folder):
     options = yaml.safe_load("time: 4:00:00")
 
-    with pytest.raises(ConfigError, match="14400 is ambiguous"):
+    with pytest.raises(UserError, match="14400 is ambiguous"):
         slurm.script(own_folder, options, until=None)
 
 
@@ -234,12 +234,12 @@ def test_a_search_on_ray_that_is_stopped_puts_its_trials_back(monkeypatch):
 def test_without_ray_the_engine_says_how_to_get_it(own_folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
 
-    with pytest.raises(ConfigError, match=r"pip install 'classifier\[ray\]'"):
+    with pytest.raises(UserError, match=r"pip install 'classifier\[ray\]'"):
         cluster_ray.start(own_folder, 2, {}, None)
 
 
 def test_an_option_that_ray_does_not_have_is_refused(own_folder):
     pytest.importorskip("ray")
 
-    with pytest.raises(ConfigError, match="num_gpu for"):
+    with pytest.raises(UserError, match="num_gpu for"):
         cluster_ray.start(own_folder, 2, {"num_gpu": 1}, None)

@@ -13,7 +13,7 @@ from conftest import TINY
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.exceptions import ExperimentalWarning
 
-from classifier.anchored_yaml import ConfigError
+from classifier.errors import UserError
 from classifier.module import ClassificationModule
 from classifier.search.same import differences
 from classifier.search.settings import (
@@ -151,7 +151,7 @@ def test_a_direction_that_is_missing_or_wrong_is_refused(base, given, message):
     Path("tiny.yaml").write_text(TINY.replace("model:\n", f"model:\n  {base}\n"))
     search_file(given)
 
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UserError, match=message):
         parse(FILE)
 
 
@@ -163,7 +163,7 @@ def test_a_search_that_has_begun_keeps_its_direction():
 
     assert parse(FILE).direction == "minimize"
     assert parse([*FILE, "--direction", "minimize"]).direction == "minimize"
-    with pytest.raises(ConfigError, match="contradicts"):
+    with pytest.raises(UserError, match="contradicts"):
         parse([*FILE, "--monitor", "val_f1", "--direction", "minimize"])
 
 
@@ -344,9 +344,9 @@ def test_what_may_not_change_when_a_search_goes_on_is_named():
 def test_a_folder_that_is_no_search_is_refused_with_a_similar_one():
     saved(parse(FILE))
 
-    with pytest.raises(ConfigError, match=r"'searches/digit' is not .*'searches/digits'"):
+    with pytest.raises(UserError, match=r"'searches/digit' is not .*'searches/digits'"):
         load(Path("searches/digit"))
-    with pytest.raises(ConfigError, match=r"'searches' is not .* --config FILE' makes one"):
+    with pytest.raises(UserError, match=r"'searches' is not .* --config FILE' makes one"):
         load(Path("searches"))
 
 
@@ -482,7 +482,7 @@ ON_THE_COMMAND_LINE = {
 
 
 def mistake(arguments):
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(UserError) as error:
         parse(arguments)
     assert str(error.value).count("\n") < 3
     return error
@@ -564,14 +564,14 @@ def test_a_url_may_come_from_the_environment(monkeypatch):
 def test_trials_are_a_multiple_of_the_seeds():
     search_file("n_trials: 7\nspace: {lr: {low: 0.1, high: 1.0}, seed_everything: [0, 1, 2]}")
 
-    with pytest.raises(ConfigError, match=r"7 is no multiple of the 3 seeds .* take 9"):
+    with pytest.raises(UserError, match=r"7 is no multiple of the 3 seeds .* take 9"):
         parse(FILE)
 
 
 def test_more_trials_than_there_are_combinations_are_refused():
     search_file("n_trials: 9\nspace: {lr: [0.1, 0.2], width: [2, 4]}")
 
-    with pytest.raises(ConfigError, match=r"9, but the space has only 4 .* 'sampler: grid'"):
+    with pytest.raises(UserError, match=r"9, but the space has only 4 .* 'sampler: grid'"):
         parse(FILE)
 
 

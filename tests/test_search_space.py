@@ -8,7 +8,7 @@ import yaml
 from conftest import TINY
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from classifier.anchored_yaml import ConfigError
+from classifier.errors import UserError
 from classifier.search.entries import read
 from classifier.search.space import Space
 
@@ -163,7 +163,7 @@ MISTAKES = {
 
 @pytest.mark.parametrize(("entries", "words"), MISTAKES.values(), ids=MISTAKES)
 def test_a_mistake_in_an_entry_is_refused_in_a_line(entries, words):
-    with pytest.raises(ConfigError, match=words) as error:
+    with pytest.raises(UserError, match=words) as error:
         Space(entries, where=lambda key: f"search.yaml:3: {key}? ")
 
     assert str(error.value).startswith("search.yaml:3: space")
@@ -346,7 +346,7 @@ def test_a_grid_of_a_range_without_steps_is_refused():
     space = Space({"width": [4, 8], "lr": {"low": 0.1, "high": 0.2}})
 
     assert space.size is None
-    with pytest.raises(ConfigError, match=r"space.lr: .* give it a step, or list the values"):
+    with pytest.raises(UserError, match=r"space.lr: .* give it a step, or list the values"):
         space.grid()
 
 
@@ -361,7 +361,7 @@ def test_a_grid_without_measure_is_refused_at_once(entries):
     space = Space(entries)
 
     assert space.size is None
-    with pytest.raises(ConfigError, match="a grid of more than 1000000 configurations"):
+    with pytest.raises(UserError, match="a grid of more than 1000000 configurations"):
         space.grid()
 
 
@@ -378,7 +378,7 @@ def test_a_space_of_seeds_alone_has_one_configuration():
 
 
 def check(entries, base=BASE):
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(UserError) as error:
         Space(entries, where=lambda key: f"{key}: ").check(base, "base.yaml")
     assert str(error.value).count("\n") < 3
     return str(error.value)

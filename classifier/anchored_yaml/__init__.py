@@ -8,7 +8,6 @@ from classifier.anchored_yaml.aliases import Anchor, anchors, with_aliases
 from classifier.anchored_yaml.edit import keep_keys, set_values, written_at
 from classifier.anchored_yaml.names import apply, split_arguments, unused, values
 from classifier.anchored_yaml.text import (
-    ConfigError,
     ConfigSource,
     KeyPath,
     check,
@@ -19,7 +18,6 @@ from classifier.anchored_yaml.text import (
 
 __all__ = [
     "Anchor",
-    "ConfigError",
     "ConfigSource",
     "KeyPath",
     "anchors",

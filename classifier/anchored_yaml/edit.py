@@ -12,7 +12,6 @@ import yaml
 
 from classifier.anchored_yaml.scalars import Loader, literal
 from classifier.anchored_yaml.text import (
-    ConfigError,
     KeyPath,
     children,
     compose,
@@ -24,7 +23,7 @@ from classifier.anchored_yaml.text import (
     same,
     value_at,
 )
-from classifier.suggest import did_you_mean
+from classifier.errors import UserError, did_you_mean
 
 ANCHOR = re.compile(r"(?:![^\s,\[\]{}]*\s+)?&([\w-]+)")
 
@@ -83,7 +82,7 @@ def set_values(text: str, values: Mapping[KeyPath, Any], name: str = "config") -
         name: What to call the text in messages.
 
     Raises:
-        ConfigError: A path does not exist or is an alias, or an alias elsewhere needs an anchor
+        UserError: A path does not exist or is an alias, or an alias elsewhere needs an anchor
             inside the replaced value.
     """
     for path, value in sorted(values.items(), key=lambda item: len(item[0])):
@@ -98,14 +97,14 @@ def set_value(text: str, path: KeyPath, value: Any, name: str) -> str:
     wanted = tuple(map(str, path))
     if not path or wanted not in found:
         hint = did_you_mean(dotted(path), (dotted(place) for place in found if place))
-        raise ConfigError(f"{name}: there is no '{dotted(path)}'{hint}")
+        raise UserError(f"{name}: there is no '{dotted(path)}'{hint}")
     place, node = found[wanted]
     old = value_at(load(text, name), place)
     if same(old, value):
         return text
     origin = owners(root, (), {})
     if (owner := origin[id(node)]) != place:
-        raise ConfigError(
+        raise UserError(
             f"{name}:{locate(text, path)}: '{dotted(path)}' is an alias of '{dotted(owner)}'; "
             "change that."
         )
@@ -209,8 +208,8 @@ def verify(text: str, path: KeyPath, value: Any, name: str) -> None:
     try:
         if same(value_at(load(text, name), path), value):
             return
-    except ConfigError as error:
+    except UserError as error:
         problem = str(error)
     except (LookupError, TypeError):
         pass  # the place itself is gone
-    raise ConfigError(f"{name}: cannot set '{dotted(path)}' to {literal(value)}: {problem}")
+    raise UserError(f"{name}: cannot set '{dotted(path)}' to {literal(value)}: {problem}")

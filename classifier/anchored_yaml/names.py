@@ -10,7 +10,6 @@ from typing import Any
 
 from classifier.anchored_yaml.edit import set_values
 from classifier.anchored_yaml.text import (
-    ConfigError,
     ConfigSource,
     KeyPath,
     compose,
@@ -19,7 +18,7 @@ from classifier.anchored_yaml.text import (
     locate,
     places,
 )
-from classifier.suggest import did_you_mean
+from classifier.errors import UserError, did_you_mean
 
 KEY = "hyperparameters"
 
@@ -31,7 +30,7 @@ def split_arguments(arguments: Sequence[str]) -> tuple[dict[KeyPath, Any], list[
         The new values by name, and the remaining arguments.
 
     Raises:
-        ConfigError: A value is missing or is not YAML.
+        UserError: A value is missing or is not YAML.
 
     >>> split_arguments(["fit", "--hyperparameters.lr", "1e-4", "--hyperparameters.sgd.momentum=0"])
     ({('lr',): 0.0001, ('sgd', 'momentum'): 0}, ['fit'])
@@ -47,7 +46,7 @@ def split_arguments(arguments: Sequence[str]) -> tuple[dict[KeyPath, Any], list[
         if not has_value:
             text = next(arguments_left, "")
         if not text.strip() or (not has_value and re.match(r"--|-[A-Za-z]", text)):
-            raise ConfigError(f"{option} needs a value, such as {option}=0.1.")
+            raise UserError(f"{option} needs a value, such as {option}=0.1.")
         for path, value in assignments(option, load(text, option)):
             # A whole mapping replaces what was said about its parts before.
             overrides = {old: overrides[old] for old in overrides if old[: len(path)] != path}
@@ -60,10 +59,10 @@ def assignments(option: str, value: Any) -> list[tuple[KeyPath, Any]]:
     if option != f"--{KEY}":
         path = tuple(option.removeprefix(f"--{KEY}.").split("."))
         if not all(path):
-            raise ConfigError(f"{option} names no hyperparameter; write --{KEY}.lr 0.1.")
+            raise UserError(f"{option} names no hyperparameter; write --{KEY}.lr 0.1.")
         return [(path, value)]
     if not isinstance(value, dict):
-        raise ConfigError(f"{option} takes a mapping such as '{{lr: 0.1}}', not {value!r}.")
+        raise UserError(f"{option} takes a mapping such as '{{lr: 0.1}}', not {value!r}.")
     return [((str(name),), part) for name, part in value.items()]
 
 
@@ -81,7 +80,7 @@ def apply(sources: Sequence[ConfigSource], overrides: Mapping[KeyPath, Any]) -> 
         The texts of the configs in the same order, otherwise unchanged.
 
     Raises:
-        ConfigError: A config is not valid, or a name is unknown or an alias of another one.
+        UserError: A config is not valid, or a name is unknown or an alias of another one.
     """
     known: dict[str, Any] = {}
     for source in sources:
@@ -110,10 +109,10 @@ def block(text: str, name: str = "config") -> dict[str, Any]:
     found = (load(text, name) or {}).get(KEY)
     place = f"{name}:{locate(text, (KEY,))}"
     if not isinstance(found, dict | None):
-        raise ConfigError(f"{place}: '{KEY}' holds 'name: value' lines, found {found!r}.")
+        raise UserError(f"{place}: '{KEY}' holds 'name: value' lines, found {found!r}.")
     for key in found or {}:
         if not isinstance(key, str):
-            raise ConfigError(f"{place}: YAML reads a name here as {key!r}; put it in quotes.")
+            raise UserError(f"{place}: YAML reads a name here as {key!r}; put it in quotes.")
     return found or {}
 
 
@@ -141,7 +140,7 @@ def check_names(known: Mapping[str, Any], overrides: Mapping[KeyPath, Any]) -> N
         if path not in allowed:
             names = [dotted(name) for name in allowed if len(name) == len(path)]
             hint = did_you_mean(dotted(path), names)
-            raise ConfigError(f"no hyperparameter '{dotted(path)}'{hint} {listed(known)}")
+            raise UserError(f"no hyperparameter '{dotted(path)}'{hint} {listed(known)}")
 
 
 def listed(known: Mapping[str, Any]) -> str:

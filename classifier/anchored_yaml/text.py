@@ -8,8 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 import yaml
 
 from classifier.anchored_yaml.scalars import MAX_LEVELS, Loader
-from classifier.errors import UserError
-from classifier.suggest import did_you_mean
+from classifier.errors import UserError, did_you_mean
 
 KeyPath: TypeAlias = tuple[str | int, ...]
 
@@ -32,10 +31,6 @@ MERGE = "tag:yaml.org,2002:merge"
 MISSING = object()  # stands for a part that a value has not
 
 
-class ConfigError(UserError):
-    """A mistake in a config: one or two lines for the user, with file and line where known."""
-
-
 class ConfigSource(NamedTuple):
     """A config text and the name to call it by in messages, such as the path the user wrote."""
 
@@ -44,7 +39,7 @@ class ConfigSource(NamedTuple):
 
 
 def check(source: ConfigSource) -> None:
-    """Raises `ConfigError` for whatever keeps a text from being a config.
+    """Raises `UserError` for whatever keeps a text from being a config.
 
     These are wrong YAML, names written twice, unknown aliases, aliases inside their own anchor,
     more than 100 levels or 100 000 values, and a top level which is not ``name: value``.
@@ -67,7 +62,7 @@ def compose(text: str, name: str = "config") -> yaml.MappingNode:
     if node is None or node.tag == "tag:yaml.org,2002:null":
         return yaml.MappingNode("tag:yaml.org,2002:map", [])
     if not isinstance(node, yaml.MappingNode):
-        raise ConfigError(
+        raise UserError(
             f"{name}:{line(node)}: a config is made of 'name: value' lines, found "
             f"{'a list' if isinstance(node, yaml.SequenceNode) else repr(node.value[:40])}."
         )
@@ -87,19 +82,19 @@ def explained(text: str, name: str) -> Iterator[None]:
     """Turns the errors of PyYAML into messages for the user."""
     try:
         yield
-    except ConfigError:
+    except UserError:
         raise
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = name if mark is None else f"{name}:{mark.line + 1}"
-        raise ConfigError(f"{place}: {explanation(error, text)}") from None
+        raise UserError(f"{place}: {explanation(error, text)}") from None
     except yaml.reader.ReaderError as error:
         number = text.count("\n", 0, error.position) + 1
-        raise ConfigError(f"{name}:{number}: a character YAML does not allow.") from None
+        raise UserError(f"{name}:{number}: a character YAML does not allow.") from None
     except RecursionError:
-        raise ConfigError(f"{name}: more than {MAX_LEVELS} levels of nesting.") from None
+        raise UserError(f"{name}: more than {MAX_LEVELS} levels of nesting.") from None
     except ValueError as error:
-        raise ConfigError(f"{name}: {error}.") from None
+        raise UserError(f"{name}: {error}.") from None
 
 
 def explanation(error: yaml.MarkedYAMLError, text: str) -> str:
@@ -120,7 +115,7 @@ def inspect(node: yaml.Node, name: str, seen: dict[int, tuple[int, int] | None])
     """Returns how many values and levels a node has; each anchor is counted once, then known."""
     if id(node) in seen:
         if (known := seen[id(node)]) is None:
-            raise ConfigError(f"{name}:{line(node)}: this value contains an alias of itself.")
+            raise UserError(f"{name}:{line(node)}: this value contains an alias of itself.")
         return known
     seen[id(node)] = None
     if isinstance(node, yaml.MappingNode):
@@ -131,9 +126,9 @@ def inspect(node: yaml.Node, name: str, seen: dict[int, tuple[int, int] | None])
     size = 1 + sum(size for size, _ in parts)
     levels = 1 + max((levels for _, levels in parts), default=0)
     if levels > MAX_LEVELS:
-        raise ConfigError(f"{name}:{line(node)}: more than {MAX_LEVELS} levels of nesting.")
+        raise UserError(f"{name}:{line(node)}: more than {MAX_LEVELS} levels of nesting.")
     if size > MAX_VALUES:
-        raise ConfigError(f"{name}:{line(node)}: aliases make more than {MAX_VALUES} values.")
+        raise UserError(f"{name}:{line(node)}: aliases make more than {MAX_VALUES} values.")
     seen[id(node)] = size, levels
     return size, levels
 
@@ -143,10 +138,10 @@ def check_keys(node: yaml.MappingNode, name: str) -> None:
     first_lines: dict[Any, int] = {}
     for key_node, _ in node.value:
         if not isinstance(key_node, yaml.ScalarNode):
-            raise ConfigError(f"{name}:{line(key_node)}: a list or mapping cannot be a name.")
+            raise UserError(f"{name}:{line(key_node)}: a list or mapping cannot be a name.")
         key = key_of(key_node)
         if key in first_lines:
-            raise ConfigError(
+            raise UserError(
                 f"{name}:{line(key_node)}: duplicate key '{key}' "
                 f"(first on line {first_lines[key]}); keep one."
             )

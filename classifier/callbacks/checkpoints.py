@@ -16,7 +16,6 @@ import contextlib
 import math
 import os
 import shutil
-import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -25,7 +24,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning.callbacks import (
     Callback,
     Checkpoint,
@@ -33,7 +31,7 @@ from pytorch_lightning.callbacks import (
     ModelCheckpoint,
 )
 
-from classifier import runs
+from classifier import runs, terminal
 from classifier.anchored_yaml import load
 from classifier.atomic import sync, written_whole
 from classifier.callbacks import position, stops
@@ -342,11 +340,10 @@ class RunCheckpoints(Checkpoint):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         trainer.should_stop = trainer.should_stop or self.stopped_by is not None
         if self.loaded and not self.loaded[POSITION].get("exact", True):
-            rank_zero_only(print)(
-                "note: this checkpoint was saved for evaluation, with the weights of a validation "
+            terminal.note(
+                "this checkpoint was saved for evaluation, with the weights of a validation "
                 "that no step followed; a training that goes on from it differs from one that "
-                "was left alone. last.ckpt goes on exactly.",
-                file=sys.stderr,
+                "was left alone. last.ckpt goes on exactly."
             )
 
     def go_on(self, trainer: pl.Trainer) -> None:
@@ -390,12 +387,11 @@ class RunCheckpoints(Checkpoint):
             trainer, images_per_batch, accumulated(trainer), same
         ):
             return True
-        rank_zero_only(print)(
-            f"note: epoch {trainer.current_epoch + 1} begins anew, so that the first "
+        terminal.note(
+            f"epoch {trainer.current_epoch + 1} begins anew, so that the first "
             f"{seen * images_per_batch:,} of its images are trained on once more: with another "
             "data.batch_size, accumulation, number of devices or of batches, or seed no step "
-            "begins where it was left.",
-            file=sys.stderr,
+            "begins where it was left."
         )
         return False
 

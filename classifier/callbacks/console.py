@@ -1,13 +1,13 @@
 """What a person sees of a training: a line to begin with, a line each epoch, where the run is."""
 
 import shlex
-import sys
 from pathlib import Path
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import RichProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 
+from classifier import terminal
 from classifier.callbacks import stops
 from classifier.callbacks.checkpoints import best_checkpoint
 from classifier.callbacks.epochs import EpochWatch
@@ -39,7 +39,9 @@ class Console(EpochWatch):
             f"{network}, {count:,} parameters, on {devices}{pl_module.device.type}; "
             f"{type(data).__name__}, {sizes} images to train / validate / test"
         )
-        self._print(trainer, f"{shown(self.folder)}: {line}" if self.folder else line)
+        self._print(
+            trainer, f"{terminal.display_path(self.folder)}: {line}" if self.folder else line
+        )
         if trainer.current_epoch:
             self._print(trainer, f"resumed in epoch {trainer.current_epoch + 1}")
 
@@ -73,16 +75,16 @@ class Console(EpochWatch):
         elif trainer.should_stop:
             self._print(trainer, f"ended by {why}")
         seconds = f"{self.seconds():.1f} s"
-        kept = f"run kept in {shown(self.folder)}"
+        kept = f"run kept in {terminal.display_path(self.folder)}"
         best = best_checkpoint(trainer)
         if best is None:
             self._print(trainer, f"{kept} after {seconds}")
         else:
             self._print(trainer, f"best {best.monitor} {best.score:.4f} after {seconds}, {kept}")
-            path = str(shown(best.best))
-            self._print(trainer, "  " + shlex.join(["classifier", "test", "--ckpt_path", path]))
+            path = terminal.display_path(best.best)
+            self._print(trainer, "  " + terminal.command("test", "--ckpt_path", path))
         if any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers):
-            parent = str(shown(self.folder.parent))
+            parent = str(terminal.display_path(self.folder.parent))
             self._print(trainer, "  " + shlex.join(["tensorboard", "--logdir", parent]))
 
     def _why_it_ended(self, trainer: pl.Trainer) -> str:
@@ -98,7 +100,7 @@ class Console(EpochWatch):
     ) -> None:
         if isinstance(exception, Exception) or self.folder is None:
             return
-        go_on = shlex.join(["classifier", "fit", "--ckpt_path", str(shown(self.folder))])
+        go_on = terminal.command("fit", "--ckpt_path", terminal.display_path(self.folder))
         last = self.folder / "checkpoints" / "last.ckpt"
         hint = f"; it goes on with\n  {go_on}" if last.exists() else ""
         self._print(trainer, f"stopped in epoch {trainer.current_epoch + 1}{hint}")
@@ -110,7 +112,7 @@ class Console(EpochWatch):
         if isinstance(bar, RichProgressBar) and bar.progress is not None:
             bar.progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
-            print(text, flush=True)  # noqa: T201  # this is the console
+            terminal.out(text)
 
 
 class RichBar(RichProgressBar):
@@ -126,14 +128,3 @@ class RichBar(RichProgressBar):
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)  # the run folder is already on the screen
         return metrics
-
-
-def interactive() -> bool:
-    """Whether somebody watches; a log file gets no progress bar."""
-    return sys.stdout.isatty()
-
-
-def shown(path: str | Path) -> Path:
-    """The path as seen from here, where that is shorter."""
-    path = Path(path).resolve()
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -1,11 +1,9 @@
 """Says what a person should know of the data before it is used."""
 
-import sys
-
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
-from classifier.suggest import printable
+from classifier import terminal
 
 
 class DataNotes(Callback):
@@ -17,4 +15,4 @@ class DataNotes(Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning, undeclared
         if trainer.is_global_zero and data is not None:
             for note in data.notes(stage):
-                print(f"note: {printable(note)}", file=sys.stderr)  # noqa: T201
+                terminal.note(note)

@@ -2,8 +2,6 @@
 
 import io
 import math
-import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,8 +11,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from classifier import runs
-from classifier.callbacks.console import shown
+from classifier import runs, terminal
 from classifier.checkpoint.read import read_checkpoint
 from classifier.finite import EXPLODED, LossWatch, largest, mean_over_ranks
 
@@ -115,10 +112,9 @@ class FiniteLoss(Callback):
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         skipped = _watch(pl_module).skipped
         if skipped and trainer.is_global_zero:
-            print(  # noqa: T201
-                f"warning: {skipped} of {trainer.global_step} steps were skipped, for their loss "
-                "or gradient was not finite or had exploded.",
-                file=sys.stderr,
+            terminal.warn(
+                f"{skipped} of {trainer.global_step} steps were skipped, for their loss "
+                "or gradient was not finite or had exploded."
             )
 
     def _look(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -194,9 +190,9 @@ def _file_name(rank: int) -> str:
 
 def _kept(folder: Path) -> str:
     """What is kept, and where a training can go on."""
-    batch = f"The batch is kept in {shown(folder / _file_name(0))}"
+    batch = f"The batch is kept in {terminal.display_path(folder / _file_name(0))}"
     last = folder / "checkpoints" / "last.ckpt"
     if not last.exists():
         return f"{batch}; there is no checkpoint yet."
-    go_on = shlex.join(["classifier", "fit", "--ckpt_path", str(shown(folder))])
+    go_on = terminal.command("fit", "--ckpt_path", terminal.display_path(folder))
     return f"{batch}; from step {read_checkpoint(last)['global_step']} goes on: {go_on}"

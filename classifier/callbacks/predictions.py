@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -11,9 +10,9 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import BasePredictionWriter
 from torch import Tensor
 
+from classifier import terminal
 from classifier.atomic import naming, written_new
-from classifier.signals import cleaning
-from classifier.suggest import printable
+from classifier.platform import cleaning
 
 
 class PredictionWriter(BasePredictionWriter):
@@ -56,8 +55,8 @@ class PredictionWriter(BasePredictionWriter):
             self.rows.writerow(columns)
             yield
             for name, reason in self.unreadable:
-                print(f"unreadable: {printable(name)}: {printable(reason)}", file=sys.stderr)  # noqa: T201
-        print(f"{self.count} predictions in {self.path}")  # noqa: T201
+                terminal.say(f"unreadable: {name}: {reason}")
+        terminal.out(f"{self.count} predictions in {self.path}")
 
     def write_on_batch_end(
         self,

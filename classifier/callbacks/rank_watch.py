@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import json
 import os
-import shlex
 import signal
 import socket
 import sys
@@ -19,7 +18,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch.distributed import distributed_c10d
 
-from classifier.callbacks.console import shown
+from classifier import terminal
 
 HANG_SECONDS = 600  # as long as a data worker may take
 BEATS = 20  # in that time
@@ -116,11 +115,11 @@ class RankWatch(Callback):
         """Ends this process, and those that it has started; one rank says why."""
         if trainer.global_rank == min(set(range(trainer.world_size)) - set(hung), default=0):
             names = ", ".join(name_of(rank, beat) for rank, beat in hung.items())
-            text = f"error: {names} did not move for {HANG_SECONDS} seconds; the other ranks wait."
+            text = f"{names} did not move for {HANG_SECONDS} seconds; the other ranks wait."
             if self.folder:
-                folder = shlex.quote(str(shown(self.folder)))
-                text += f"\nclassifier fit --ckpt_path {folder} goes on."
-            print(text, file=sys.stderr, flush=True)  # noqa: T201
+                folder = terminal.display_path(self.folder)
+                text += f"\n{terminal.command('fit', '--ckpt_path', folder)} goes on."
+            terminal.error(text)
         else:
             time.sleep(HANG_SECONDS / BEATS)  # until it is said
         launcher: Any = trainer.strategy.launcher
@@ -176,7 +175,7 @@ def place_of(thread: int) -> tuple[str, bool]:
     frame = sys._current_frames()[thread]
     path = Path(frame.f_code.co_filename)
     waits = "distributed" in path.parts and "torch" in path.parts
-    return f"{shown(path)}:{frame.f_lineno} ({frame.f_code.co_name})", waits
+    return f"{terminal.display_path(path)}:{frame.f_lineno} ({frame.f_code.co_name})", waits
 
 
 def own_store(stage: str) -> Any:

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import sys
 import traceback
 from collections.abc import Mapping
 from datetime import datetime, timezone
@@ -12,7 +11,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from classifier import runs
+from classifier import runs, terminal
 from classifier.callbacks.checkpoints import best_checkpoint, run_checkpoints
 from classifier.callbacks.epochs import EpochWatch
 from classifier.callbacks.position import is_broken_off
@@ -95,10 +94,7 @@ class RunRecord(EpochWatch):
         rows = runs.read_metrics(self.folder)
         here = trainer.is_global_zero and (self.folder / "run.json").exists()
         if here and not rows and trainer.current_epoch:
-            print(  # noqa: T201
-                "note: the run has no metrics.csv of its earlier epochs; a new one begins.",
-                file=sys.stderr,
-            )
+            terminal.note("the run has no metrics.csv of its earlier epochs; a new one begins.")
         self.rows = [row for row in rows if int(row["epoch"]) < trainer.current_epoch]
         checkpoints = run_checkpoints(trainer)
         if checkpoints and checkpoints.begins_anew:

@@ -15,6 +15,8 @@ from pytorch_lightning.callbacks import (
     StochasticWeightAveraging,
 )
 
+from classifier import terminal
+
 # Each with what does instead: they change schedules and weights where no checkpoint sees it.
 NOT_EXACT = {
     StochasticWeightAveraging: "WeightAveraging and EMAWeightAveraging go on exactly",
@@ -64,16 +66,14 @@ class SameConditions(Callback):
         for kind, instead in NOT_EXACT.items():
             for callback in trainer.callbacks:
                 if isinstance(callback, kind):
-                    rank_zero_only(print)(
-                        f"note: with {type(callback).__name__} a training that is stopped and goes "
-                        f"on differs from one that was left alone; {instead}.",
-                        file=sys.stderr,
+                    terminal.note(
+                        f"with {type(callback).__name__} a training that is stopped and goes "
+                        f"on differs from one that was left alone; {instead}."
                     )
         if getattr(trainer, "val_check_interval", None) is None:  # it is one of time
-            rank_zero_only(print)(
-                "note: with a trainer.val_check_interval of time, validations depend on how fast "
-                "the machine is; a number of batches, or a share of the epoch, does not.",
-                file=sys.stderr,
+            terminal.note(
+                "with a trainer.val_check_interval of time, validations depend on how fast "
+                "the machine is; a number of batches, or a share of the epoch, does not."
             )
 
 

@@ -1,11 +1,9 @@
 """Notices that the data is not what the checkpoint was trained on."""
 
-import sys
-
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
-from classifier.suggest import printable
+from classifier import terminal
 
 
 class SameData(Callback):
@@ -28,9 +26,8 @@ class SameData(Callback):
             return
         found = data.fingerprint()
         if found != self.fingerprint:
-            print(  # noqa: T201
-                "warning: the images or their split are not those of the training "
-                f"(fingerprint {found}, not {printable(self.fingerprint)}); where no test folder "
-                "sets them apart, training images may be among them.",
-                file=sys.stderr,
+            terminal.warn(
+                f"the images or their split are not those of the training (fingerprint {found}, "
+                f"not {self.fingerprint}); where no test folder "
+                "sets them apart, training images may be among them."
             )

@@ -9,7 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from classifier.signals import handled_by
+from classifier.platform import handled_by
 
 
 class Stopped(SystemExit):

@@ -19,8 +19,7 @@ import torch
 from classifier.checkpoint.file import FORMAT, check_whole
 from classifier.checkpoint.limits import check_archive, check_values, limited_memory
 from classifier.checkpoint.signature import Origin
-from classifier.errors import UserError
-from classifier.suggest import did_you_mean
+from classifier.errors import UserError, did_you_mean
 
 KEY = "classifier"  # the entry with the format, config text, data description and run record
 READINGS = 3  # of a file that is written to meanwhile

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import classifier
-from classifier.anchored_yaml import ConfigError, load
+from classifier.anchored_yaml import load
 from classifier.checkpoint import signature
 from classifier.checkpoint.modules import OwnModules, found_by_others, served
 from classifier.checkpoint.signature import Origin
@@ -296,7 +296,7 @@ def names_in(texts: Iterable[str]) -> set[str]:
     """What the values in YAML texts of the user may name: classes, but no file and no folder."""
     names: set[str] = set()
     for text in texts:
-        with contextlib.suppress(ConfigError):  # an argument need not be YAML
+        with contextlib.suppress(UserError):  # an argument need not be YAML
             names |= set(strings(load(text)))
     return {name for name in names if not _is_path(name)}
 
@@ -313,7 +313,7 @@ def packages_in(options: Sequence[str]) -> list[str]:
     packages = [package.strip() for option in options for package in option.split(",")]
     for package in packages:
         if not all(part.isidentifier() for part in package.split(".")):
-            raise ConfigError(f"--trust {package!r}: expected a package, such as timm.data.")
+            raise UserError(f"--trust {package!r}: expected a package, such as timm.data.")
     return packages
 
 

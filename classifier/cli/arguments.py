@@ -4,16 +4,14 @@ Precedence: command line > config files in order > checkpoint > defaults.
 """
 
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from classifier import runs
+from classifier import runs, terminal
 from classifier.anchored_yaml import (
-    ConfigError,
     ConfigSource,
     apply,
     check,
@@ -44,8 +42,7 @@ from classifier.checkpoint.trust import (
 )
 from classifier.cli.harmless import harmless_callbacks
 from classifier.cli.places import with_files_found
-from classifier.errors import UserError
-from classifier.suggest import did_you_mean
+from classifier.errors import UserError, did_you_mean
 
 SECTIONS = (
     "hyperparameters",
@@ -109,7 +106,7 @@ class Arguments:
             name.partition("=")[0].endswith(("-h", "help", "--print_config")) for name in rest
         )
         if self.verb != "fit" and not paths and not asks:
-            raise ConfigError(f"{self.verb} needs --ckpt_path PATH, a checkpoint or run folder.")
+            raise UserError(f"{self.verb} needs --ckpt_path PATH, a checkpoint or run folder.")
         self.checkpoint_path: Path | None = None
         self.checkpoint: dict[str, Any] = {}
         self.origin: Origin = "unsigned"
@@ -221,12 +218,12 @@ class Arguments:
             What the parser has to know of it.
         """
         if configs and (self.verb != "fit" or paths):
-            raise ConfigError(
+            raise UserError(
                 f"--config '{configs[-1]}' trains from scratch what a checkpoint was trained by; "
                 "--ckpt_path alone goes on from its weights or evaluates them."
             )
         if len(configs) > 1:
-            raise ConfigError(
+            raise UserError(
                 f"--config '{configs[0]}' and '{configs[-1]}': one checkpoint's config is trained."
             )
         if paths:
@@ -235,7 +232,7 @@ class Arguments:
         if configs and not Path(configs[-1]).is_dir():
             self._read_checkpoint(configs[-1])
             if "config" not in self.checkpoint:
-                raise ConfigError(f"--config '{configs[-1]}': this checkpoint carries no config.")
+                raise UserError(f"--config '{configs[-1]}': this checkpoint carries no config.")
         return []
 
     def _find_name(self) -> None:
@@ -261,7 +258,7 @@ class Arguments:
         except ValueError as error:
             if self.verb != "fit" or found.name != "last.ckpt" or not previous.exists():
                 raise
-            print(f"warning: {error} Going on from '{previous}'.", file=sys.stderr)  # noqa: T201
+            terminal.warn(f"{error} Going on from '{previous}'.")
             found, read = previous, read_whose(previous)
         saved, self.origin = read
         self.checkpoint_path = found
@@ -303,7 +300,7 @@ def take_option(arguments: Sequence[str], *names: str) -> tuple[list[str], list[
         else:
             value = value if equals else next(remaining, "")
             if not value or (value.startswith("--") and not equals):
-                raise ConfigError(f"{name}: a value is missing behind it.")
+                raise UserError(f"{name}: a value is missing behind it.")
             values.append(value)
     return values, rest
 
@@ -324,7 +321,7 @@ def gathered(arguments: Sequence[str], name: str) -> list[str]:
         end = next((index for index in after if rest[index].startswith("--")), len(rest))
         given = [value] * bool(equals) + rest[start + 1 : end]
         if not given or not given[0]:
-            raise ConfigError(f"{name}: a value is missing behind it.")
+            raise UserError(f"{name}: a value is missing behind it.")
         values = given + values
         del rest[start:end]
     return [*rest, name, *values] if values else rest
@@ -404,11 +401,9 @@ def _check_sections(source: ConfigSource, verb: str) -> None:
         line = locate(source.text, [key])
         if key not in known:
             hint = did_you_mean(str(key), known, f"; there are {', '.join(known)}.")
-            raise ConfigError(f"{source.name}:{line}: no section '{key}'{hint}")
+            raise UserError(f"{source.name}:{line}: no section '{key}'{hint}")
         if key in ("hyperparameters", "trainer", "model") and not isinstance(value, dict | None):
-            raise ConfigError(
-                f"{source.name}:{line}: {key} has settings of its own, not {value!r}."
-            )
+            raise UserError(f"{source.name}:{line}: {key} has settings of its own, not {value!r}.")
 
 
 def _check_classes(source: ConfigSource) -> None:
@@ -422,9 +417,9 @@ def _check_classes(source: ConfigSource) -> None:
             if key not in CLASS_KEYS:
                 named = getattr(keys.get("class_path"), "value", "class_path")
                 hint = did_you_mean(str(key), CLASS_KEYS, f"; there are {', '.join(CLASS_KEYS)}.")
-                raise ConfigError(f"{where}: no setting '{key}' beside {named}{hint}")
+                raise UserError(f"{where}: no setting '{key}' beside {named}{hint}")
             if key == "class_path" and value.tag != "tag:yaml.org,2002:str":
-                raise ConfigError(f"{where}: a class_path is a text such as package.module.Class.")
+                raise UserError(f"{where}: a class_path is a text such as package.module.Class.")
 
 
 def _read_config(value: str) -> ConfigSource:
@@ -432,13 +427,13 @@ def _read_config(value: str) -> ConfigSource:
         return ConfigSource("--config", value)
     path = Path(value)
     if path.is_dir():
-        raise ConfigError(f"--config '{path}' is a folder, expected a YAML file.")
+        raise UserError(f"--config '{path}' is a folder, expected a YAML file.")
     if not path.is_file():
-        raise ConfigError(f"No config file '{path}'{similar(path)}")
+        raise UserError(f"No config file '{path}'{similar(path)}")
     try:
         return ConfigSource(value, path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
-        raise ConfigError(f"'{path}' is not a text file in UTF-8, expected YAML.") from error
+        raise UserError(f"'{path}' is not a text file in UTF-8, expected YAML.") from error
 
 
 def _is_saved(source: ConfigSource) -> bool:

@@ -23,15 +23,15 @@ from torch.nn import Identity
 
 import classifier.augment
 import classifier.networks  # noqa: F401  # short class names work for what is imported
-from classifier import runs
-from classifier.anchored_yaml import ConfigError, anchors, load, with_aliases
+from classifier import runs, terminal
+from classifier.anchored_yaml import anchors, load, with_aliases
 from classifier.callbacks.checkpoint_io import save_durably
 from classifier.callbacks.checkpoints import (
     BetweenEpochs,
     RunCheckpoints,
     refuse_taken_names,
 )
-from classifier.callbacks.console import Console, RichBar, interactive
+from classifier.callbacks.console import Console, RichBar
 from classifier.callbacks.data_notes import DataNotes
 from classifier.callbacks.finite_loss import FiniteLoss
 from classifier.callbacks.freed_memory import FreedMemory
@@ -60,12 +60,11 @@ from classifier.cli.written import Written, comment
 from classifier.data import ImageDataModule
 from classifier.data.files import find_images
 from classifier.data.workers import WorkerNames
-from classifier.errors import DataWorkerError, UserError
+from classifier.errors import DataWorkerError, UserError, did_you_mean
 from classifier.internals.lightning import lean_hooks
 from classifier.metrics import better
 from classifier.module import ClassificationModule
-from classifier.signals import cleaning
-from classifier.suggest import did_you_mean, printable
+from classifier.platform import cleaning
 
 MAX_PROCESSES = max(8, os.cpu_count() or 1)  # of one training on this machine
 HIDDEN = argparse.SUPPRESS
@@ -190,7 +189,7 @@ class ClassifierCLI(LightningCLI):
         seed = self.settings.seed_everything
         if not isinstance(seed, bool) and seed is not None and not 0 <= seed < 2**32:
             where = self.arguments.where("seed_everything")
-            raise ConfigError(
+            raise UserError(
                 f"{where}seed_everything: a seed is from 0 to {2**32 - 1:,}, not {seed}."
             )
         if seed is True:  # Lightning would take 0
@@ -284,19 +283,18 @@ class ClassifierCLI(LightningCLI):
     def _note_precision(self, trainer: pl.Trainer) -> None:
         """Says that an evaluation differs from those of the training, and how it would not."""
         here = str(trainer.precision)
-        before = printable(str(self.arguments.run.get("precision", here)))
+        before = terminal.escape(str(self.arguments.run.get("precision", here)))
         if self.arguments.verb in ("validate", "test") and before != here:
-            rank_zero_only(print)(
-                f"note: trained with precision {before}, evaluated with {here}, so the last digits "
+            terminal.note(
+                f"trained with precision {before}, evaluated with {here}, so the last digits "
                 "differ from those of the training; "
-                f"--trainer.precision {shlex.quote(before)} gives the same.",
-                file=sys.stderr,
+                f"--trainer.precision {shlex.quote(before)} gives the same."
             )
 
     def _add_progress_bar(self, config: Namespace) -> None:
         if any(isinstance(callback, ProgressBar) for callback in config.callbacks):
             return  # the user's, which Lightning takes unless it is told that there is none
-        if config.enable_progress_bar is None and not interactive():
+        if config.enable_progress_bar is None and not terminal.is_interactive():
             config.enable_progress_bar = False
         if config.enable_progress_bar is not False and not config.barebones:
             config.callbacks.append(RichBar())
@@ -378,7 +376,7 @@ class ClassifierCLI(LightningCLI):
             "id": runs.read_record(folder).get("id") if resumed else uuid.uuid4().hex,
             "name": trial.name if trial else folder.parent.name,
             "working_folder": str(Path.cwd()),
-            "command": shlex.join(["classifier", *self.arguments.given]),
+            "command": terminal.command(*self.arguments.given),
             "seed": self.settings.seed_everything,
             "settings": self._settings_so_far(),
             "written": self.written.keys,
@@ -417,7 +415,7 @@ class ClassifierCLI(LightningCLI):
             return
         packages = ",".join(self.arguments.trust.packages_of(trusted))
         later = f" Without it, test and resuming will want --trust {packages}." if trusted else ""
-        rank_zero_only(print)(f"note: {told}{later}", file=sys.stderr)
+        terminal.note(f"{told}{later}")
 
     def _monitor(self, trial: Trial | None) -> tuple[str, runs.Direction]:
         """The metric whose best value is ``best.ckpt``, and which way it is better."""

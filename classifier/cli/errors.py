@@ -6,8 +6,7 @@ import sys
 from collections.abc import Callable, Iterable
 
 from classifier.checkpoint.trust import PACKAGES
-from classifier.errors import DataWorkerError, UserError
-from classifier.suggest import did_you_mean
+from classifier.errors import DataWorkerError, UserError, did_you_mean
 
 # What a path that somebody gave can be, besides missing.
 PATHS = {errno.EACCES, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EROFS}

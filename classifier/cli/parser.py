@@ -14,7 +14,8 @@ from jsonargparse import DefaultHelpFormatter, Namespace
 from pytorch_lightning.cli import LightningArgumentParser
 
 from classifier.cli.errors import Where, explain
-from classifier.suggest import did_you_mean, shown
+from classifier.errors import did_you_mean
+from classifier.terminal import truncate
 
 NOT_WRITABLE = "Unable to serialize instance"  # what jsonargparse writes for such a default
 
@@ -108,7 +109,7 @@ class Parser(LightningArgumentParser):
         if not self.exit_on_error or os.environ.get("JSONARGPARSE_DEBUG"):
             super().error(message, ex)
         told = explain(message, self.known_names(), self.where)
-        sys.stderr.write(f"error: {shown(told)}\n")
+        sys.stderr.write(f"error: {truncate(told)}\n")
         self.exit(2)
 
     def known_names(self) -> list[str]:

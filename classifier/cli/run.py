@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import classifier
-from classifier.anchored_yaml import ConfigError
+from classifier import terminal
 from classifier.checkpoint.modules import prelude
 from classifier.cli.quiet import quiet
 from classifier.errors import UserError
@@ -23,7 +23,7 @@ class CommandParser(argparse.ArgumentParser):
     """The parser of a command that is not Lightning's: says a mistake in one line."""
 
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{self.prog}: {message}; see {self.prog} --help.")
+        raise UserError(f"{self.prog}: {message}; see {self.prog} --help.")
 
 
 def run(given: Sequence[str]) -> int:
@@ -60,11 +60,10 @@ def explained(command: Callable[[], Any]) -> int:
 
 def _told(error: Exception) -> int:
     from classifier.cli.errors import is_explained, is_users, message_of
-    from classifier.suggest import shown
 
-    print(f"error: {shown(message_of(error))}", file=sys.stderr)  # noqa: T201
+    terminal.error(message_of(error))
     if is_users(error):
         return error.exit_code if isinstance(error, UserError) else 2
     if not is_explained(error):
-        print("CLASSIFIER_DEBUG=1 shows where it was raised.", file=sys.stderr)  # noqa: T201
+        terminal.say("CLASSIFIER_DEBUG=1 shows where it was raised.")
     return 1

@@ -1,13 +1,11 @@
 """Which folder a run gets: a new one, that of the run that it resumes, or that of its trial."""
 
 import os
-import sys
 from pathlib import Path
 
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 
-from classifier import runs
-from classifier.callbacks.console import shown
+from classifier import runs, terminal
 from classifier.callbacks.trial import Trial
 from classifier.checkpoint.read import read_checkpoint
 from classifier.cli.arguments import Arguments
@@ -43,10 +41,8 @@ def run_folder(
         return resumed, True
     beside = checkpoint.resolve().parents[1] if checkpoint else None
     if beside and (beside / "config.yaml").exists() and not (beside / "run.json").exists():
-        rank_zero_only(print)(
-            f"note: '{shown(beside)}' has no run.json; the training goes on in a new folder.",
-            file=sys.stderr,
-        )
+        there = terminal.display_path(beside)
+        terminal.note(f"'{there}' has no run.json; the training goes on in a new folder.")
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]  # set by Lightning, undeclared
         folder = runs.claim_folder(root, name)
         os.environ[VARIABLE] = str(folder)
@@ -87,7 +83,8 @@ def _check_config(folder: Path, arguments: Arguments) -> None:
     path = folder / "config.yaml"
     named = any(Path(source.name).resolve() == path.resolve() for source in arguments.sources)
     if not named and runs.is_config_edited(folder):
+        shown = terminal.display_path(path)
         raise UserError(
-            f"'{shown(path)}' was edited since the run wrote it. --config '{shown(path)}' beside "
-            "--ckpt_path goes on with the edit; to go on without it, remove the file."
+            f"'{shown}' was edited since the run wrote it. --config '{shown}' beside --ckpt_path "
+            "goes on with the edit; to go on without it, remove the file."
         )

@@ -3,11 +3,10 @@
 import contextlib
 import errno
 import os
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from classifier.callbacks.console import shown
+from classifier import terminal
 from classifier.errors import WriteError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -28,7 +27,8 @@ def writing(folder: Path) -> Iterator[None]:
     except OSError as error:
         path = Path(os.fsdecode(error.filename or folder))
         begun = (folder / "run.json").is_file()
-        again = f"then classifier fit --ckpt_path {shlex.quote(str(shown(folder)))} goes on."
+        shown = terminal.display_path(folder)
+        again = f"then {terminal.command('fit', '--ckpt_path', shown)} goes on."
         if error.errno in FULL:
             remedy = f"Free some space; {again if begun else 'then give the same command again.'}"
         elif error.filename and (path.is_relative_to(folder) or folder.is_relative_to(path)):
@@ -36,4 +36,4 @@ def writing(folder: Path) -> Iterator[None]:
             remedy = f"Make it writable{'; ' + again if begun else ', ' + other}"
         else:
             raise
-        raise WriteError(f"'{shown(path)}': {error.strerror}. {remedy}") from error
+        raise WriteError(f"'{terminal.display_path(path)}': {error.strerror}. {remedy}") from error

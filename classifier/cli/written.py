@@ -11,11 +11,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from typing import Any
 
-from classifier.anchored_yaml import ConfigError, load
+from classifier.anchored_yaml import load
 from classifier.anchored_yaml.scalars import literal
 from classifier.checkpoint.trust import imported
 from classifier.cli.arguments import Arguments
 from classifier.cli.parser import Parser
+from classifier.errors import UserError
 
 COMMENT = "# Written, all else is filled in: "
 HIDDEN = ("init_args", "dict_kwargs")
@@ -32,7 +33,7 @@ def comment(keys: Iterable[str]) -> str:
 def named(text: str) -> set[str] | None:
     """The keys that the comment of a saved config names; None without one."""
     found = re.search(rf"^{re.escape(COMMENT)}(.*)$", text, re.MULTILINE)
-    with contextlib.suppress(ConfigError):
+    with contextlib.suppress(UserError):
         keys = load(found[1]) if found else None
         return set(filter(None, map(str, keys))) if isinstance(keys, list) else None
     return None
@@ -169,7 +170,7 @@ def _options(words: Sequence[str]) -> Iterator[dict[str, Any]]:
         if word.startswith("--"):
             name, equals, value = word[2:].partition("=")
             value = value if equals else "".join(words[number + 1 : number + 2])
-            with contextlib.suppress(ConfigError):  # an argument need not be YAML
+            with contextlib.suppress(UserError):  # an argument need not be YAML
                 keys = (key for key in name.rstrip("+").split(".") if key not in HIDDEN)
                 yield {".".join(key): part for key, part in _leaves(load(value), tuple(keys))}
 

@@ -21,9 +21,8 @@ from classifier.data.images import ImageReader, image_suffixes, stack
 from classifier.data.sets import Batch, Buffer, ImageSet, MemorySet, mixed_seed, seeded, whole_batch
 from classifier.data.split_folders import find_splits
 from classifier.data.workers import workers
-from classifier.errors import UserError
+from classifier.errors import UserError, did_you_mean
 from classifier.splits import order_by_name, stratified_split
-from classifier.suggest import did_you_mean
 
 MAX_WORKERS = 1024  # more bring a machine down before they read an image
 SPLITS = {"train": "training", "val": "validation", "test": "test"}

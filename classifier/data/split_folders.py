@@ -13,8 +13,7 @@ from typing import Literal
 import yaml
 
 from classifier.data.files import Contents, Finder
-from classifier.errors import UserError
-from classifier.suggest import did_you_mean
+from classifier.errors import UserError, did_you_mean
 
 WORDS = {
     "train": "train training trn tr learn fit",

@@ -25,7 +25,7 @@ from lightning_fabric.utilities.seed import pl_worker_init_function
 from pytorch_lightning.callbacks import Callback
 from torch.utils.data._utils import signal_handling
 
-from classifier.signals import STOPS
+from classifier.platform import STOPS
 
 HANG_SECONDS = 600
 PATH_BYTES = 4096

@@ -1,8 +1,9 @@
 """``classifier search``: trains a config with many values of its hyperparameters, compares them."""
 
-import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
+
+from classifier import terminal
 
 
 def run(given: Sequence[str]) -> int:
@@ -12,7 +13,7 @@ def run(given: Sequence[str]) -> int:
         given: The command line from ``search`` on.
     """
     if find_spec("optuna") is None:
-        print("error: search needs Optuna: pip install 'classifier[search]'", file=sys.stderr)  # noqa: T201
+        terminal.error("search needs Optuna: pip install 'classifier[search]'")
         return 2
     from classifier.search.command import run as command
 

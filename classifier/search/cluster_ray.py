@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from classifier.anchored_yaml import ConfigError
 from classifier.atomic import appended
 from classifier.cli.run import COMMAND
+from classifier.errors import UserError
 
 POLL = 0.5  # seconds between looks at a worker
 PATIENCE = 60.0  # seconds that workers get to put back their trials
@@ -37,7 +37,7 @@ class Tasks:
         """How many run, or wait for a place.
 
         Raises:
-            ConfigError: If the nodes cannot run them.
+            UserError: If the nodes cannot run them.
         """
         import ray
 
@@ -47,7 +47,7 @@ class Tasks:
                 ray.get(ended)
         except ray.exceptions.RayError as error:
             cause = str(error).strip().splitlines()[-1]
-            raise ConfigError(
+            raise UserError(
                 f"Ray cannot run the workers: {cause}\n"
                 "Each node needs this Python environment and the search folder."
             ) from error
@@ -76,26 +76,26 @@ def start(folder: Path, workers: int, options: Mapping[str, Any], until: float |
         until: Unix time after which they begin no trial.
 
     Raises:
-        ConfigError: If there is no Ray, no such option, or no cluster at the address.
+        UserError: If there is no Ray, no such option, or no cluster at the address.
     """
     handler, here = signal.getsignal(signal.SIGTERM), Path.cwd()
     try:
         import ray
     except ModuleNotFoundError as error:
-        raise ConfigError("The engine ray needs Ray: pip install 'classifier[ray]'.") from error
+        raise UserError("The engine ray needs Ray: pip install 'classifier[ray]'.") from error
     address = options.get("address")
     # Endless retries: a node may be lost often. A worker that ends by itself is not run again.
     settings = {"max_retries": -1, **{k: v for k, v in options.items() if k != "address"}}
     try:
         task = ray.remote(run_worker).options(**settings)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"engine_options: {error}") from error
+        raise UserError(f"engine_options: {error}") from error
     try:
         # Ray's processes look for modules first in the folder that this one is in now.
         os.chdir(Path(os.__file__).parent)
         ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ConfigError(
+        raise UserError(
             f"engine_options.address: there is no way to Ray at '{address}': {error}"
         ) from error
     finally:

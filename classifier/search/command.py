@@ -4,9 +4,9 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from classifier.anchored_yaml import ConfigError
 from classifier.checkpoint.trust import Trust, confined, packages_in
 from classifier.cli.run import CommandParser, explained
+from classifier.errors import UserError, did_you_mean
 from classifier.search import report
 from classifier.search.launch import check_trusted, search
 from classifier.search.refit import refit
@@ -14,7 +14,6 @@ from classifier.search.settings import parse
 from classifier.search.signed import trust_in
 from classifier.search.stop import Stop
 from classifier.search.worker import work
-from classifier.suggest import did_you_mean
 
 
 def run(given: Sequence[str]) -> int:
@@ -33,7 +32,7 @@ def _act(given: Sequence[str]) -> int:
             return search(parse(given))
     if name not in ACTIONS:
         otherwise = f"; there are {', '.join(ACTIONS)}, and --config FILE."
-        raise ConfigError(f"search has no '{name}'{did_you_mean(name, ACTIONS, otherwise)}")
+        raise UserError(f"search has no '{name}'{did_you_mean(name, ACTIONS, otherwise)}")
     meaning, add_options, action = ACTIONS[name]
     prog = f"classifier search {name}"
     parser = CommandParser(prog=prog, description=meaning, allow_abbrev=False)

@@ -1,37 +1,13 @@
 """The words in which a search speaks of trials, values and times."""
 
-import os
-import shlex
-import signal
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from classifier.search.results import Group, Row, rows
 from classifier.search.space import SEED
 from classifier.search.study import Study
-
-
-def say(text: str) -> None:
-    """Prints."""
-    try:
-        print(text, flush=True)  # noqa: T201  # this is the console
-    except BrokenPipeError:  # whoever reads it has seen enough, as head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is flushed
-        raise SystemExit(128 + signal.SIGPIPE) from None
-
-
-def shown(path: Path) -> Path:
-    """The path as seen from here, where that is shorter."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-
-
-def command(*arguments: str) -> str:
-    """A command to copy."""
-    return shlex.join(["classifier", *arguments])
 
 
 def line(study: Study, row: Row) -> str:

@@ -12,10 +12,9 @@ from typing import Any
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from classifier.anchored_yaml import ConfigError
 from classifier.anchored_yaml.scalars import literal
 from classifier.anchored_yaml.text import same
-from classifier.suggest import did_you_mean
+from classifier.errors import UserError, did_you_mean
 
 RANGE = ("low", "high", "log", "step")
 KINDS = ("FloatDistribution", "IntDistribution", "CategoricalDistribution")
@@ -33,7 +32,7 @@ class Choices:
 
     def __init__(self, values: Sequence[Any]) -> None:
         if not values:
-            raise ConfigError("the list of choices is empty.")
+            raise UserError("the list of choices is empty.")
         self.values = values
         names = [_name(value) for value in values]
         labels = [
@@ -44,7 +43,7 @@ class Choices:
             zip(values, labels, strict=True), 2
         ):
             if same(one, other) or label == other_label:  # Optuna takes true for 1
-                raise ConfigError(f"{literal(one)} and {literal(other)} are the same choice.")
+                raise UserError(f"{literal(one)} and {literal(other)} are the same choice.")
         self.distribution = CategoricalDistribution(labels)
 
     @property
@@ -117,11 +116,11 @@ class Range:
         for key, number in numbers.items():
             _check_number(key, number)
         if not isinstance(log, bool | None):
-            raise ConfigError(f"log is true or false, not {literal(log)}.")
+            raise UserError(f"log is true or false, not {literal(log)}.")
         _check_extent(low, high, bool(log), step)
         all_whole = all(isinstance(number, int) for number in numbers.values())
         if whole and not all_whole:
-            raise ConfigError("IntDistribution has whole numbers; FloatDistribution has others.")
+            raise UserError("IntDistribution has whole numbers; FloatDistribution has others.")
         self.distribution: IntDistribution | FloatDistribution
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Optuna tells that it lowers high to the last step
@@ -192,24 +191,24 @@ class Range:
 
 def _check_number(key: str, number: Any) -> None:
     if isinstance(number, str):
-        raise ConfigError(f"{key} is the text {literal(number)}, expected a number without quotes.")
+        raise UserError(f"{key} is the text {literal(number)}, expected a number without quotes.")
     if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
-        raise ConfigError(f"{key} is {literal(number)}, expected a finite number.")
+        raise UserError(f"{key} is {literal(number)}, expected a finite number.")
 
 
 def _check_extent(low: float, high: float, log: bool, step: float | None) -> None:
     if low > high:
-        raise ConfigError(f"low {literal(low)} is above high {literal(high)}; swap them.")
+        raise UserError(f"low {literal(low)} is above high {literal(high)}; swap them.")
     if low == high:
-        raise ConfigError(f"low and high are both {literal(low)}, so that nothing varies.")
+        raise UserError(f"low and high are both {literal(low)}, so that nothing varies.")
     if log and low <= 0:
-        raise ConfigError(f"a range with log: true starts above 0, not at {literal(low)}.")
+        raise UserError(f"a range with log: true starts above 0, not at {literal(low)}.")
     if log and step is not None:
-        raise ConfigError("a range has log or step, not both; leave one out.")
+        raise UserError("a range has log or step, not both; leave one out.")
     if step is not None and step <= 0:
-        raise ConfigError(f"step is above 0, not {literal(step)}.")
+        raise UserError(f"step is above 0, not {literal(step)}.")
     if step is not None and step > high - low:
-        raise ConfigError(f"step {literal(step)} is wider than the range, so that nothing varies.")
+        raise UserError(f"step {literal(step)} is wider than the range, so that nothing varies.")
 
 
 def read(entry: Any) -> Choices | Range:
@@ -220,7 +219,7 @@ def read(entry: Any) -> Choices | Range:
             ``optuna.distributions`` with its init_args.
 
     Raises:
-        ConfigError: It is none of these, or does not make sense.
+        UserError: It is none of these, or does not make sense.
     """
     if isinstance(entry, dict) and "class_path" in entry:
         return _of_class(entry)
@@ -228,7 +227,7 @@ def read(entry: Any) -> Choices | Range:
         return Choices(entry)
     if isinstance(entry, dict):
         return _range(entry)
-    raise ConfigError(
+    raise UserError(
         f"{literal(entry)} is neither a range, {{low: 0.001, high: 0.1}}, nor a list of choices, "
         f"[{literal(entry)}]."
     )
@@ -238,9 +237,9 @@ def _range(entry: Mapping[str, Any], whole: bool | None = None) -> Range:
     for key in entry:
         if key not in RANGE:
             hint = did_you_mean(str(key), RANGE, f"; it has {', '.join(RANGE)}.")
-            raise ConfigError(f"a range has no '{key}'{hint}")
+            raise UserError(f"a range has no '{key}'{hint}")
     if "low" not in entry or "high" not in entry:
-        raise ConfigError("a range needs low and high, as in {low: 0.001, high: 0.1}.")
+        raise UserError("a range needs low and high, as in {low: 0.001, high: 0.1}.")
     return Range(**entry, whole=whole)
 
 
@@ -248,12 +247,12 @@ def _of_class(entry: Mapping[str, Any]) -> Choices | Range:
     name = str(entry["class_path"]).removeprefix("optuna.distributions.")
     if name not in KINDS:
         hint = did_you_mean(name, KINDS, f"; there are {', '.join(KINDS)}.")
-        raise ConfigError(f"'{name}' is not a distribution{hint}")
+        raise UserError(f"'{name}' is not a distribution{hint}")
     arguments = entry.get("init_args")
     if entry.keys() != {"class_path", "init_args"} or not isinstance(arguments, dict):
-        raise ConfigError(f"{name} has class_path and init_args, nothing else.")
+        raise UserError(f"{name} has class_path and init_args, nothing else.")
     if name != "CategoricalDistribution":
         return _range(arguments, whole=name == "IntDistribution")
     if arguments.keys() != {"choices"} or not isinstance(arguments["choices"], list):
-        raise ConfigError(f"{name} takes a list, init_args: {{choices: [1, 2]}}.")
+        raise UserError(f"{name} takes a list, init_args: {{choices: [1, 2]}}.")
     return Choices(arguments["choices"])

@@ -7,10 +7,12 @@ import optuna
 from optuna.distributions import CategoricalDistribution
 from optuna.storages import InMemoryStorage
 
-from classifier.anchored_yaml import ConfigError, load
+from classifier import terminal
+from classifier.anchored_yaml import load
 from classifier.anchored_yaml.text import same
 from classifier.atomic import written_new
 from classifier.checkpoint.trust import Trust, active
+from classifier.errors import UserError
 from classifier.search import console, results, watch
 from classifier.search.engines import share_cores, start
 from classifier.search.rehearsal import rehearse
@@ -78,12 +80,12 @@ def check_new(settings: Settings) -> None:
     """Finds out before any training, and before there is a folder, what would go wrong.
 
     Raises:
-        ConfigError: The folder or the study is taken, or a trial could not be trained.
+        UserError: The folder or the study is taken, or a trial could not be trained.
     """
     folder = settings.folder
     found = folder.glob("[!.]*")  # hidden are our locks, and files that were being written
     if any(path.name not in (BASE, "dry_run") for path in found):
-        raise ConfigError(f"'{folder}' exists and holds no search; name another, --folder DIR.")
+        raise UserError(f"'{folder}' exists and holds no search; name another, --folder DIR.")
     check_name(settings)
     space = Space(settings.space)
     base = settings.base.read_text(encoding="utf-8")
@@ -126,13 +128,13 @@ def check_name(settings: Settings) -> None:
     """Refuses to take over the trials of another search in the same database.
 
     Raises:
-        ConfigError: There is a study of that name, or the database cannot be reached.
+        UserError: There is a study of that name, or the database cannot be reached.
     """
     if settings.storage is None:
         return
     storage = open_storage(settings.storage, settings.folder)
     if settings.name in optuna.get_all_study_names(storage):
-        raise ConfigError(
+        raise UserError(
             f"storage: it has a study '{settings.name}' already; name this one, --name NAME."
         )
 
@@ -141,7 +143,7 @@ def write_configs(settings: Settings) -> int:
     """Writes the configs of the first trials, as far as they do not depend on results.
 
     Raises:
-        ConfigError: There are others already.
+        UserError: There are others already.
     """
     folder = settings.folder / "dry_run"
     folder.mkdir(parents=True, exist_ok=True)
@@ -156,7 +158,7 @@ def write_configs(settings: Settings) -> int:
             with written_new(path) as file:
                 file.write(text.encode())
         elif not same(load(path.read_text(encoding="utf-8")), load(text)):
-            names = console.shown(path), console.shown(folder)
-            raise ConfigError("'{}' is of another search; remove '{}' first.".format(*names))
-        console.say(f"{console.shown(path)}  {console.searched(study.shown(trial))}")
+            names = terminal.display_path(path), terminal.display_path(folder)
+            raise UserError("'{}' is of another search; remove '{}' first.".format(*names))
+        terminal.out(f"{terminal.display_path(path)}  {console.searched(study.shown(trial))}")
     return 0

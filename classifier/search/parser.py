@@ -10,9 +10,9 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 
-from classifier.anchored_yaml import ConfigError
 from classifier.anchored_yaml.scalars import literal
 from classifier.cli.errors import Where, explain
+from classifier.errors import UserError, did_you_mean
 from classifier.search.samplers import (
     DEFAULT_PRUNER,
     DEFAULT_SAMPLER,
@@ -21,7 +21,6 @@ from classifier.search.samplers import (
     spec_of,
     without_notes,
 )
-from classifier.suggest import did_you_mean
 
 DEFAULTS = {"sampler": DEFAULT_SAMPLER, "pruner": DEFAULT_PRUNER}
 WORKING = {
@@ -46,7 +45,7 @@ def parse(
         where: Finds a dotted key in the search file, for messages.
 
     Raises:
-        ConfigError: A setting is unknown or of the wrong type.
+        UserError: A setting is unknown or of the wrong type.
     """
     # A key without a value is not given, but for the pruner: that is none.
     given = {key: value for key, value in given.items() if value is not None or key == "pruner"}
@@ -63,7 +62,7 @@ def parse(
             found = parser.parse_args([f"--config={literal(given)}", *arguments])
     except (TypeError, ValueError, argparse.ArgumentError) as error:
         names = [action.dest for action in parser._actions]
-        raise ConfigError(_explained(str(error), names, where)) from None
+        raise UserError(_explained(str(error), names, where)) from None
     settings = {key: spec_of(value) for key, value in vars(found).items() if key != "config"}
     return settings | aside
 
@@ -73,10 +72,10 @@ def _check_class(key: str, value: Any, where: Where) -> None:
     for name in value if isinstance(value, dict) else ():
         if name not in ("class_path", "init_args"):
             hint = did_you_mean(str(name), ["init_args"], "; it has class_path and init_args.")
-            raise ConfigError(f"{where(key)}{key}: there is no '{name}'{hint}")
+            raise UserError(f"{where(key)}{key}: there is no '{name}'{hint}")
     named = value.get("class_path") if isinstance(value, dict) else value
     if value is not None and not isinstance(named, str):
-        raise ConfigError(
+        raise UserError(
             f"{where(key)}{key}: {literal(value)} names no class, as "
             f"{DEFAULTS[key]['class_path']} does."
         )

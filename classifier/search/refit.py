@@ -3,7 +3,9 @@
 from dataclasses import replace
 from pathlib import Path
 
-from classifier.anchored_yaml import ConfigError, setting_in
+from classifier import terminal
+from classifier.anchored_yaml import setting_in
+from classifier.errors import UserError
 from classifier.search import console, launch
 from classifier.search.results import groups
 from classifier.search.same import differences
@@ -30,7 +32,7 @@ def refit(folder: Path, top_k: int, seeds: int, workers: int | None) -> int:
     study = Study.of(folder)
     best = groups(study)[:top_k]
     if not best:
-        raise ConfigError(f"'{folder}' has no complete trial yet; there is nothing to train anew.")
+        raise UserError(f"'{folder}' has no complete trial yet; there is nothing to train anew.")
     trials = study.trials()
     used = setting_in(study.base, [SEED])
     last = max([*study.space.seeds, used if isinstance(used, int) else 0])
@@ -51,7 +53,7 @@ def refit(folder: Path, top_k: int, seeds: int, workers: int | None) -> int:
     for place, group in enumerate(best):
         if place in anew:
             there, here = console.spread(group), console.spread(anew[place])
-            console.say(f"trial {group.rows[0].number} of the search: {there} there, {here} anew")
+            terminal.out(f"trial {group.rows[0].number} of the search: {there} there, {here} anew")
     return code
 
 

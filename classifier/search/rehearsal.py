@@ -9,7 +9,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from classifier.anchored_yaml import ConfigError
+from classifier.errors import UserError
 from classifier.search.process import become_ordinary, context
 
 # A machine that only starts a search lacks the devices of those that train.
@@ -28,7 +28,7 @@ def rehearse(base: Path, variants: Mapping[str, str], monitor: str, here: bool) 
         here: Whether the trials are trained on this machine.
 
     Raises:
-        ConfigError: What the first fit would have said.
+        UserError: What the first fit would have said.
     """
     # Torch takes half a gigabyte, which whoever only watches does not need.
     apart = context if here else multiprocessing.get_context("spawn")
@@ -41,12 +41,12 @@ def rehearse(base: Path, variants: Mapping[str, str], monitor: str, here: bool) 
         problem = answer.recv()
     except EOFError:
         process.join()
-        raise ConfigError(
+        raise UserError(
             f"building what '{base.name}' describes ends with exit code {process.exitcode}; "
             "see what 'classifier fit' says of it."
         ) from None
     if problem:
-        raise ConfigError(problem)
+        raise UserError(problem)
 
 
 def _rehearse(channel: Connection, *arguments: object) -> None:

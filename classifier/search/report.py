@@ -11,18 +11,17 @@ from optuna.exceptions import ExperimentalWarning
 from rich.live import Live
 from rich.text import Text
 
-from classifier.anchored_yaml import ConfigError, setting_in
+from classifier import terminal
+from classifier.anchored_yaml import setting_in
 from classifier.atomic import written_new
+from classifier.errors import UserError
 from classifier.search import results
 from classifier.search.console import (
     aligned,
-    command,
     counts,
     number,
     of_group,
-    say,
     searched,
-    shown,
     time_left,
 )
 from classifier.search.results import groups, rows
@@ -35,7 +34,7 @@ def status(folder: Path) -> int:
     """Prints how far a search is; on a terminal again and again until it ends."""
     study = Study.of(folder)
     if not sys.stdout.isatty():
-        say(progress(study))
+        terminal.out(progress(study))
         return 0
     idle = 0
     with Live(Text(progress(study)), auto_refresh=False) as live:
@@ -50,7 +49,7 @@ def progress(study: Study) -> str:
     """How far a search is, on a few lines."""
     everything = rows(study)
     running = [row for row in everything if row.state == "running"]
-    lines = [f"{shown(study.folder)}: {counts(everything, study.total)}"]
+    lines = [f"{terminal.display_path(study.folder)}: {counts(everything, study.total)}"]
     if study.unfinished():
         left = time_left(study, len(running)) if study.is_worked_on() else "nobody works on it"
         lines[0] += f"; {left}"
@@ -81,11 +80,11 @@ def table(folder: Path) -> int:
         own = [number(row.searched.get(name, "")) for name in names]
         numbers = [str(row.epochs), f"{row.seconds:.1f}"]
         lines.append([str(row.number), row.state, value, *own, *numbers, row.reason])
-    say(aligned(lines))
+    terminal.out(aligned(lines))
     if study.space.seeds:
-        say(f"\nmean and standard deviation over {len(study.space.seeds)} seeds:")
+        terminal.out(f"\nmean and standard deviation over {len(study.space.seeds)} seeds:")
         for group in groups(study):
-            say(f"  {of_group(study, group)}")
+            terminal.out(f"  {of_group(study, group)}")
     return 0
 
 
@@ -94,19 +93,19 @@ def best(folder: Path) -> int:
     study = Study.of(folder)
     ranked = groups(study)
     if not ranked:
-        raise ConfigError(f"'{folder}' has no complete trial yet.")
+        raise UserError(f"'{folder}' has no complete trial yet.")
     with study.lock:
         results.write(study)
-    say(of_group(study, ranked[0]))
-    name = str(shown(study.folder / "best.yaml"))
+    terminal.out(of_group(study, ranked[0]))
+    name = str(terminal.display_path(study.folder / "best.yaml"))
     text = study.text(study.trials()[ranked[0].rows[0].number])
     changes = difflib.unified_diff(
         study.base.splitlines(), text.splitlines(), "base.yaml", name, lineterm="", n=0
     )
-    say("\n".join(changes) or "the base config itself")
-    checkpoint = shown(ranked[0].rows[0].folder / "checkpoints" / "best.ckpt")
-    say(f"  {command('fit', '--config', name)}")
-    say(f"  {command('test', '--ckpt_path', str(checkpoint))}")
+    terminal.out("\n".join(changes) or "the base config itself")
+    checkpoint = terminal.display_path(ranked[0].rows[0].folder / "checkpoints" / "best.ckpt")
+    terminal.out(f"  {terminal.command('fit', '--config', name)}")
+    terminal.out(f"  {terminal.command('test', '--ckpt_path', str(checkpoint))}")
     return 0
 
 
@@ -118,7 +117,7 @@ def importance(folder: Path, plot: Path | None) -> int:
     study = Study.of(folder)
     complete = [row for row in rows(study) if row.state == "complete"]
     if len({row.value for row in complete}) < 2 or len(study.space.parameters) < 2:
-        raise ConfigError(
+        raise UserError(
             f"'{folder}': importances compare at least two names and two complete trials with "
             f"different values; there are {len(study.space.parameters)} and {len(complete)}."
         )
@@ -129,8 +128,10 @@ def importance(folder: Path, plot: Path | None) -> int:
         shares = get_param_importances(study.study)
     width = max(map(len, shares))
     for name, share in shares.items():
-        say(f"{name.ljust(width)}  {share:4.0%}  {'█' * round(40 * share)}")
-    say(f"of the differences in {study.settings.monitor}, over {len(complete)} complete trials")
+        terminal.out(f"{name.ljust(width)}  {share:4.0%}  {'█' * round(40 * share)}")
+    terminal.out(
+        f"of the differences in {study.settings.monitor}, over {len(complete)} complete trials"
+    )
     if plot is not None:
         draw(shares, study.settings.monitor, plot)
     return 0
@@ -141,9 +142,9 @@ def draw(shares: Mapping[str, float], monitor: str, path: Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
-        raise ConfigError("--plot needs matplotlib: pip install matplotlib") from error
+        raise UserError("--plot needs matplotlib: pip install matplotlib") from error
     if path.exists():
-        raise ConfigError(f"--plot '{path}' exists; name another file or remove it.")
+        raise UserError(f"--plot '{path}' exists; name another file or remove it.")
     figure = Figure(figsize=(6, 1 + 0.3 * len(shares)), layout="constrained")
     axes = figure.subplots()
     axes.barh(list(shares), list(shares.values()))

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from classifier.anchored_yaml import ConfigError
+from classifier import terminal
 from classifier.anchored_yaml import load as load_yaml
 from classifier.anchored_yaml.names import KEY
 from classifier.anchored_yaml.scalars import literal
 from classifier.anchored_yaml.text import MISSING, differing, dotted
 from classifier.checkpoint.trust import confined
-from classifier.search.console import shown
+from classifier.errors import UserError
 from classifier.search.settings import FREE, Settings, load
 from classifier.search.signed import trust_of_held
 from classifier.search.space import Space
@@ -27,23 +27,24 @@ def continued(settings: Settings) -> Settings:
     All else stays as the folder has it, so that all trials are written from one base config.
 
     Raises:
-        ConfigError: The folder holds another search; says which values differ.
+        UserError: The folder holds another search; says which values differ.
     """
     # The folder may be somebody else's, and names what is imported when it is read.
     try:
         with confined(trust_of_held(settings.folder, [settings.sampler, settings.pruner])):
             held = load(settings.folder)
-    except ConfigError as error:
+    except UserError as error:
         cause = str(error).partition(" If you trust it:")[0]
-        raise ConfigError(f"{cause} Begin a new search, --folder DIR.") from None
+        raise UserError(f"{cause} Begin a new search, --folder DIR.") from None
     of_search = differences(held, settings)
     theirs, ours = (one.base.read_text(encoding="utf-8") for one in (held, settings))
     of_base = list(_base_differences(theirs, ours, None if of_search else Space(held.space)))
     if changed := of_search + of_base:
         kind = "another search" if of_search else "a search of another base config"
         rest = f"; and {len(changed) - LISTED} more" if len(changed) > LISTED else ""
-        raise ConfigError(
-            f"'{shown(settings.folder)}' holds {kind}: {'; '.join(changed[:LISTED])}{rest}. "
+        folder = terminal.display_path(settings.folder)
+        raise UserError(
+            f"'{folder}' holds {kind}: {'; '.join(changed[:LISTED])}{rest}. "
             "Put that back, or begin a new search, --folder DIR."
         )
     # The same database may have another password by now.

@@ -17,8 +17,8 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler, QMCSampler, RandomSampler
 
-from classifier.anchored_yaml import ConfigError
 from classifier.checkpoint.trust import imported
+from classifier.errors import UserError
 
 Spec: TypeAlias = dict[str, Any]  # class_path and init_args
 
@@ -49,12 +49,12 @@ def sampler(spec: Spec | Literal["grid"], number: int) -> BaseSampler:
         number: The number of the trial.
 
     Raises:
-        ConfigError: The class does not accept its init_args, or needs a package.
+        UserError: The class does not accept its init_args, or needs a package.
     """
     if spec == "grid":
         return RandomSampler()
     if spec["class_path"].endswith(GRIDS):
-        raise ConfigError(NO_GRID)
+        raise UserError(NO_GRID)
     found: BaseSampler = _made("sampler", BaseSampler, _reseeded(spec, number))
     return found
 
@@ -63,7 +63,7 @@ def pruner(spec: Spec | None) -> BasePruner:
     """A pruner; one that stops nothing for None.
 
     Raises:
-        ConfigError: The class does not accept its init_args, or needs a package.
+        UserError: The class does not accept its init_args, or needs a package.
     """
     if spec is None:
         return NopPruner()
@@ -107,14 +107,14 @@ def _made(key: str, kind: type, spec: Spec) -> Any:
     name = spec["class_path"].rpartition(".")[2]
     package = PACKAGES.get(name)
     if package and find_spec(package) is None:
-        raise ConfigError(f"{key}: {name} needs a package: pip install {package}.")
+        raise UserError(f"{key}: {name} needs a package: pip install {package}.")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument(f"--{key}", type=kind)
     try:
         with without_notes():
             return parser.instantiate(parser.parse_object({key: spec}))[key]
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{key}: {error}") from error
+        raise UserError(f"{key}: {error}") from error
 
 
 def _reseeded(spec: Spec, number: int) -> Spec:
@@ -128,7 +128,7 @@ def _reseeded(spec: Spec, number: int) -> Spec:
     }
     seed: Any = arguments.get("seed", 0)
     if seed < 0:
-        raise ConfigError(f"sampler: a seed is a whole number from 0, not {seed}.")
+        raise UserError(f"sampler: a seed is a whole number from 0, not {seed}.")
     if issubclass(kind, QMCSampler):
         arguments["seed"] = seed  # its trials are points of one sequence
     elif "seed" in inspect.signature(kind).parameters:

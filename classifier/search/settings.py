@@ -12,14 +12,14 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 
 from classifier import runs
-from classifier.anchored_yaml import ConfigError, ConfigSource, check, locate, setting_in
+from classifier.anchored_yaml import ConfigSource, check, locate, setting_in
 from classifier.anchored_yaml import load as load_yaml
 from classifier.anchored_yaml.scalars import Dumper
 from classifier.cli.errors import Where
+from classifier.errors import UserError, did_you_mean
 from classifier.search import parser, samplers
 from classifier.search.entries import RANGE
 from classifier.search.space import SEED, Space
-from classifier.suggest import did_you_mean
 
 FILE = "search.yaml"
 BASE = "base.yaml"
@@ -95,7 +95,7 @@ def parse(arguments: Sequence[str]) -> Settings:
     """Reads the command line and the search file that it names.
 
     Raises:
-        ConfigError: A setting is missing, unknown or wrong.
+        UserError: A setting is missing, unknown or wrong.
     """
     taken, rest = _split(arguments)
     sources = [_read(Path(value)) for option, value in taken if option in ("--config", "-c")]
@@ -134,13 +134,13 @@ def load(folder: Path) -> Settings:
     """Reads the settings that a search folder was made with.
 
     Raises:
-        ConfigError: The folder is not that of a search, or its settings are damaged.
+        UserError: The folder is not that of a search, or its settings are damaged.
     """
     path = folder / FILE
     if not path.is_file():
         others = [str(file.parent) for file in folder.parent.glob(f"*/{FILE}")]
         hint = did_you_mean(str(folder), others, "; 'classifier search --config FILE' makes one.")
-        raise ConfigError(f"'{folder}' is not the folder of a search, without {FILE}{hint}")
+        raise UserError(f"'{folder}' is not the folder of a search, without {FILE}{hint}")
     source = ConfigSource(str(path), path.read_text(encoding="utf-8"))
     given = load_yaml(source.text, source.name)
     plan = given.pop("plan", None)
@@ -174,20 +174,20 @@ def _split(arguments: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
         if not has_value:
             value = next(remaining, "")
         if not value.strip() or value.startswith("--"):
-            raise ConfigError(f"{option}: a value is missing behind it.")
+            raise UserError(f"{option}: a value is missing behind it.")
         taken.append((option, value))
     return taken, rest
 
 
 def _read(path: Path) -> ConfigSource:
     if not path.is_file():
-        raise ConfigError(f"--config: {_no_file(path, [path])}")
+        raise UserError(f"--config: {_no_file(path, [path])}")
     source = ConfigSource(str(path), _text(path, str(path)))
     for key in load_yaml(source.text, source.name):
         if key not in KEYS:
             line = locate(source.text, [key])
             hint = did_you_mean(str(key), KEYS, f"; there are {', '.join(KEYS)}.")
-            raise ConfigError(f"{source.name}:{line}: no setting '{key}'{hint}")
+            raise UserError(f"{source.name}:{line}: no setting '{key}'{hint}")
     return source
 
 
@@ -256,7 +256,7 @@ def _direction(
     """Which way the metric is better; a search that has begun keeps its own.
 
     Raises:
-        ConfigError: It contradicts the metric, or nothing says it.
+        UserError: It contradicts the metric, or nothing says it.
     """
     if (folder / FILE).is_file():  # which may be somebody else's: nothing in it is imported here
         begun = _text(folder / FILE, str(folder / FILE))
@@ -270,12 +270,12 @@ def _direction(
         right = MODES.get(setting_in(base, ("model", "monitor_mode")))
     if right is None and given is None:
         names = [f"{stage}_{name}" for stage in ("train", "val") for name in DIRECTIONS]
-        raise ConfigError(
+        raise UserError(
             f"{where('monitor')}monitor: no metric '{monitor}'{did_you_mean(monitor, names)} One "
             "that a callback logs needs a direction, minimize or maximize."
         )
     if given and right not in (None, given):
-        raise ConfigError(
+        raise UserError(
             f"{where('direction')}direction: {given} contradicts {monitor}, to {right}; leave it "
             "out."
         )
@@ -289,12 +289,12 @@ def _check_budget(n_trials: int | None, space: Space, where: Where) -> None:
     seeds = max(1, len(space.seeds))
     if n_trials and n_trials % seeds:
         more = n_trials + seeds - n_trials % seeds
-        raise ConfigError(
+        raise UserError(
             f"{where('n_trials')}n_trials: {n_trials} is no multiple of the {seeds} seeds with "
             f"which each configuration is trained; take {more}."
         )
     if n_trials and space.size is not None and n_trials > space.size * seeds:
-        raise ConfigError(
+        raise UserError(
             f"{where('n_trials')}n_trials: {n_trials}, but the space has only {space.size * seeds} "
             "different trials; leave it out and take 'sampler: grid'."
         )
@@ -302,11 +302,11 @@ def _check_budget(n_trials: int | None, space: Space, where: Where) -> None:
 
 def _base(wanted: Path, files: Sequence[Path], where: Where) -> Path:
     if wanted == Path():
-        raise ConfigError("base: not given. Name a search file, --config FILE, with 'base: FILE'.")
+        raise UserError("base: not given. Name a search file, --config FILE, with 'base: FILE'.")
     tried = [*(file.parent / wanted for file in reversed(files)), wanted]
     found = next((path for path in tried if path.is_file()), None)
     if found is None:
-        raise ConfigError(f"{where('base')}base: {_no_file(wanted, tried)}")
+        raise UserError(f"{where('base')}base: {_no_file(wanted, tried)}")
     return found.resolve()
 
 
@@ -315,7 +315,7 @@ def _text(path: Path, name: str) -> str:
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise ConfigError(f"'{name}' is not a text file in UTF-8, expected YAML.") from None
+        raise UserError(f"'{name}' is not a text file in UTF-8, expected YAML.") from None
     check(ConfigSource(name, text))
     return text
 
@@ -336,13 +336,13 @@ def _default_name(folder: Path) -> str:
 def _check(settings: Settings, where: Where) -> None:
     for key, least in (("n_trials", 1), ("workers", 1), ("dry_run", 0)):
         if (number := getattr(settings, key)) is not None and number < least:
-            raise ConfigError(f"{where(key)}{key}: at least {least} is needed, not {number}.")
+            raise UserError(f"{where(key)}{key}: at least {least} is needed, not {number}.")
     for key in ("max_seconds", "heartbeat"):
         if (number := getattr(settings, key)) is not None and not 0 < number < math.inf:
-            raise ConfigError(f"{where(key)}{key}: a time above 0 is needed, not {number}.")
+            raise UserError(f"{where(key)}{key}: a time above 0 is needed, not {number}.")
     endless = settings.sampler != "grid" and set(settings.space) != {SEED}
     if endless and settings.n_trials is None and settings.max_seconds is None:
-        raise ConfigError(
+        raise UserError(
             "n_trials: not given. Say how many trials to train, --n_trials 20, or for how long, "
             "--max_seconds 3600."
         )
@@ -350,20 +350,20 @@ def _check(settings: Settings, where: Where) -> None:
     try:
         make_sampler(settings, 0)
         make_pruner(settings)
-    except ConfigError as error:
+    except UserError as error:
         key = str(error).partition(":")[0]
-        raise ConfigError(f"{where(key)}{error}") from None
+        raise UserError(f"{where(key)}{error}") from None
 
 
 def _check_storage(storage: str | None, where: Where) -> None:
     url = os.path.expandvars(storage) if storage else ""
     if url.startswith("sqlite"):
-        raise ConfigError(
+        raise UserError(
             f"{where('storage')}storage: SQLite's locks fail between machines; leave storage out, "
             "or use PostgreSQL, postgresql://USER@HOST/NAME."
         )
     if storage is not None and "://" not in url:
-        raise ConfigError(
+        raise UserError(
             f"{where('storage')}storage: '{storage}' is not the URL of a database, expected "
             "postgresql://USER@HOST/NAME, or null for a file in the search folder."
         )

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from classifier.anchored_yaml import ConfigError
 from classifier.cli.run import COMMAND
+from classifier.errors import UserError
 
 INTERVAL = 10.0  # seconds between questions: all users of the cluster ask the same server
 
@@ -79,10 +79,10 @@ def start(folder: Path, workers: int, options: Mapping[str, Any], until: float |
         until: Unix time after which no trial is begun.
 
     Raises:
-        ConfigError: If there is no SLURM, or it refuses the job.
+        UserError: If there is no SLURM, or it refuses the job.
     """
     if shutil.which("sbatch") is None:
-        raise ConfigError(
+        raise UserError(
             "The engine slurm needs the command sbatch, which is not on this machine. "
             "Start the search on a login node of the cluster, or with --engine local."
         )
@@ -91,7 +91,7 @@ def start(folder: Path, workers: int, options: Mapping[str, Any], until: float |
     answer = _run("sbatch", "--parsable", f"--array=0-{workers - 1}", str(path))
     if answer.returncode:
         causes = [line.removeprefix("sbatch: error: ") for line in answer.stderr.splitlines()]
-        raise ConfigError(
+        raise UserError(
             f"sbatch refuses '{path}', whose options are those of engine_options:\n"
             f"{'; '.join(causes)}"
         )
@@ -107,10 +107,10 @@ def script(folder: Path, options: Mapping[str, Any], until: float | None) -> str
         until: Unix time after which no trial is begun.
 
     Raises:
-        ConfigError: If a time limit was written without quotes.
+        UserError: If a time limit was written without quotes.
     """
     if isinstance(options.get("time"), int):
-        raise ConfigError(
+        raise UserError(
             f"engine_options.time: {options['time']} is ambiguous, as YAML reads 4:00:00 as 14400. "
             f"Write it in quotes: '4:00:00', or '240' for minutes."
         )

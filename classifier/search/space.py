@@ -13,11 +13,12 @@ from typing import Any, TypeAlias
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from classifier.anchored_yaml import ConfigError, KeyPath, load, set_values, values
+from classifier.anchored_yaml import KeyPath, load, set_values, values
 from classifier.anchored_yaml.names import KEY, check_names
 from classifier.anchored_yaml.scalars import literal
 from classifier.anchored_yaml.text import compose, places
 from classifier.cli.errors import Where
+from classifier.errors import UserError
 from classifier.search.entries import Choices, Range, read
 
 Distribution: TypeAlias = FloatDistribution | IntDistribution | CategoricalDistribution
@@ -43,13 +44,13 @@ class Space:
         seeds: The seeds of every configuration; empty if seeds are not searched.
 
     Raises:
-        ConfigError: An entry is neither a range nor a list, or does not make sense.
+        UserError: An entry is neither a range nor a list, or does not make sense.
     """
 
     def __init__(self, entries: Mapping[str, Any], where: Where = lambda key: "") -> None:
         self.where = where
         if not entries:
-            raise ConfigError(
+            raise UserError(
                 f"{where('space')}space: nothing is searched; name a hyperparameter of the base "
                 "config, as in 'lr: {low: 0.001, high: 0.1, log: true}'."
             )
@@ -58,7 +59,7 @@ class Space:
         for name, entry in entries.items():
             with self._about(name):
                 if not isinstance(name, str):
-                    raise ConfigError("YAML does not read this name as text; put it in quotes.")
+                    raise UserError("YAML does not read this name as text; put it in quotes.")
                 if name == SEED:
                     self.seeds = _seeds(read(entry))
                 else:
@@ -73,8 +74,8 @@ class Space:
         """Says in messages which entry they are about."""
         try:
             yield
-        except ConfigError as error:
-            raise ConfigError(f"{self.where(f'space.{name}')}space.{name}: {error}") from None
+        except UserError as error:
+            raise UserError(f"{self.where(f'space.{name}')}space.{name}: {error}") from None
 
     # ---- one configuration ----
 
@@ -139,17 +140,17 @@ class Space:
         """All configurations; the last name changes fastest.
 
         Raises:
-            ConfigError: There is no end of them, or there are more than a million.
+            UserError: There is no end of them, or there are more than a million.
         """
         for name, entry in self._entries.items():
             if entry.size is None:
                 with self._about(name):
-                    raise ConfigError(
+                    raise UserError(
                         "a grid takes every value, and this range has no end of them; give it a "
                         "step, or list the values."
                     )
         if self.size is None:
-            raise ConfigError(
+            raise UserError(
                 f"{self.where('space')}space: a grid of more than {MAX_SIZE} configurations; make "
                 "the steps larger, or take another sampler than grid."
             )
@@ -193,7 +194,7 @@ class Space:
             name: What to call it in messages.
 
         Raises:
-            ConfigError: A name is unknown, an alias of another one, or used by no alias; or no
+            UserError: A name is unknown, an alias of another one, or used by no alias; or no
                 longer used when a certain block is chosen for another name.
         """
         known = values([base])
@@ -201,8 +202,8 @@ class Space:
             with self._about(searched):
                 try:
                     check_names(known, {_path(searched)[1:]: None})
-                except ConfigError as error:
-                    raise ConfigError(f"in {name} there is {error}") from None
+                except UserError as error:
+                    raise UserError(f"in {name} there is {error}") from None
         self._check_used(base, f"no alias in {name} uses it, so that it would have no effect.")
         for searched in self._entries:
             self._check_choices(searched, base, name)
@@ -229,18 +230,16 @@ class Space:
             path = _path(name)
             if not any(place[: len(path)] == path for place in used):
                 with self._about(name):
-                    raise ConfigError(problem)
+                    raise UserError(problem)
 
 
 def _seeds(entry: Choices | Range) -> tuple[int, ...]:
     if entry.size is None or entry.size > MAX_SIZE:
-        raise ConfigError("the seeds are a list, [0, 1, 2], or a range of whole numbers.")
+        raise UserError("the seeds are a list, [0, 1, 2], or a range of whole numbers.")
     seeds = [entry.value(member) for member in entry.members]
     for seed in seeds:
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
-            raise ConfigError(
-                f"a seed is a whole number from 0 to {MAX_SEED}, not {literal(seed)}."
-            )
+            raise UserError(f"a seed is a whole number from 0 to {MAX_SEED}, not {literal(seed)}.")
     return tuple(seeds)
 
 

@@ -21,7 +21,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from classifier.anchored_yaml import ConfigError
+from classifier.errors import UserError
 from classifier.search import signed
 from classifier.search.outcome import Outcome
 from classifier.search.settings import Settings, load, make_pruner, make_sampler
@@ -71,7 +71,7 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
         folder: The search folder.
 
     Raises:
-        ConfigError: If the database cannot be reached.
+        UserError: If the database cannot be reached.
     """
     if url is None:
         return JournalStorage(Journal(folder / "journal.log"))
@@ -91,7 +91,7 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
     except (SQLAlchemyError, ImportError, ValueError) as error:
         cause = str(error.__cause__ or error).strip().splitlines()[0]
         shown = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
-        raise ConfigError(f"storage: '{shown}' cannot be used: {cause}.") from error
+        raise UserError(f"storage: '{shown}' cannot be used: {cause}.") from error
 
 
 class Worker:
@@ -122,11 +122,11 @@ def lock_of(identity: dict[str, Any], folder: Path) -> Path:
     """The lock file of a worker. One that ends by itself removes it.
 
     Raises:
-        ConfigError: If no worker has made that up: the lock of a dead one is removed.
+        UserError: If no worker has made that up: the lock of a dead one is removed.
     """
     name = identity.get("id")
     if not isinstance(name, str) or not IDENTITY.fullmatch(name):
-        raise ConfigError(f"the storage of '{folder}' names {name!r} as a worker, which none is.")
+        raise UserError(f"the storage of '{folder}' names {name!r} as a worker, which none is.")
     return folder / "workers" / f"{name}.lock"
 
 
@@ -155,7 +155,7 @@ class Study:
         begin: Whether there may be none yet.
 
     Raises:
-        ConfigError: If there are none although there should be.
+        UserError: If there are none although there should be.
     """
 
     def __init__(
@@ -193,7 +193,7 @@ class Study:
                 study_name=settings.name, storage=self.storage, pruner=pruner
             )
         except KeyError:
-            raise ConfigError(
+            raise UserError(
                 f"the storage of '{folder}' has no study '{settings.name}'; "
                 "'classifier search --config FILE' begins one."
             ) from None

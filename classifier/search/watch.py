@@ -1,18 +1,15 @@
 """What a person sees while a search runs."""
 
 import shlex
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from classifier import terminal
 from classifier.search.console import (
-    command,
     counts,
     line,
     of_group,
-    say,
-    shown,
     time_left,
 )
 from classifier.search.engines import Engine
@@ -32,9 +29,12 @@ def announce(study: Study, workers: str) -> None:
     total = (
         f"{study.total} trial{plural}" if study.total else f"trials for {settings.max_seconds:g} s"
     )
-    say(f"{shown(study.folder)}: {total}{f', {done} of them done' if done else ''}; {workers}")
+    terminal.out(
+        f"{terminal.display_path(study.folder)}: {total}"
+        f"{f', {done} of them done' if done else ''}; {workers}"
+    )
     for entry in study.space.describe():
-        say(f"  {entry}")
+        terminal.out(f"  {entry}")
     if study.plan is None:
         inside = study.space.point(study.base) is not None
         first = (
@@ -42,8 +42,10 @@ def announce(study: Study, workers: str) -> None:
             if inside
             else "no trial is the base config, which lies outside this space"
         )
-        say(f"  {class_name(settings.sampler)} chooses, {pruning(settings.pruner)}; {first}")
-    say(f"  to {settings.direction} {settings.monitor}, the best epoch of each trial")
+        terminal.out(
+            f"  {class_name(settings.sampler)} chooses, {pruning(settings.pruner)}; {first}"
+        )
+    terminal.out(f"  to {settings.direction} {settings.monitor}, the best epoch of each trial")
 
 
 def pruning(pruner: Mapping[str, Any] | None) -> str:
@@ -70,12 +72,12 @@ def follow(study: Study, engine: Engine, stop: Stop) -> None:
             told.add(row.number)
             ranked = groups(study)
             is_best = bool(ranked) and row in ranked[0].rows
-            say(f"{line(study, row)}{'  best so far' if is_best else ''}")
+            terminal.out(f"{line(study, row)}{'  best so far' if is_best else ''}")
             if not estimated and study.unfinished() and study.total and row.state == "complete":
-                say(f"  {time_left(study, alive)}")
+                terminal.out(f"  {time_left(study, alive)}")
                 estimated = True
         if alive and stop.wait(POLL):
-            say("stopping; the trials go on with the same command")
+            terminal.out("stopping; the trials go on with the same command")
             return
 
 
@@ -87,26 +89,26 @@ def conclude(study: Study, gave_up: bool) -> bool:
         gave_up: Whether the workers ended by themselves before the trials.
     """
     everything = rows(study)
-    folder = shown(study.folder)
-    say(f"{folder}: {counts(everything, study.total)}")
+    folder = terminal.display_path(study.folder)
+    terminal.out(f"{folder}: {counts(everything, study.total)}")
     if gave_up:
-        print(f"error: the workers gave up.\n{last_words(study.folder)}", file=sys.stderr)  # noqa: T201
+        terminal.error(f"the workers gave up.\n{last_words(study.folder)}")
     ranked = groups(study)
     if not ranked:
         reason = any(row.state == "failed" for row in everything)
         why = "; 'reason' in trials.csv says why trials failed" if reason else " yet"
-        say(f"no configuration is complete{why}")
+        terminal.out(f"no configuration is complete{why}")
         return False
-    say(f"best: {of_group(study, ranked[0])}")
+    terminal.out(f"best: {of_group(study, ranked[0])}")
     base = next((group for group in ranked if group.rows[0].number == 0), ranked[0])
     if study.plan is None and study.space.point(study.base) is not None and base != ranked[0]:
-        say(f"base: {of_group(study, base)}")
-    say(f"  {command('fit', '--config', str(folder / 'best.yaml'))}")
+        terminal.out(f"base: {of_group(study, base)}")
+    terminal.out(f"  {terminal.command('fit', '--config', str(folder / 'best.yaml'))}")
     comparable = len(study.space.parameters) > 1
     actions = ["table", *(["importance"] if comparable else []), "refit"]
     for action in ["table"] if study.settings.plan else actions:
-        say(f"  {command('search', action, str(folder))}")
-    say(f"  {shlex.join(['tensorboard', '--logdir', str(folder)])}")
+        terminal.out(f"  {terminal.command('search', action, str(folder))}")
+    terminal.out(f"  {shlex.join(['tensorboard', '--logdir', str(folder)])}")
     return True
 
 
@@ -114,4 +116,4 @@ def last_words(folder: Path) -> str:
     """The end of the newest log of a worker."""
     logs = sorted((folder / "workers").glob("*.log"), key=lambda path: path.stat().st_mtime)
     lines = logs[-1].read_text(errors="replace").splitlines() if logs else []
-    return "\n".join([*lines[-LOG_LINES:], f"See '{shown(folder / 'workers')}'."])
+    return "\n".join([*lines[-LOG_LINES:], f"See '{terminal.display_path(folder / 'workers')}'."])

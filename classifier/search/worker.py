@@ -15,7 +15,8 @@ from pathlib import Path
 from optuna.trial import Trial
 
 from classifier import runs
-from classifier.anchored_yaml import ConfigError, setting_in
+from classifier.anchored_yaml import setting_in
+from classifier.errors import UserError
 from classifier.search import results, signed
 from classifier.search.outcome import Outcome, is_finished, outcome, why_failed
 from classifier.search.process import FitProcess, warm_up
@@ -50,7 +51,7 @@ def work(
     until = math.inf if until is None else until
     study = Study.of(folder)
     if study.total is None and math.isinf(until):
-        raise ConfigError("this search has no n_trials; say when it ends, --until UNIX_TIME.")
+        raise UserError("this search has no n_trials; say when it ends, --until UNIX_TIME.")
     warm_up()  # before a trial is taken, whose heartbeat would be missed meanwhile
     with Worker(folder, environment) as worker:
         while not stop.wait(0) and time.time() < until:

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import math
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from classifier import __version__
-from classifier.anchored_yaml import ConfigError
+from classifier import __version__, terminal
 from classifier.atomic import written_new
 from classifier.cli.quiet import quiet
 from classifier.cli.run import CommandParser, explained
+from classifier.errors import UserError
 
 if TYPE_CHECKING:
     from classifier.tune.tuning import Row, Tuning
@@ -64,7 +63,7 @@ def _parse(given: Sequence[str]) -> argparse.Namespace:
     options, rest = parser.parse_known_args(given)
     options.given = rest
     if any(word.partition("=")[0] == "--ckpt_path" for word in rest):
-        raise ConfigError("tune measures a config from its first step on: --config, no --ckpt_path")
+        raise UserError("tune measures a config from its first step on: --config, no --ckpt_path")
     return options
 
 
@@ -82,9 +81,9 @@ def _tune(options: argparse.Namespace) -> int:
     name = Arguments(["fit", *options.given]).name or "config"
     output = options.output or Path(f"{name}.tuned.yaml")
     if output.exists():
-        raise ConfigError(f"'{output}' exists; name another file with --output, or remove it.")
+        raise UserError(f"'{output}' exists; name another file with --output, or remove it.")
     if not output.parent.is_dir():
-        raise ConfigError(f"--output '{output}': there is no folder '{output.parent}'.")
+        raise UserError(f"--output '{output}': there is no folder '{output.parent}'.")
     with Table() as table:
         tuning = Tuning(
             options.given, options.seconds, options.tolerance, table.add, table.announce
@@ -93,8 +92,8 @@ def _tune(options: argparse.Namespace) -> int:
         stopped = not _finished(tuning)
     if not tuning.rate:
         return 130
-    fit = shlex.join(["classifier", "fit", *options.given, "--config", str(output)])
-    tune = shlex.join(["classifier", "tune", *options.given])
+    fit = terminal.command("fit", *options.given, "--config", output)
+    tune = terminal.command("tune", *options.given)
     with written_new(output) as file:
         file.write(_text(tuning, table.lines, tune, fit, stopped).encode())
     found = f"{tuning.ratio:.2f} times as fast" if tuning.plan else "nothing is faster than it is"

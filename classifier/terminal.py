@@ -1,0 +1,84 @@
+r"""All that is printed: what, where to, and on which of several ranks.
+
+A message may hold names that somebody else chose, such as those of files and classes: what could
+command a terminal is written out, and pages of one value are cut.
+"""
+
+import os
+import shlex
+import signal
+import sys
+from pathlib import Path
+
+
+def out(text: str) -> None:
+    """Prints what was asked for, as it is."""
+    if not _is_rank_zero():
+        return
+    try:
+        print(text, flush=True)  # noqa: T201
+    except BrokenPipeError:  # whoever reads it has seen enough, as head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is flushed
+        raise SystemExit(128 + signal.SIGPIPE) from None
+
+
+def note(text: str) -> None:
+    """Says on stderr what is worth knowing and needs nothing to be done."""
+    say(f"note: {text}")
+
+
+def warn(text: str) -> None:
+    """Says on stderr what is probably not meant, though the command goes on."""
+    say(f"warning: {text}")
+
+
+def error(text: str) -> None:
+    """Says on stderr why the command ends; on every rank, for each may end on its own."""
+    print(f"error: {truncate(text)}", file=sys.stderr, flush=True)  # noqa: T201
+
+
+def say(text: str) -> None:
+    """Says on stderr what is neither."""
+    if _is_rank_zero():
+        print(truncate(text), file=sys.stderr, flush=True)  # noqa: T201
+
+
+def _is_rank_zero() -> bool:
+    # A command that has not imported Lightning has no ranks.
+    ranks = getattr(sys.modules.get("lightning_utilities.core.rank_zero"), "rank_zero_only", None)
+    return not getattr(ranks, "rank", 0)
+
+
+def truncate(text: str) -> str:
+    r"""A message as the terminal gets it: without commands to it, and without pages of one value.
+
+    >>> len(truncate("9" * 5000))
+    953
+    """
+    lines = escape(text).splitlines()
+    return "\n".join(x if len(x) < 1000 else f"{x[:800]} … {x[-150:]}" for x in lines)
+
+
+def escape(text: str) -> str:
+    r"""Writes out control characters, with which a name could command the terminal.
+
+    >>> escape("cat\x1b[2J")
+    'cat\\x1b[2J'
+    """
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+
+def is_interactive() -> bool:
+    """Whether somebody watches; a log file gets no progress bar."""
+    return sys.stdout.isatty()
+
+
+def display_path(path: str | Path) -> Path:
+    """The path as seen from here, where that is shorter."""
+    path = Path(path).resolve()
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def command(*arguments: str | Path) -> str:
+    """A command to copy."""
+    return shlex.join(["classifier", *map(str, arguments)])
