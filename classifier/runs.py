@@ -19,12 +19,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
+from classifier import terminal
 from classifier.atomic import written_whole
 from classifier.errors import UserError
 
@@ -44,6 +46,58 @@ LAST_STEP = "CLASSIFIER_LAST_STEP"  # hands it the step at which it ends, whatev
 EVENTS = "events.out.tfevents"
 LOCK_SECONDS = 10  # an earlier process, or its data loader workers, may still be ending
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "jsonargparse", "numpy")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of a run: all names in it."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The config of the run, complete."""
+        return self.path / "config.yaml"
+
+    @property
+    def record(self) -> Path:
+        """What is known of the run."""
+        return self.path / "run.json"
+
+    @property
+    def metrics(self) -> Path:
+        """A row an epoch."""
+        return self.path / "metrics.csv"
+
+    @property
+    def lock(self) -> Path:
+        """Held by whoever trains in the folder."""
+        return self.path / ".lock"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the three checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def last(self) -> Path:
+        """The newest state of the training, to resume from."""
+        return self.checkpoints / "last.ckpt"
+
+    @property
+    def previous(self) -> Path:
+        """The state before it, should that be damaged."""
+        return self.checkpoints / "previous.ckpt"
+
+    @property
+    def best(self) -> Path:
+        """The weights of the best validation."""
+        return self.checkpoints / "best.ckpt"
+
+    @property
+    def resume_command(self) -> str:
+        """What resumes the run."""
+        return terminal.command("fit", "--ckpt_path", terminal.display_path(self.path))
 
 
 def claim_folder(root: Path, name: str) -> Path:
