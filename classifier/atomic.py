@@ -15,7 +15,7 @@ NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # for os.open: not what a link leads to
 
 
 @contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[IO[bytes]]:
+def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """Opens a file to write, which gets its name when the block has ended well.
 
     Raises:
@@ -23,14 +23,14 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
             under the name is still there.
     """
     part = path.with_name(f".{path.name}.part")  # in the same folder, so on the same disk
-    with naming(path), _part(part, "wb") as file:
+    with naming_path(path), _part(part, "wb") as file:
         yield file
         _finish(file)
         part.replace(path)
 
 
 @contextlib.contextmanager
-def written_new(path: Path) -> Iterator[IO[bytes]]:
+def atomic_create(path: Path) -> Iterator[IO[bytes]]:
     """Opens a file to write, which gets a name that is still free when the block has ended well.
 
     Any number of processes may write under one name at once: each has a file of its own.
@@ -42,10 +42,10 @@ def written_new(path: Path) -> Iterator[IO[bytes]]:
     """
     part = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.part")
     with contextlib.ExitStack() as stack:
-        with naming(path):
+        with naming_path(path):
             file = stack.enter_context(_part(part, "xb"))
         yield file
-        with naming(path):
+        with naming_path(path):
             _finish(file)
             kept = next(name for name in _numbered(path) if _publish(part, name))
     if kept != path:
@@ -56,7 +56,7 @@ def written_new(path: Path) -> Iterator[IO[bytes]]:
 
 
 @contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
+def naming_path(path: Path) -> Iterator[None]:
     """Gives what fails within the name of the file that is written, not that of its part."""
     try:
         yield
@@ -85,7 +85,7 @@ def _opened(path: str, flags: int) -> int:
     return os.open(path, flags | NO_LINK, 0o666)
 
 
-def appended(path: Path) -> IO[bytes]:
+def open_to_append(path: Path) -> IO[bytes]:
     """Opens a file to write behind its end, but none that a link leads to.
 
     A folder may come from somebody else, and a line of his in ``~/.bashrc`` is run.
@@ -128,7 +128,7 @@ def _publish(part: Path, path: Path) -> bool:
     return True
 
 
-def sync(folder: Path) -> None:
+def fsync_directory(folder: Path) -> None:
     """Makes sure that the names of new files survive a loss of power."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:

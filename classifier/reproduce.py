@@ -17,8 +17,8 @@ from torch import Tensor
 
 from classifier import runs, terminal
 from classifier.anchored_yaml import load
-from classifier.checkpoint.provenance import decisive, flat
-from classifier.checkpoint.read import KEY, folder_name, read_whose, weights_digest
+from classifier.checkpoint.provenance import flatten, weight_affecting_settings
+from classifier.checkpoint.read import KEY, folder_name, read_with_origin, weights_digest
 from classifier.checkpoint.signature import Origin
 from classifier.checkpoint.trust import origin_of_run
 from classifier.cli.run import COMMAND, CommandParser, explained
@@ -26,7 +26,7 @@ from classifier.errors import UserError, did_you_mean
 
 FACTS = ("seed", "device", "devices", "precision", "parameters", "data", "code", "environment")
 # The name of a machine changes no bit, nor do its idle cores.
-BESIDE_THE_POINT = ("environment.host", "environment.cores")
+IGNORED_FACTS = ("environment.host", "environment.cores")
 RECORDED = ("seed_everything", "trainer.precision")  # settings that FACTS have, too
 SECTIONS = ("data", "hyperparameters", "model", "seed_everything", "trainer", "trust")
 NOT_COMPARED = ("epoch", "seconds")
@@ -104,7 +104,7 @@ class Trained:
         Raises:
             ValueError: If it carries no config.
         """
-        saved, origin = read_whose(path)
+        saved, origin = read_with_origin(path)
         own = saved.get(KEY, {})
         if "config" not in own:
             raise UserError(
@@ -373,18 +373,18 @@ def _differences(before: Trained, now: Trained) -> list[str]:
         for then in (_facts(start) for start in (*before.record.get("resumed", ()), before.record))
         for key in {**then, **again}
     ]
-    old, new = (decisive(load(trained.config)) for trained in (before, now))
+    old, new = (weight_affecting_settings(load(trained.config)) for trained in (before, now))
     found += [(key, old.get(key), new.get(key)) for key in {**old, **new} if key not in RECORDED]
     lines = (f"{key}: {_short(a)} then, {_short(b)} now" for key, a, b in found if a != b)
     return list(dict.fromkeys(lines))
 
 
 def _facts(record: Mapping[str, Any]) -> dict[str, Any]:
-    facts = flat({name: record[name] for name in FACTS if name in record})
+    facts = flatten({name: record[name] for name in FACTS if name in record})
     return {
         key.removeprefix("environment."): value
         for key, value in facts.items()
-        if key not in BESIDE_THE_POINT
+        if key not in IGNORED_FACTS
     }
 
 

@@ -27,7 +27,7 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 from classifier import terminal
-from classifier.atomic import written_whole
+from classifier.atomic import atomic_write
 from classifier.errors import UserError
 
 DIFFERENCE = ("diff", "--no-ext-diff", "--no-textconv", "--ignore-submodules=all", "HEAD")
@@ -182,7 +182,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file as a whole or not at all."""
-    with written_whole(path) as file:
+    with atomic_write(path) as file:
         file.write(content)
 
 

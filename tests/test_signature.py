@@ -25,7 +25,7 @@ import classifier
 from classifier import runs
 from classifier.__main__ import main
 from classifier.checkpoint import signature
-from classifier.checkpoint.read import read_whose
+from classifier.checkpoint.read import read_with_origin
 from classifier.module import ClassificationModule
 
 SOURCES = Path(classifier.__file__).parents[1]
@@ -382,7 +382,7 @@ def test_a_training_that_cannot_be_signed_says_so_once_and_goes_on(
     assert told in line
     assert line.endswith(" Without it, test and resuming will want --trust own.")
     assert runs.read_record(folder)["signature"] is None
-    assert read_whose(folder / "checkpoints/last.ckpt")[1] == "unsigned"
+    assert read_with_origin(folder / "checkpoints/last.ckpt")[1] == "unsigned"
     assert main(["test", "--ckpt_path", str(folder)]) == 2
     assert "--trust own" in capsys.readouterr().err
     assert main(["test", "--ckpt_path", str(folder), "--trust", "own"]) == 0

@@ -13,7 +13,7 @@ from classifier.checkpoint.read import read_checkpoint
 from classifier.errors import UserError
 
 
-class DurableCheckpointIO(TorchCheckpointIO):
+class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes checkpoints that are there as a whole or not at all, and reads none that is damaged.
 
     Lightning's own writes into the folder of temporary files and moves the file from there: a
@@ -28,8 +28,8 @@ class DurableCheckpointIO(TorchCheckpointIO):
         return read_checkpoint(Path(path))
 
 
-def save_durably(trainer: pl.Trainer) -> None:
-    """Lets a trainer write and read its checkpoints by ``DurableCheckpointIO``.
+def use_atomic_checkpoints(trainer: pl.Trainer) -> None:
+    """Lets a trainer write and read its checkpoints by ``AtomicCheckpointIO``.
 
     What it asks is in part private in Lightning; tests/test_ddp.py watches it.
 
@@ -39,7 +39,7 @@ def save_durably(trainer: pl.Trainer) -> None:
     """
     strategy: Any = trainer.strategy
     given = strategy._checkpoint_io
-    if given is not None and not isinstance(given, DurableCheckpointIO):
+    if given is not None and not isinstance(given, AtomicCheckpointIO):
         raise UserError(
             f"{type(given).__name__}, in trainer.plugins or trainer.strategy, writes checkpoints "
             "without the checksum that every reading verifies; leave it out."
@@ -54,4 +54,4 @@ def save_durably(trainer: pl.Trainer) -> None:
             "trainer.strategy: processes that are copied from this one (spawn, fork, notebook) "
             "lack what it holds; use 'ddp', which starts each by the same command line."
         )
-    strategy.checkpoint_io = DurableCheckpointIO()
+    strategy.checkpoint_io = AtomicCheckpointIO()

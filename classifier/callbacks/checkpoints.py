@@ -33,7 +33,7 @@ from pytorch_lightning.callbacks import (
 
 from classifier import runs, terminal
 from classifier.anchored_yaml import load
-from classifier.atomic import sync, written_whole
+from classifier.atomic import atomic_write, fsync_directory
 from classifier.callbacks import position, stops
 from classifier.callbacks.stop_signals import StopSignals
 from classifier.callbacks.validated_weights import are_equal, weights_of, without_masks
@@ -270,7 +270,7 @@ class RunCheckpoints(Checkpoint):
             if self.last.exists():
                 replace_by_copy(self.last, self.last.with_name("previous.ckpt"))
             new.replace(self.last)
-            sync(self.folder)
+            fsync_directory(self.folder)
         elif trainer.is_global_zero:
             new.unlink()
         if last:
@@ -495,7 +495,7 @@ def replace_by_copy(source: Path, target: Path) -> None:
     try:
         os.link(source, link)
     except OSError:  # not every file system has links
-        with source.open("rb") as content, written_whole(target) as file:
+        with source.open("rb") as content, atomic_write(target) as file:
             shutil.copyfileobj(content, file)
     else:
         link.replace(target)

@@ -29,7 +29,13 @@ from classifier.anchored_yaml.scalars import MAX_LEVELS
 from classifier.anchored_yaml.text import children, compose, dotted, places
 from classifier.callbacks.trial import Trial
 from classifier.checkpoint.file import FORMAT, POSITION, epochs_done
-from classifier.checkpoint.read import KEY, folder_name, read_whose, resolve, similar
+from classifier.checkpoint.read import (
+    KEY,
+    folder_name,
+    read_with_origin,
+    resolve_checkpoint,
+    similar_file,
+)
 from classifier.checkpoint.signature import Origin
 from classifier.checkpoint.trust import (
     PACKAGES,
@@ -251,15 +257,15 @@ class Arguments:
     def _read_checkpoint(self, path: str) -> Path:
         """Reads a checkpoint; to go on, the one before it if it is damaged. Returns its path."""
         prefer = "last" if self.verb == "fit" else "best"
-        found = resolve(path, prefer)
+        found = resolve_checkpoint(path, prefer)
         previous = found.parent / "previous.ckpt"
         try:
-            read = read_whose(found)
+            read = read_with_origin(found)
         except ValueError as error:
             if self.verb != "fit" or found.name != "last.ckpt" or not previous.exists():
                 raise
             terminal.warn(f"{error} Going on from '{previous}'.")
-            found, read = previous, read_whose(previous)
+            found, read = previous, read_with_origin(previous)
         saved, self.origin = read
         self.checkpoint_path = found
         self.checkpoint = saved.get(KEY, {})
@@ -277,7 +283,7 @@ def unsaved_run(path: Path) -> Path | None:
     """
     folder = path.parent.parent if path.name == "last.ckpt" else path
     begun = (folder / "run.json").is_file() and (folder / "config.yaml").is_file()
-    if not begun or resolve(str(folder), "last").is_file():
+    if not begun or resolve_checkpoint(str(folder), "last").is_file():
         return None
     best = folder / "checkpoints" / "best.ckpt"
     if best.exists():
@@ -429,7 +435,7 @@ def _read_config(value: str) -> ConfigSource:
     if path.is_dir():
         raise UserError(f"--config '{path}' is a folder, expected a YAML file.")
     if not path.is_file():
-        raise UserError(f"No config file '{path}'{similar(path)}")
+        raise UserError(f"No config file '{path}'{similar_file(path)}")
     try:
         return ConfigSource(value, path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:

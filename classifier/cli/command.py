@@ -25,7 +25,7 @@ import classifier.augment
 import classifier.networks  # noqa: F401  # short class names work for what is imported
 from classifier import runs, terminal
 from classifier.anchored_yaml import anchors, load, with_aliases
-from classifier.callbacks.checkpoint_io import save_durably
+from classifier.callbacks.checkpoint_io import use_atomic_checkpoints
 from classifier.callbacks.checkpoints import (
     BetweenEpochs,
     RunCheckpoints,
@@ -61,7 +61,7 @@ from classifier.data import ImageDataModule
 from classifier.data.files import find_images
 from classifier.data.workers import WorkerNames
 from classifier.errors import DataWorkerError, UserError, did_you_mean
-from classifier.internals.lightning import lean_hooks
+from classifier.internals.lightning import skip_empty_hooks
 from classifier.metrics import better
 from classifier.module import ClassificationModule
 from classifier.platform import cleaning
@@ -272,7 +272,7 @@ class ClassifierCLI(LightningCLI):
         try:
             trainer = super().instantiate_trainer(**kwargs)
             _check_processes(trainer)
-            save_durably(trainer)
+            use_atomic_checkpoints(trainer)
             self._note_precision(trainer)
             return trainer
         except Exception:
@@ -449,7 +449,7 @@ class ClassifierCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         with contextlib.ExitStack() as stack:
-            stack.enter_context(lean_hooks(self.trainer))
+            stack.enter_context(skip_empty_hooks(self.trainer))
             if subcommand != "fit":
                 # There is nothing to save: a signal ends the process at once.
                 no_signal_handlers(self.trainer)

@@ -13,7 +13,7 @@ from classifier import terminal
 from classifier.checkpoint.modules import prelude
 from classifier.cli.quiet import quiet
 from classifier.errors import UserError
-from classifier.internals.python import children_apart
+from classifier.internals.python import isolate_children
 
 COMMAND = (sys.executable, str(Path(classifier.__file__).with_name("__main__.py")))
 """Starts a command in a process of its own, which ``-m`` would let search the working folder."""
@@ -42,7 +42,7 @@ def run(given: Sequence[str]) -> int:
 def explained(command: Callable[[], Any]) -> int:
     """Runs a command and returns its exit code; prints what went wrong in a few lines."""
     try:
-        with children_apart(prelude):
+        with isolate_children(prelude):
             return int(command())
     except SystemExit as stop:
         if type(stop).__name__ == "SIGTERMException":  # by name: not every command has Lightning

@@ -25,7 +25,7 @@ from classifier.callbacks.finite_loss import FiniteLoss
 from classifier.cli.arguments import Arguments
 from classifier.cli.command import ClassifierCLI
 from classifier.data import ImageDataModule
-from classifier.internals.lightning import lean_hooks
+from classifier.internals.lightning import skip_empty_hooks
 
 # They need a validation, a logger or a run folder.
 NOT_TIMED = (Checkpoint, DeviceStatsMonitor, EarlyStopping, LearningRateMonitor)
@@ -181,5 +181,5 @@ class Candidate(ClassifierCLI):
         meter.steps, meter.seconds = steps, seconds
         # What workers had read in advance is used up by then.
         meter.warm_up = WARM_UP + 2 * self.datamodule.num_workers
-        with lean_hooks(self.trainer):
+        with skip_empty_hooks(self.trainer):
             self.trainer.fit(self.model, datamodule=self.datamodule)
