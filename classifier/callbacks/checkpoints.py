@@ -40,6 +40,7 @@ from classifier.callbacks.validated_weights import are_equal, weights_of, withou
 from classifier.checkpoint.file import POSITION, write_checkpoint
 from classifier.checkpoint.read import KEY, read_checkpoint
 from classifier.errors import UserError
+from classifier.internals import lightning
 
 OWN_NAMES = ("best", "last", "previous", "new")
 ASK_EVERY = 16  # batches between questions to the other ranks, each of which makes the device wait
@@ -142,15 +143,15 @@ class RunCheckpoints(Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
     ) -> None:
         if self.earlier:
-            position.add_results(trainer, self.earlier)
+            lightning.add_pending_results(trainer, self.earlier)
             self.earlier = []
-        if not position.is_inside_epoch(trainer):
+        if not lightning.is_inside_epoch(trainer):
             self._hold_stop(trainer)
             return
         self._release_stop(trainer)
-        self.is_due = position.is_validation_due(trainer)
+        self.is_due = lightning.is_validation_due(trainer)
         if not self.is_due:
-            self._save_if_asked(trainer, position.is_ending(trainer))
+            self._save_if_asked(trainer, lightning.is_epoch_ending(trainer))
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # After all other callbacks: one that validates other weights has put them in place.
@@ -161,27 +162,29 @@ class RunCheckpoints(Checkpoint):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
-        self.by_validation = position.is_measured(trainer, self.monitor)
+        self.by_validation = lightning.is_measured_by_validation(trainer, self.monitor)
         if self.by_validation:
             self._judge(trainer, self.validated)
         self.validated = None
-        if not position.is_inside_epoch(trainer):
+        if not lightning.is_inside_epoch(trainer):
             self._hold_stop(trainer)
         elif self.is_due:
-            self._save_if_asked(trainer, self.candidate is not None or position.is_ending(trainer))
+            self._save_if_asked(
+                trainer, self.candidate is not None or lightning.is_epoch_ending(trainer)
+            )
         elif self.candidate:
             # A validation that the end of the training caused; no other training has seen it.
             self._save(trainer, inside_epoch=True, last=False)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._release_stop(trainer)
-        if not self.by_validation and not position.is_broken_off(trainer):
+        if not self.by_validation and not lightning.is_epoch_incomplete(trainer):
             self._judge(trainer, None)
 
     def before_epoch(self, trainer: pl.Trainer) -> None:
         """Saves what the epoch before has led to, now that its schedule has stepped."""
         if self.begins_anew:
-            position.begin_epoch(trainer)  # it was saved here, and need not be again
+            lightning.begin_whole_epoch(trainer)  # it was saved here, and need not be again
             self.begins_anew = False
         elif trainer.current_epoch > 0:
             self.signals.agree(trainer, False)
@@ -192,7 +195,7 @@ class RunCheckpoints(Checkpoint):
         """Saves what the training has led to, before callbacks do what they do at its end."""
         if trainer.global_step == self.first_step:
             return
-        if not position.is_broken_off(trainer):
+        if not lightning.is_epoch_incomplete(trainer):
             self._save(trainer, inside_epoch=False)
         elif self.candidate or not self.saved_step:
             # It was stopped where nothing could be saved, by the module's own on_train_batch_end.
@@ -207,7 +210,7 @@ class RunCheckpoints(Checkpoint):
             due = self.signals.agree(trainer, due or late)
         if due:
             self._save(trainer, inside_epoch=True)
-            if not position.is_ending(trainer):  # else it ends without being told
+            if not lightning.is_epoch_ending(trainer):  # else it ends without being told
                 self.signals.obey()
 
     def _hold_stop(self, trainer: pl.Trainer) -> None:
@@ -296,11 +299,11 @@ class RunCheckpoints(Checkpoint):
         inside = self.saving.inside_epoch
         if not inside:
             checkpoint["epoch"] = trainer.current_epoch - 1  # as Lightning's own checkpoints say
-            position.end_epoch(checkpoint["loops"]["fit_loop"])
+            lightning.mark_epoch_ended(checkpoint["loops"]["fit_loop"])
         checkpoint[POSITION] = {
             "inside_epoch": inside,
             "exact": self.saving.exact,
-            "ranks": all_ranks(trainer, position.metrics_of(trainer) if inside else {}),
+            "ranks": all_ranks(trainer, lightning.metric_states(trainer) if inside else {}),
             "callback_metrics": {k: v.clone() for k, v in trainer.callback_metrics.items()},
             "stopped_by": stops.stopped_by(trainer) if trainer.should_stop or self.held else None,
             "best": {
@@ -358,9 +361,9 @@ class RunCheckpoints(Checkpoint):
             with contextlib.suppress(OSError):
                 link.unlink()
         if there["inside_epoch"] and not self._goes_on_at_image(trainer):
-            position.begin_epoch_anew(trainer)
+            lightning.restart_epoch(trainer)
             self.begins_anew = True
-        self.earlier = position.restore_metrics(trainer, there, self.begins_anew)
+        self.earlier = lightning.restore_metrics(trainer, there, self.begins_anew)
         self.loaded = {}
 
     def _goes_on_at_image(self, trainer: pl.Trainer) -> bool:
@@ -405,7 +408,7 @@ class RunCheckpoints(Checkpoint):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
     ) -> None:
-        position.resumed(trainer)
+        lightning.end_restart(trainer)
 
     def _score_of_best(self) -> float:
         """That of ``best.ckpt``, if it is here and of the same metric; NaN elsewhere."""
@@ -441,7 +444,7 @@ class BetweenEpochs(Callback):
         self.checkpoints.before_epoch(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if position.is_broken_off(trainer):
+        if lightning.is_epoch_incomplete(trainer):
             stops.spare_early_stopping(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -11,7 +11,7 @@ from classifier import terminal
 from classifier.callbacks import stops
 from classifier.callbacks.checkpoints import best_checkpoint
 from classifier.callbacks.epochs import EpochWatch
-from classifier.callbacks.position import is_broken_off
+from classifier.internals.lightning import is_epoch_incomplete
 
 
 class Console(EpochWatch):
@@ -54,7 +54,7 @@ class Console(EpochWatch):
         self.epochs += 1
         last = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else "?"
         place = f"epoch {trainer.current_epoch + 1}/{last}"
-        if is_broken_off(trainer):
+        if is_epoch_incomplete(trainer):
             place += f", up to step {trainer.global_step}"
         self._print_metrics(trainer, place, self.end_metrics(trainer))
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
-from classifier.callbacks.position import is_broken_off, is_measured
+from classifier.internals.lightning import is_epoch_incomplete, is_measured_by_validation
 
 
 class EpochWatch(Callback):
@@ -28,10 +28,14 @@ class EpochWatch(Callback):
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
         self.validated = True
-        self.validated_inside = is_broken_off(trainer)
+        self.validated_inside = is_epoch_incomplete(trainer)
         if self.validated_inside:
             metrics = self.epoch_metrics(trainer)
-            own = {name: value for name, value in metrics.items() if is_measured(trainer, name)}
+            own = {
+                name: value
+                for name, value in metrics.items()
+                if is_measured_by_validation(trainer, name)
+            }
             self.on_validation_inside(trainer, own)
 
     def on_validation_inside(self, trainer: pl.Trainer, metrics: dict[str, float]) -> None:

@@ -14,8 +14,8 @@ import torch
 from classifier import runs, terminal
 from classifier.callbacks.checkpoints import best_checkpoint, run_checkpoints
 from classifier.callbacks.epochs import EpochWatch
-from classifier.callbacks.position import is_broken_off
 from classifier.checkpoint.read import weights_digest
+from classifier.internals.lightning import is_epoch_incomplete
 
 KEPT_BESIDE = ("epoch", "step", "seconds", "lr")  # the columns of metrics.csv besides the metrics
 
@@ -192,7 +192,7 @@ class RunRecord(EpochWatch):
             "ended": _now(),
             "seconds": round(self.seconds(), 3),
             "epochs": trainer.current_epoch
-            - int(self.begun and state == "finished" and is_broken_off(trainer)),
+            - int(self.begun and state == "finished" and is_epoch_incomplete(trainer)),
             "steps": trainer.global_step,
         }
         if not self.begun:  # nothing was left to train after a kill

@@ -4,11 +4,11 @@ import contextlib
 import os
 import signal
 from types import FrameType
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
 
+from classifier.internals.lightning import no_signal_handlers
 from classifier.platform import handled_by
 
 
@@ -57,16 +57,3 @@ class StopSignals:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         self.signal = number
-
-
-# ---- Lightning's inside, for want of a hook; tests/test_resume_inside.py watches it ----
-
-
-def no_signal_handlers(trainer: pl.Trainer) -> None:
-    """Keeps off Lightning's handlers.
-
-    They save inside the handler, where a third of all files are torn, and talk to the other ranks
-    there, which may be in the midst of talking about something else.
-    """
-    connector: Any = trainer._signal_connector
-    connector.register_signal_handlers = lambda: None

@@ -41,7 +41,6 @@ from classifier.callbacks.rank_watch import RankWatch
 from classifier.callbacks.run_record import RunRecord
 from classifier.callbacks.same_conditions import SameConditions
 from classifier.callbacks.same_data import SameData
-from classifier.callbacks.stop_signals import no_signal_handlers
 from classifier.callbacks.stops import EndsAt
 from classifier.callbacks.trial import Trial, TrialReport
 from classifier.checkpoint import signature
@@ -61,7 +60,7 @@ from classifier.data import ImageDataModule
 from classifier.data.files import find_images
 from classifier.data.workers import WorkerNames
 from classifier.errors import DataWorkerError, UserError, did_you_mean
-from classifier.internals.lightning import skip_empty_hooks
+from classifier.internals.lightning import no_signal_handlers, skip_empty_hooks
 from classifier.metrics import better
 from classifier.module import ClassificationModule
 from classifier.platform import cleaning
