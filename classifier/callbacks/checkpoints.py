@@ -34,9 +34,9 @@ from pytorch_lightning.callbacks import (
 from classifier import runs, terminal
 from classifier.anchored_yaml import load
 from classifier.atomic import atomic_write, fsync_directory
-from classifier.callbacks import position, stops
-from classifier.callbacks.stop_signals import StopSignals
-from classifier.callbacks.validated_weights import are_equal, weights_of, without_masks
+from classifier.callbacks import resume, stop_reasons
+from classifier.callbacks.best_weights import are_equal, weights_of, without_masks
+from classifier.callbacks.signals import StopOnSignal
 from classifier.checkpoint.file import POSITION, write_checkpoint
 from classifier.checkpoint.read import KEY, read_checkpoint
 from classifier.errors import UserError
@@ -120,7 +120,7 @@ class RunCheckpoints(Checkpoint):
         self.saved = time.monotonic()
         self.saved_step = 0
         self.first_step = 0  # of this process
-        self.signals = StopSignals()
+        self.signals = StopOnSignal()
         self.saving: Saving | None = None  # None if somebody else saves
         self.loaded: dict[str, Any] = {}  # the checkpoint to go on from
         self.begins_anew = False  # resumed between two epochs
@@ -305,7 +305,9 @@ class RunCheckpoints(Checkpoint):
             "exact": self.saving.exact,
             "ranks": all_ranks(trainer, lightning.metric_states(trainer) if inside else {}),
             "callback_metrics": {k: v.clone() for k, v in trainer.callback_metrics.items()},
-            "stopped_by": stops.stopped_by(trainer) if trainer.should_stop or self.held else None,
+            "stopped_by": stop_reasons.stop_reason(trainer)
+            if trainer.should_stop or self.held
+            else None,
             "best": {
                 "monitor": self.monitor,
                 "direction": self.direction,
@@ -327,14 +329,14 @@ class RunCheckpoints(Checkpoint):
             return
         self.loaded = checkpoint
         then, now = (text.get("trainer") or {} for text in self._configs())
-        stops.follow_new_arguments(trainer, checkpoint["callbacks"], then, now)
+        stop_reasons.follow_new_arguments(trainer, checkpoint["callbacks"], then, now)
         cause = checkpoint[POSITION].get("stopped_by")
         if checkpoint[POSITION].get("should_stop"):  # of format 1, which did not say by what
-            cause = stops.ANOTHER
-        if cause and stops.still_holds(cause, then, now):
+            cause = stop_reasons.ANOTHER
+        if cause and stop_reasons.still_holds(cause, then, now):
             self.stopped_by = cause
         else:
-            stops.forget(trainer, checkpoint["callbacks"])
+            stop_reasons.forget(trainer, checkpoint["callbacks"])
         self.score = self._score_of_best()
         # Else the metric of an earlier epoch would count for the weights of one without validation.
         by_name = str(self.monitor).startswith("val_") or None  # in format 1
@@ -375,7 +377,7 @@ class RunCheckpoints(Checkpoint):
         windows = [
             [
                 config["trainer"].get("accumulate_grad_batches"),
-                *stops.named(config["trainer"], "GradientAccumulationScheduler"),
+                *stop_reasons.named(config["trainer"], "GradientAccumulationScheduler"),
             ]
             for config in (then, now)
         ]
@@ -386,7 +388,7 @@ class RunCheckpoints(Checkpoint):
             (config.get("seed_everything"), config["trainer"].get("overfit_batches"))
             for config in (then, now)
         ]
-        if orders[0] == orders[1] and position.go_on_at_image(
+        if orders[0] == orders[1] and resume.go_on_at_image(
             trainer, images_per_batch, accumulated(trainer), same
         ):
             return True
@@ -445,7 +447,7 @@ class BetweenEpochs(Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if lightning.is_epoch_incomplete(trainer):
-            stops.spare_early_stopping(trainer)
+            stop_reasons.spare_early_stopping(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.checkpoints.before_end(trainer)

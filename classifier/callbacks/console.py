@@ -8,13 +8,13 @@ from pytorch_lightning.callbacks import RichProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from classifier import terminal
-from classifier.callbacks import stops
+from classifier.callbacks import stop_reasons
 from classifier.callbacks.checkpoints import best_checkpoint
-from classifier.callbacks.epochs import EpochWatch
+from classifier.callbacks.epoch_tracker import EpochTracker
 from classifier.internals.lightning import is_epoch_incomplete
 
 
-class Console(EpochWatch):
+class Console(EpochTracker):
     """Prints the start, each epoch and the end of a training.
 
     Args:
@@ -90,7 +90,7 @@ class Console(EpochWatch):
     def _why_it_ended(self, trainer: pl.Trainer) -> str:
         """What ended the training, and what lets it go on."""
         if trainer.should_stop:
-            return stops.explained(stops.stopped_by(trainer))
+            return stop_reasons.describe(stop_reasons.stop_reason(trainer))
         if 0 <= trainer.max_steps <= trainer.global_step:
             return f"{trainer.global_step} steps are done; a larger trainer.max_steps goes on."
         return f"{trainer.current_epoch} epochs are done; a larger number of epochs goes on."

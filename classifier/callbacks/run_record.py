@@ -13,14 +13,14 @@ import torch
 
 from classifier import runs, terminal
 from classifier.callbacks.checkpoints import best_checkpoint, run_checkpoints
-from classifier.callbacks.epochs import EpochWatch
+from classifier.callbacks.epoch_tracker import EpochTracker
 from classifier.checkpoint.read import weights_digest
 from classifier.internals.lightning import is_epoch_incomplete
 
 KEPT_BESIDE = ("epoch", "step", "seconds", "lr")  # the columns of metrics.csv besides the metrics
 
 
-class RunRecord(EpochWatch):
+class RunRecord(EpochTracker):
     """Writes ``config.yaml``, ``run.json`` and ``metrics.csv``, and tells the checkpoint of them.
 
     Args:

@@ -41,7 +41,7 @@ from classifier.callbacks.rank_watch import RankWatch
 from classifier.callbacks.run_record import RunRecord
 from classifier.callbacks.same_conditions import SameConditions
 from classifier.callbacks.same_data import SameData
-from classifier.callbacks.stops import EndsAt
+from classifier.callbacks.stop_reasons import StopAtStep
 from classifier.callbacks.trial import Trial, TrialReport
 from classifier.checkpoint import signature
 from classifier.checkpoint.modules import code_digests, used_modules
@@ -397,7 +397,7 @@ class ClassifierCLI(LightningCLI):
             config.callbacks.append(TrialReport(trial))
         if last := os.environ.get(runs.LAST_STEP):
             timeless = [c for c in config.callbacks if not isinstance(c, Timer)]
-            config.callbacks = [*timeless, EndsAt(int(last))]
+            config.callbacks = [*timeless, StopAtStep(int(last))]
 
     def _note_signature(self, trusted: list[str]) -> None:
         """Says now what going on and evaluating will ask for later."""

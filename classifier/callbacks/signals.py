@@ -12,11 +12,11 @@ from classifier.internals.lightning import no_signal_handlers
 from classifier.platform import handled_by
 
 
-class Stopped(SystemExit):
+class StoppedBySignal(SystemExit):
     """The training was told to stop by a signal and has saved itself; the code is 128 + number."""
 
 
-class StopSignals:
+class StopOnSignal:
     """Notes SIGTERM, SIGINT and SIGUSR1; a second one ends the process at once.
 
     Attributes:
@@ -48,9 +48,9 @@ class StopSignals:
         return bool(due or self.told)
 
     def obey(self) -> None:
-        """Raises ``Stopped`` if any rank was told to stop."""
+        """Raises ``StoppedBySignal`` if any rank was told to stop."""
         if self.told:
-            raise Stopped(128 + self.told)
+            raise StoppedBySignal(128 + self.told)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.signal:

@@ -16,14 +16,14 @@ SEARCH = "the search"
 REPRODUCE = "reproduce"
 
 
-class EndsAt(Callback):
+class StopAtStep(Callback):
     """Ends a training after an optimizer step, which is none of its settings.
 
     Args:
         step: The number of steps.
     """
 
-    state_key = "EndsAt"
+    state_key = "StopAtStep"
 
     def __init__(self, step: int) -> None:
         self.step = step
@@ -36,10 +36,10 @@ class EndsAt(Callback):
             trainer.should_stop = True
 
 
-def stopped_by(trainer: Any) -> str:
+def stop_reason(trainer: Any) -> str:
     """The name of what told a training to stop: a callback's class, the search or reproduce."""
     for callback in trainer.callbacks:
-        if isinstance(callback, EndsAt) and callback.step == trainer.global_step:
+        if isinstance(callback, StopAtStep) and callback.step == trainer.global_step:
             return REPRODUCE
         if isinstance(callback, Timer):
             remaining = callback.time_remaining()  # None without a limit
@@ -53,7 +53,7 @@ def stopped_by(trainer: Any) -> str:
     return ANOTHER
 
 
-def explained(cause: str) -> str:
+def describe(cause: str) -> str:
     """Names what stopped a training, and what lets it go on."""
     if cause == "Timer":
         return "the time; a longer trainer.max_time, or duration of a Timer, or null, goes on."
@@ -68,7 +68,7 @@ def still_holds(cause: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> 
     """Whether what stopped a training would stop it again.
 
     Args:
-        cause: What ``stopped_by`` has said.
+        cause: What ``stop_reason`` has said.
         then: The settings of the trainer that was stopped.
         now: Those of the one that is to go on.
     """

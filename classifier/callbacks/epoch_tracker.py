@@ -9,7 +9,7 @@ from pytorch_lightning.callbacks import Callback
 from classifier.internals.lightning import is_epoch_incomplete, is_measured_by_validation
 
 
-class EpochWatch(Callback):
+class EpochTracker(Callback):
     """Takes the time of an epoch and tells which metrics are its own."""
 
     def __init__(self) -> None:
