@@ -5,6 +5,7 @@ import errno
 import itertools
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -126,6 +127,20 @@ def _publish(part: Path, path: Path) -> bool:
             path.unlink()
             raise
     return True
+
+
+def atomic_copy(source: Path, target: Path) -> None:
+    """Puts the content of a file under another name, in one go; without copying if possible."""
+    link = target.with_name(f".{target.name}.link")
+    link.unlink(missing_ok=True)
+    try:
+        os.link(source, link)
+    except OSError:  # not every file system has links
+        with source.open("rb") as content, atomic_write(target) as file:
+            shutil.copyfileobj(content, file)
+    else:
+        link.replace(target)
+        link.unlink(missing_ok=True)  # it stays if it and target were names of the same file
 
 
 def fsync_directory(folder: Path) -> None:

@@ -1,11 +1,123 @@
-"""The weights that a validation measures, which callbacks may change right after it."""
+"""What ``best.ckpt`` holds: the very weights that a validation measured.
+
+Callbacks may change the weights right after it, and the checkpoint is saved later still.
+"""
 
 import copy
+import math
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
+
+from classifier.atomic import atomic_copy
+from classifier.checkpoint.file import POSITION, write_checkpoint
+from classifier.checkpoint.read import read_checkpoint
+from classifier.internals.lightning import is_epoch_incomplete, is_measured_by_validation
+from classifier.runs import Direction
+
+
+@dataclass
+class Candidate:
+    """A score that is better than that of ``best.ckpt``, and not saved yet.
+
+    Attributes:
+        score: The monitored metric.
+        weights: The ``state_dict`` that has it, if a validation gave it; None on other ranks than
+            zero, and for a metric of the training, which belongs to the epoch's last weights.
+    """
+
+    score: float
+    weights: dict[str, Any] | None
+
+
+class BestWeights:
+    """Judges the monitored metric whenever it is measured; all ranks judge alike.
+
+    Attributes:
+        score: That of ``best.ckpt``; NaN before there is one.
+        candidate: A better one.
+        by_validation: Whether validations measure the metric; None before the first.
+    """
+
+    def __init__(self, monitor: str | None, direction: Direction) -> None:
+        self.monitor = monitor
+        self.direction = direction
+        self.score = math.nan
+        self.candidate: Candidate | None = None
+        self.by_validation: bool | None = None
+        self._validated: dict[str, Any] | None = None  # the weights that are being validated
+
+    def on_validation_start(self, trainer: pl.Trainer) -> None:
+        """Keeps the weights; another callback may have put others in place for the validation."""
+        if self.monitor and self.by_validation is not False:
+            self._validated = weights_of(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer) -> None:
+        """Judges what the validation has measured."""
+        self.by_validation = is_measured_by_validation(trainer, self.monitor)
+        if self.by_validation:
+            self._judge(trainer, self._validated)
+        self._validated = None
+
+    def on_epoch_end(self, trainer: pl.Trainer) -> None:
+        """Judges a metric of the training, which is there when the epoch is complete."""
+        if not self.by_validation and not is_epoch_incomplete(trainer):
+            self._judge(trainer, None)
+
+    def _judge(self, trainer: pl.Trainer, weights: dict[str, Any] | None) -> None:
+        if self.monitor not in trainer.callback_metrics:
+            return
+        score = trainer.strategy.broadcast(float(trainer.callback_metrics[self.monitor]))
+        best = self.candidate.score if self.candidate else trainer.strategy.broadcast(self.score)
+        sign = 1 if self.direction == "minimize" else -1
+        if math.isfinite(score) and not sign * score >= sign * best:
+            self.candidate = Candidate(score, weights)
+
+    def restore(self, position: dict[str, Any], best: Path, state_key: str) -> None:
+        """Takes up what a checkpoint and the ``best.ckpt`` beside it say.
+
+        Args:
+            position: Where in the training the checkpoint was saved.
+            best: The file, which may be missing, damaged, or of another metric.
+            state_key: Under which the score stands in a file of format 1.
+        """
+        # Else the metric of an earlier epoch would count for the weights of one without validation.
+        by_name = str(self.monitor).startswith("val_") or None  # in format 1
+        self.by_validation = position.get("by_validation", by_name)
+        self.score = math.nan
+        try:
+            saved = read_checkpoint(best)
+        except (FileNotFoundError, ValueError):
+            return
+        kept = saved.get(POSITION, {}).get("best") or saved["callbacks"].get(state_key, {})
+        same_metric = kept.get("monitor") == self.monitor
+        if same_metric and kept.get("direction", self.direction) == self.direction:
+            self.score = float(kept.get("score", math.nan))
+
+
+def write_best(
+    weights: dict[str, Any] | None, checkpoint: dict[str, Any], saved: Path, best: Path
+) -> None:
+    """Writes ``best.ckpt``.
+
+    Args:
+        weights: Those that were validated; None if they are those of the checkpoint.
+        checkpoint: What was just saved.
+        saved: The file that it was saved in.
+        best: The file to write.
+    """
+    if weights is not None and weights.keys() != checkpoint["state_dict"].keys():
+        weights = without_masks(weights)
+    if weights is None or are_equal(weights, checkpoint["state_dict"]):
+        atomic_copy(saved, best)
+    else:
+        # Changed since the validation: by a step, or by a callback.
+        position = {**checkpoint[POSITION], "exact": False}
+        write_checkpoint({**checkpoint, "state_dict": weights, POSITION: position}, best)
 
 
 def weights_of(trainer: pl.Trainer) -> dict[str, Any] | None:

@@ -76,12 +76,13 @@ class Console(EpochTracker):
             self._print(trainer, f"ended by {why}")
         seconds = f"{self.seconds():.1f} s"
         kept = f"run kept in {terminal.display_path(self.folder)}"
-        best = best_checkpoint(trainer)
-        if best is None:
+        checkpoints = best_checkpoint(trainer)
+        if checkpoints is None:
             self._print(trainer, f"{kept} after {seconds}")
         else:
-            self._print(trainer, f"best {best.monitor} {best.score:.4f} after {seconds}, {kept}")
-            path = terminal.display_path(best.best)
+            best = f"best {checkpoints.monitor} {checkpoints.best.score:.4f}"
+            self._print(trainer, f"{best} after {seconds}, {kept}")
+            path = terminal.display_path(checkpoints.best_model_path)
             self._print(trainer, "  " + terminal.command("test", "--ckpt_path", path))
         if any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers):
             parent = str(terminal.display_path(self.folder.parent))

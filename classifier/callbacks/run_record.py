@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 import torch
 
 from classifier import runs, terminal
-from classifier.callbacks.checkpoints import best_checkpoint, run_checkpoints
+from classifier.callbacks.checkpoints import best_checkpoint
 from classifier.callbacks.epoch_tracker import EpochTracker
 from classifier.checkpoint.read import weights_digest
 from classifier.internals.lightning import is_epoch_incomplete
@@ -96,9 +96,6 @@ class RunRecord(EpochTracker):
         if here and not rows and trainer.current_epoch:
             terminal.note("the run has no metrics.csv of its earlier epochs; a new one begins.")
         self.rows = [row for row in rows if int(row["epoch"]) < trainer.current_epoch]
-        checkpoints = run_checkpoints(trainer)
-        if checkpoints and checkpoints.begins_anew:
-            self.inside = []
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_epoch_start(trainer, pl_module)
@@ -201,13 +198,13 @@ class RunRecord(EpochTracker):
             texts = {name: row[name] for row in found for name in row if row[name]}
             names = sorted(texts.keys() - set(KEPT_BESIDE))
             self.record["metrics"] = {name: float(texts[name]) for name in names}
-        best = best_checkpoint(trainer)
-        if best is not None:
+        checkpoints = best_checkpoint(trainer)
+        if checkpoints is not None:
             self.record["best"] = {
-                "monitor": best.monitor,
-                "value": best.score,
-                "checkpoint": os.path.relpath(best.best, self.folder),
-                "sha256": runs.sha256(best.best),
+                "monitor": checkpoints.monitor,
+                "value": checkpoints.best.score,
+                "checkpoint": os.path.relpath(checkpoints.best_model_path, self.folder),
+                "sha256": runs.sha256(Path(checkpoints.best_model_path)),
             }
         runs.write_record(self.folder, self.record)
 

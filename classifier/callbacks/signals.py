@@ -8,7 +8,7 @@ from types import FrameType
 import pytorch_lightning as pl
 import torch
 
-from classifier.internals.lightning import no_signal_handlers
+from classifier.internals.lightning import without_signal_handlers
 from classifier.platform import handled_by
 
 
@@ -21,20 +21,20 @@ class StopOnSignal:
 
     Attributes:
         signal: The one that this process got; 0 before.
-        told: The one that any rank got, as far as they have talked about it.
+        signal_on_any_rank: The one that any rank got, as far as they have agreed.
     """
 
     def __init__(self) -> None:
         self.signal = 0
-        self.told = 0
+        self.signal_on_any_rank = 0
         self.listening = contextlib.ExitStack()
 
     def listen(self, trainer: pl.Trainer) -> None:
         """Takes the place of the handlers of before, and of Lightning's."""
-        no_signal_handlers(trainer)
+        self.listening.enter_context(without_signal_handlers(trainer))
         self.listening.enter_context(handled_by(self._note))
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """Puts the handlers of before back."""
         self.listening.close()
 
@@ -42,15 +42,15 @@ class StopOnSignal:
         """Whether any rank has something due or was told to stop."""
         if trainer.world_size > 1:
             asked = torch.tensor([due, self.signal], device=trainer.strategy.root_device)
-            due, self.told = trainer.strategy.reduce(asked, reduce_op="max").tolist()
+            due, self.signal_on_any_rank = trainer.strategy.reduce(asked, reduce_op="max").tolist()
         else:
-            self.told = self.signal
-        return bool(due or self.told)
+            self.signal_on_any_rank = self.signal
+        return bool(due or self.signal_on_any_rank)
 
     def obey(self) -> None:
         """Raises ``StoppedBySignal`` if any rank was told to stop."""
-        if self.told:
-            raise StoppedBySignal(128 + self.told)
+        if self.signal_on_any_rank:
+            raise StoppedBySignal(128 + self.signal_on_any_rank)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.signal:

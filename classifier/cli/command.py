@@ -26,11 +26,7 @@ import classifier.networks  # noqa: F401  # short class names work for what is i
 from classifier import runs, terminal
 from classifier.anchored_yaml import anchors, load, with_aliases
 from classifier.callbacks.checkpoint_io import use_atomic_checkpoints
-from classifier.callbacks.checkpoints import (
-    BetweenEpochs,
-    RunCheckpoints,
-    refuse_taken_names,
-)
+from classifier.callbacks.checkpoints import RunCheckpoints, refuse_taken_names
 from classifier.callbacks.console import Console, RichBar
 from classifier.callbacks.data_notes import DataNotes
 from classifier.callbacks.finite_loss import FiniteLoss
@@ -38,6 +34,7 @@ from classifier.callbacks.freed_memory import FreedMemory
 from classifier.callbacks.logger import RunLogger
 from classifier.callbacks.predictions import PredictionWriter
 from classifier.callbacks.rank_watch import RankWatch
+from classifier.callbacks.resume import ResumeRun
 from classifier.callbacks.run_record import RunRecord
 from classifier.callbacks.same_conditions import SameConditions
 from classifier.callbacks.same_data import SameData
@@ -60,7 +57,7 @@ from classifier.data import ImageDataModule
 from classifier.data.files import find_images
 from classifier.data.workers import WorkerNames
 from classifier.errors import DataWorkerError, UserError, did_you_mean
-from classifier.internals.lightning import no_signal_handlers, skip_empty_hooks
+from classifier.internals.lightning import skip_empty_hooks, without_signal_handlers
 from classifier.metrics import better
 from classifier.module import ClassificationModule
 from classifier.platform import cleaning
@@ -357,12 +354,11 @@ class ClassifierCLI(LightningCLI):
                 folder,
                 monitor if validated else None,
                 direction,
-                self.config_text,
                 save_every.minutes,
                 save_every.steps,
             )
             config.callbacks = [
-                BetweenEpochs(checkpoints),
+                ResumeRun(checkpoints, self.config_text),
                 *config.callbacks,
                 checkpoints,
             ]
@@ -451,7 +447,7 @@ class ClassifierCLI(LightningCLI):
             stack.enter_context(skip_empty_hooks(self.trainer))
             if subcommand != "fit":
                 # There is nothing to save: a signal ends the process at once.
-                no_signal_handlers(self.trainer)
+                stack.enter_context(without_signal_handlers(self.trainer))
                 stack.enter_context(cleaning(self._leave_nothing))
             try:
                 super()._run_subcommand(subcommand)

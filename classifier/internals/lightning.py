@@ -150,14 +150,21 @@ class NamedHook:
 # ---- signals ----
 
 
-def no_signal_handlers(trainer: pl.Trainer) -> None:
-    """Keeps off Lightning's handlers.
+@contextlib.contextmanager
+def without_signal_handlers(trainer: pl.Trainer) -> Iterator[None]:
+    """Within, a trainer does not register its signal handlers.
 
     They save inside the handler, where a third of all files are torn, and talk to the other ranks
-    there, which may be in the midst of talking about something else.
+    there, which may be in the midst of talking about something else. A callback could replace them
+    from its first hook on, but the data loaders start between the two, and a SIGTERM meanwhile
+    leaves ``received_sigterm`` set, which ends the training before it can save.
     """
     connector: Any = trainer._signal_connector
     connector.register_signal_handlers = lambda: None
+    try:
+        yield
+    finally:
+        del connector.register_signal_handlers
 
 
 # ---- where in the loops a training is, and how one is resumed there ----
