@@ -291,4 +291,5 @@ def test_a_rank_that_hangs_is_named_and_ends_the_job(rank, how, write_config):
     first, last = ended.stderr.splitlines()
     place = r"\S*own\.py:\d+ \(on_train_batch_end\)" if how == "sleeps" else ".*"
     assert re.match(rf"error: rank {rank} \(PID \d+ on \S+, last at {place}\) did not", first)
-    assert last == "classifier fit --ckpt_path runs/tiny/version_0 goes on."
+    assert first.endswith("the other ranks wait. Resume with")
+    assert last == "  classifier fit --ckpt_path runs/tiny/version_0"
