@@ -118,7 +118,6 @@ PLAIN = "lightning_fabric.plugins.io.TorchCheckpointIO"
             "Scattered does not write .* use 'ddp'",
         ),
         ([f"--trainer.plugins={ASYNC}"], "AsyncCheckpointIO, .* leave it out"),
-        ([f"--trainer.plugins=[{PLAIN}]"], "TorchCheckpointIO, .* leave it out"),
         (
             ["--trainer.strategy=DDPStrategy", f"--trainer.strategy.checkpoint_io={ASYNC}"],
             "AsyncCheckpointIO, .* leave it out",
@@ -138,6 +137,13 @@ def test_what_would_not_write_checkpoints_our_way_is_refused(
     (line,) = capsys.readouterr().err.splitlines()
     assert re.match(f"error: .*{message}", line)
     assert not list(Path("runs").glob("*"))
+
+
+def test_lightnings_plain_writer_of_checkpoints_gives_way_to_the_atomic_one(write_config):
+    assert main(["fit", "--config", write_config(), f"--trainer.plugins=[{PLAIN}]"]) == 0
+
+    last = Path("runs/tiny/version_0/checkpoints/last.ckpt")
+    assert b"sha256:" in last.read_bytes()[-256:]
 
 
 @pytest.mark.slow

@@ -1,7 +1,8 @@
 """Lightning: its calls of hooks, its signal handlers, and where in its loops a training is.
 
-No public hook says whether a hook is empty, keeps off the handlers, or tells and sets the place
-within an epoch. tests/test_hooks.py and tests/test_resume_inside.py fail when upstream changes.
+No public hook skips empty hooks, tells how ranks are started, keeps off the handlers, or tells and
+sets the place within an epoch. tests/test_hooks.py, test_ddp.py and test_resume_inside.py fail when
+upstream changes.
 """
 
 import contextlib
@@ -17,6 +18,7 @@ from pytorch_lightning.callbacks import Callback, Checkpoint, EarlyStopping
 from pytorch_lightning.loops import training_epoch_loop
 from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.strategies import Strategy
+from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 from pytorch_lightning.trainer import call
 from pytorch_lightning.trainer.connectors import data_connector
 from pytorch_lightning.utilities.model_helpers import is_overridden
@@ -147,7 +149,12 @@ class NamedHook:
             self.module.__dict__["_current_fx_name"] = self.before
 
 
-# ---- signals ----
+# ---- processes and signals ----
+
+
+def starts_by_command(strategy: Strategy) -> bool:
+    """Whether other ranks are started by the same command line, not copied from this process."""
+    return isinstance(strategy.launcher, _SubprocessScriptLauncher | None)
 
 
 @contextlib.contextmanager
