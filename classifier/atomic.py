@@ -30,6 +30,17 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
         part.replace(path)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Writes a file as a whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file as a whole or not at all."""
+    with atomic_write(path) as file:
+        file.write(content)
+
+
 @contextlib.contextmanager
 def atomic_create(path: Path) -> Iterator[IO[bytes]]:
     """Opens a file to write, which gets a name that is still free when the block has ended well.

@@ -23,6 +23,7 @@ from classifier.checkpoint.signature import Origin
 from classifier.checkpoint.trust import origin_of_run
 from classifier.cli.run import COMMAND, CommandParser, explained
 from classifier.errors import UserError, did_you_mean
+from classifier.runs import RunFolder
 
 FACTS = ("seed", "device", "devices", "precision", "parameters", "data", "code", "environment")
 # The name of a machine changes no bit, nor do its idle cores.
@@ -70,16 +71,16 @@ class Trained:
         if record["state"] == "running":
             with runs.locked(folder):  # else it was killed
                 pass
-        last = folder / "checkpoints" / "last.ckpt"
-        if last.is_file():
-            kept = cls.of_checkpoint(last)
+        run = RunFolder(folder)
+        if run.last.is_file():
+            kept = cls.of_checkpoint(run.last)
             if runs.is_config_edited(folder):
                 terminal.note(
-                    f"'{folder / 'config.yaml'}' was edited since the run wrote it; trained "
+                    f"'{run.config}' was edited since the run wrote it; trained "
                     "again is what last.ckpt holds."
                 )
         elif "weights_sha256" in record:
-            text = (folder / "config.yaml").read_text(encoding="utf-8")
+            text = run.config.read_text(encoding="utf-8")
             steps, digest = record["steps"], record["weights_sha256"]
             there = _started_in(record, origin_of_run(record, text))
             kept = cls(record, text, steps, digest, None, _epochs_of(folder, steps), folder, there)
@@ -187,7 +188,7 @@ def _reproduce(options: argparse.Namespace) -> int:
     terminal.out(f"trains '{options.run}' again up to step {before.steps:,}, in {folder}")
     code = _train(before, folder, options.settings)
     if code:
-        runs.give_back(folder)
+        runs.remove_if_unused(folder)
         terminal.error(f"the training ended with exit code {code}; there is nothing to compare.")
         return code
     return _compare(before, Trained.of_folder(folder), options.tolerance)
@@ -200,10 +201,10 @@ def _find(path: Path) -> Trained:
         if path.suffix != ".ckpt":  # by which fit knows it from a config file
             raise UserError(f"'{path}' is a checkpoint, but its name does not end in .ckpt.")
         return trained
-    if not (path / "run.json").is_file() or not (path / "config.yaml").is_file():
+    if not RunFolder(path).begun or not RunFolder(path).config.is_file():
         raise UserError(
-            f"'{path}' is no run folder: run.json or config.yaml is missing. Name the folder of a "
-            "run, such as runs/digits/version_0, or a checkpoint file."
+            f"'{path}' is not a run folder: run.json or config.yaml is missing. Name the folder of "
+            "a run, such as runs/digits/version_0, or a checkpoint file."
         )
     return Trained.of_folder(path)
 

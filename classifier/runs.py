@@ -1,4 +1,4 @@
-"""The run folder: its name, its record, and what is known of the machine and the code.
+"""The run folder: its names, claiming it, its record and its metrics.
 
 ``runs/<config name>/version_N/`` holds ``config.yaml``, ``run.json``, ``metrics.csv``,
 ``checkpoints/best.ckpt``, ``checkpoints/last.ckpt``, TensorBoard events, and ``.lock``, which
@@ -7,37 +7,23 @@ whoever trains in the folder holds.
 
 import contextlib
 import csv
-import functools
 import hashlib
 import io
 import json
 import math
 import os
-import platform
-import re
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
 from classifier import terminal
-from classifier.atomic import atomic_write
+from classifier.atomic import write_text
 from classifier.errors import UserError
 
-DIFFERENCE = ("diff", "--no-ext-diff", "--no-textconv", "--ignore-submodules=all", "HEAD")
-HARMLESS = re.compile(  # settings of a repository by which a diff runs no program
-    rb"core\.(repositoryformatversion|filemode|bare|logallrefupdates|ignorecase|symlinks"
-    rb"|precomposeunicode|autocrlf|eol|safecrlf|quotepath)|remote\..*\.(url|pushurl|fetch|tagopt)"
-    rb"|(branch|user|submodule|advice|color|commit|gc|http|init|merge|pull|push|rebase|tag)\..*"
-    rb"|lfs\.(repositoryformatversion|.*\.(access|locksverify))",  # others name programs
-    re.DOTALL,
-)
 Direction = Literal["minimize", "maximize"]
 
 LOCK = ".lock"
@@ -45,7 +31,6 @@ NEW_FOLDER = "CLASSIFIER_NEW_FOLDER"  # hands a training the folder that was cla
 LAST_STEP = "CLASSIFIER_LAST_STEP"  # hands it the step at which it ends, whatever its config says
 EVENTS = "events.out.tfevents"
 LOCK_SECONDS = 10  # an earlier process, or its data loader workers, may still be ending
-PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "jsonargparse", "numpy")
 
 
 @dataclass(frozen=True)
@@ -65,6 +50,11 @@ class RunFolder:
         return self.path / "run.json"
 
     @property
+    def begun(self) -> bool:
+        """Whether a training has begun in it."""
+        return self.record.is_file()
+
+    @property
     def metrics(self) -> Path:
         """A row an epoch."""
         return self.path / "metrics.csv"
@@ -72,7 +62,12 @@ class RunFolder:
     @property
     def lock(self) -> Path:
         """Held by whoever trains in the folder."""
-        return self.path / ".lock"
+        return self.path / LOCK
+
+    @property
+    def traceback(self) -> Path:
+        """Where the code failed, if it did."""
+        return self.path / "traceback.txt"
 
     @property
     def checkpoints(self) -> Path:
@@ -119,7 +114,7 @@ def claim_folder(root: Path, name: str) -> Path:
             return folder
 
 
-def give_back(folder: Path) -> None:
+def remove_if_unused(folder: Path) -> None:
     """Removes a claimed folder in which no run began; any other stays as it is.
 
     Lightning opens TensorBoard's events before it knows whether there is something to train.
@@ -137,11 +132,11 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         ValueError: If one does; names it as far as it is known.
     """
-    lock = FileLock(folder / LOCK)
+    lock = FileLock(RunFolder(folder).lock)
     try:
         lock.acquire(LOCK_SECONDS)
     except Timeout:
-        record = read_record(folder) if (folder / "run.json").exists() else {}
+        record = read_record(folder) if RunFolder(folder).begun else {}
         host = record.get("environment", {}).get("host")
         known = f" (PID {record['pid']} on {host})" if "pid" in record else ""
         raise UserError(
@@ -156,7 +151,7 @@ def locked(folder: Path) -> Iterator[None]:
 def run_folder_of(checkpoint: Path) -> Path | None:
     """The run folder that a checkpoint lies in, if it still does."""
     folder = checkpoint.resolve().parent.parent
-    return folder if (folder / "run.json").is_file() else None
+    return folder if RunFolder(folder).begun else None
 
 
 def refuse_links(folder: Path) -> None:
@@ -175,21 +170,10 @@ def refuse_links(folder: Path) -> None:
                 )
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a file as a whole or not at all."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file as a whole or not at all."""
-    with atomic_write(path) as file:
-        file.write(content)
-
-
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Writes ``run.json``."""
     text = json.dumps(_finite(record), indent=2, ensure_ascii=False, allow_nan=False)
-    write_text(folder / "run.json", text + "\n")
+    write_text(RunFolder(folder).record, text + "\n")
 
 
 def _finite(value: Any) -> Any:
@@ -203,17 +187,19 @@ def _finite(value: Any) -> Any:
 
 def read_record(folder: Path) -> dict[str, Any]:
     """Reads ``run.json``."""
-    path = folder / "run.json"
+    path = RunFolder(folder).record
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"'{path}' is damaged: {error}. Mend it, or move the run away.") from error
+        raise UserError(
+            f"'{path}' is damaged: {error}. Fix the file, or move the run folder away."
+        ) from error
     return record
 
 
 def save_config(folder: Path, text: str) -> None:
     """Writes ``config.yaml``; a different one of an earlier start is kept as ``config_N.yaml``."""
-    path = folder / "config.yaml"
+    path = RunFolder(folder).config
     if path.exists():
         if path.read_text(encoding="utf-8") == text:
             return
@@ -229,7 +215,7 @@ def is_config_edited(folder: Path) -> bool:
 
     Runs of format 1 do not say what they wrote: theirs counts as it is.
     """
-    path = folder / "config.yaml"
+    path = RunFolder(folder).config
     record = read_record(folder)
     starts = [*record.get("resumed", []), record]
     known = [start["config_sha256"] for start in starts if "config_sha256" in start]
@@ -246,12 +232,12 @@ def write_metrics(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     writer = csv.DictWriter(text, columns)
     writer.writeheader()
     writer.writerows(rows)
-    write_text(folder / "metrics.csv", text.getvalue())
+    write_text(RunFolder(folder).metrics, text.getvalue())
 
 
 def read_metrics(folder: Path) -> list[dict[str, str]]:
     """Reads the rows of ``metrics.csv``; none if there is no such file yet."""
-    path = folder / "metrics.csv"
+    path = RunFolder(folder).metrics
     if not path.exists():
         return []
     with path.open(encoding="utf-8", newline="") as file:
@@ -287,77 +273,3 @@ def sha256(path: Path) -> str:
 def text_sha256(text: str) -> str:
     """The SHA-256 of a text, in hexadecimal."""
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def environment(modules: Iterable[str] = ()) -> dict[str, Any]:
-    """What a result depends on besides the config: packages, code and machine.
-
-    Args:
-        modules: Top-level modules that the config names; the versions of their packages are added.
-    """
-    import torch
-
-    return {
-        "python": platform.python_version(),
-        "packages": _versions(modules),
-        "git": git_state(Path.cwd()),
-        "host": platform.node(),
-        "system": platform.platform(),
-        "processor": _processor(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-    }
-
-
-def git_state(folder: Path) -> dict[str, str | None] | None:
-    """Commit of the repository around ``folder`` and a hash of what differs from it, if anything.
-
-    None without git or outside a repository. The hash is missing where finding it could run
-    programs, which a repository names in its own settings and a stranger's folder may be one.
-    """
-    commit = _git(folder, "rev-parse", "HEAD")
-    if commit is None:
-        return None
-    state: dict[str, str | None] = {"commit": commit.decode().strip()}
-    names = _git(folder, "config", "--local", "--includes", "--name-only", "--list", "-z")
-    if names is not None and all(map(HARMLESS.fullmatch, names.split(b"\0")[:-1])):
-        difference = _git(folder, *DIFFERENCE)
-        state["dirty_diff_sha256"] = hashlib.sha256(difference).hexdigest() if difference else None
-    return state
-
-
-def _git(folder: Path, *arguments: str) -> bytes | None:
-    command = ["git", "--no-optional-locks", "-c", f"core.hooksPath={os.devnull}", *arguments]
-    try:
-        answer = subprocess.run(command, cwd=folder, capture_output=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return answer.stdout if answer.returncode == 0 else None
-
-
-@functools.cache
-def distributions() -> Mapping[str, list[str]]:
-    """The installed distributions that each top-level module belongs to; 0.15 s the first time."""
-    return metadata.packages_distributions()
-
-
-def _versions(modules: Iterable[str]) -> dict[str, str]:
-    owners = distributions()
-    named = {owner for module in modules for owner in owners.get(module, [])}
-    versions = {}
-    for name in sorted({"classifier", *PACKAGES, *named}):
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue  # run from a source tree
-    return versions
-
-
-def _processor() -> str:
-    if sys.platform == "linux":
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()

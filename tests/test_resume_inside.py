@@ -148,7 +148,7 @@ def test_a_signal_saves_at_the_next_step_and_says_what_goes_on(name, code, stop,
     assert captured.err == ""
     last = [line.strip() for line in captured.out.splitlines()[-2:]]
     assert last == [
-        "stopped in epoch 2; it goes on with",
+        "stopped in epoch 2; resume with",
         f"classifier fit --ckpt_path {RUN}",
     ]
     assert main(GO_ON) == 0

@@ -189,7 +189,7 @@ NETWORKS = {
     "what is no plain value": spec("torch.ops.load_library", path="code.pt"),
     "a function of torch": spec("torch.save", obj=1, f="ran"),
     "this command": spec("classifier.__main__.main", arguments=["fit", "--config", "net.yaml"]),
-    "a function of this package": spec("classifier.runs.write_text", path="ran", text=""),
+    "a function of this package": spec("classifier.atomic.write_text", path="ran", text=""),
     "a command line of Lightning": spec("pytorch_lightning.cli.LightningCLI"),
     "jsonargparse": spec("jsonargparse.set_parsing_settings"),
     "a path": spec("../../own.Net"),

@@ -12,6 +12,7 @@ from classifier.callbacks import stop_reasons
 from classifier.callbacks.checkpoints import best_checkpoint
 from classifier.callbacks.epoch_tracker import EpochTracker
 from classifier.internals.lightning import is_epoch_incomplete
+from classifier.runs import RunFolder
 
 
 class Console(EpochTracker):
@@ -89,21 +90,20 @@ class Console(EpochTracker):
             self._print(trainer, "  " + shlex.join(["tensorboard", "--logdir", parent]))
 
     def _why_it_ended(self, trainer: pl.Trainer) -> str:
-        """What ended the training, and what lets it go on."""
+        """What ended the training, and what resumes it."""
         if trainer.should_stop:
             return stop_reasons.describe(stop_reasons.stop_reason(trainer))
         if 0 <= trainer.max_steps <= trainer.global_step:
-            return f"{trainer.global_step} steps are done; a larger trainer.max_steps goes on."
-        return f"{trainer.current_epoch} epochs are done; a larger number of epochs goes on."
+            return f"{trainer.global_step} steps are done; raise trainer.max_steps to continue."
+        return f"{trainer.current_epoch} epochs are done; raise trainer.max_epochs to continue."
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         if isinstance(exception, Exception) or self.folder is None:
             return
-        go_on = terminal.command("fit", "--ckpt_path", terminal.display_path(self.folder))
-        last = self.folder / "checkpoints" / "last.ckpt"
-        hint = f"; it goes on with\n  {go_on}" if last.exists() else ""
+        run = RunFolder(self.folder)
+        hint = f"; resume with\n  {run.resume_command}" if run.last.exists() else ""
         self._print(trainer, f"stopped in epoch {trainer.current_epoch + 1}{hint}")
 
     def _print(self, trainer: pl.Trainer, text: str) -> None:

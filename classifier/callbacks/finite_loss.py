@@ -11,7 +11,8 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from classifier import runs, terminal
+from classifier import terminal
+from classifier.atomic import write_bytes
 from classifier.checkpoint.read import read_checkpoint
 from classifier.finite import EXPLODED, LossWatch, largest, mean_over_ranks
 
@@ -157,7 +158,7 @@ class FiniteLoss(Callback):
             "rank": trainer.global_rank,
         }
         torch.save(facts, file)
-        runs.write_bytes(self.folder / _file_name(trainer.global_rank), file.getvalue())
+        write_bytes(self.folder / _file_name(trainer.global_rank), file.getvalue())
 
     def _stop(self, trainer: pl.Trainer, what: str, remedy: str) -> NoReturn:
         if not trainer.is_global_zero:

@@ -12,10 +12,12 @@ import pytorch_lightning as pl
 import torch
 
 from classifier import runs, terminal
+from classifier.atomic import write_text
 from classifier.callbacks.checkpoints import best_checkpoint
 from classifier.callbacks.epoch_tracker import EpochTracker
 from classifier.checkpoint.read import weights_digest
 from classifier.internals.lightning import is_epoch_incomplete
+from classifier.runs import RunFolder
 
 KEPT_BESIDE = ("epoch", "step", "seconds", "lr")  # the columns of metrics.csv besides the metrics
 
@@ -37,7 +39,7 @@ class RunRecord(EpochTracker):
         self, folder: Path, config: str, facts: Mapping[str, Any], goes_on: bool = False
     ) -> None:
         super().__init__()
-        self.folder = folder
+        self.run = RunFolder(folder)
         self.config = config
         self.record: dict[str, Any] = {"state": "running", **facts}
         self.goes_on = goes_on
@@ -72,18 +74,18 @@ class RunRecord(EpochTracker):
 
     def _begin(self) -> None:
         """Writes what is known before the training; what goes on has taken its first step."""
-        if not (self.folder / "run.json").exists():
-            runs.save_config(self.folder, self.config)  # first: a record without it is no run
+        if not self.run.begun:
+            runs.save_config(self.run.path, self.config)  # first: a record without it is no run
         else:
-            earlier = runs.read_record(self.folder)
+            earlier = runs.read_record(self.run.path)
             done = ("metrics", "epochs", "steps")
             self.record |= {name: earlier[name] for name in done if name in earlier}
             self.record["resumed"] = [*earlier.pop("resumed", []), earlier]
         self.record |= {"pid": os.getpid(), "started": self.record.get("started", _now())}
         self.record["config_sha256"] = runs.text_sha256(self.config)
         # In this order, so that after a kill between the two the config is one that is known.
-        runs.write_record(self.folder, self.record)
-        runs.save_config(self.folder, self.config)
+        runs.write_record(self.run.path, self.record)
+        runs.save_config(self.run.path, self.config)
         self.begun = True
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -91,8 +93,8 @@ class RunRecord(EpochTracker):
         self.record["started"] = self.record.get("started", _now())
         self.first_step = trainer.global_step
         # The epochs that a resumed training repeats are written again.
-        rows = runs.read_metrics(self.folder)
-        here = trainer.is_global_zero and (self.folder / "run.json").exists()
+        rows = runs.read_metrics(self.run.path)
+        here = trainer.is_global_zero and self.run.begun
         if here and not rows and trainer.current_epoch:
             terminal.note("the run has no metrics.csv of its earlier epochs; a new one begins.")
         self.rows = [row for row in rows if int(row["epoch"]) < trainer.current_epoch]
@@ -137,7 +139,7 @@ class RunRecord(EpochTracker):
 
     def _write_rows(self, trainer: pl.Trainer) -> None:
         if trainer.is_global_zero:
-            runs.write_metrics(self.folder, [*self.rows, *self.inside])
+            runs.write_metrics(self.run.path, [*self.rows, *self.inside])
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         weights = trainer.strategy.lightning_module_state_dict()  # all ranks may have a part
@@ -150,10 +152,10 @@ class RunRecord(EpochTracker):
 
     def _take_up(self) -> bool:
         """Whether a run is to be closed that was killed when all was trained."""
-        if not (self.folder / "run.json").exists():  # claimed for a training without a step
-            runs.give_back(self.folder)
+        if not self.run.begun:  # claimed for a training without a step
+            runs.remove_if_unused(self.run.path)
             return False
-        earlier = runs.read_record(self.folder)
+        earlier = runs.read_record(self.run.path)
         self.record |= earlier
         return bool(earlier["state"] == "running")
 
@@ -163,7 +165,7 @@ class RunRecord(EpochTracker):
         if not trainer.is_global_zero:
             return
         if not self.begun:  # nothing was written
-            runs.give_back(self.folder)
+            runs.remove_if_unused(self.run.path)
             return
         failed = isinstance(exception, Exception)
         with contextlib.suppress(OSError):  # of a full disk, which may be why it ended
@@ -172,7 +174,7 @@ class RunRecord(EpochTracker):
             self._close(trainer, "failed" if failed else "interrupted")
             if failed:
                 lines = traceback.format_exception(exception)
-                runs.write_text(self.folder / "traceback.txt", "".join(lines))
+                write_text(self.run.traceback, "".join(lines))
 
     def state_dict(self) -> dict[str, Any]:
         # Rows of validations inside the epoch, which only a checkpoint inside it needs.
@@ -193,7 +195,7 @@ class RunRecord(EpochTracker):
             "steps": trainer.global_step,
         }
         if not self.begun:  # nothing was left to train after a kill
-            rows = runs.read_metrics(self.folder)
+            rows = runs.read_metrics(self.run.path)
             found = [row for row in rows if row["epoch"] == rows[-1]["epoch"]]
             texts = {name: row[name] for row in found for name in row if row[name]}
             names = sorted(texts.keys() - set(KEPT_BESIDE))
@@ -203,10 +205,10 @@ class RunRecord(EpochTracker):
             self.record["best"] = {
                 "monitor": checkpoints.monitor,
                 "value": checkpoints.best.score,
-                "checkpoint": os.path.relpath(checkpoints.best_model_path, self.folder),
+                "checkpoint": os.path.relpath(checkpoints.best_model_path, self.run.path),
                 "sha256": runs.sha256(Path(checkpoints.best_model_path)),
             }
-        runs.write_record(self.folder, self.record)
+        runs.write_record(self.run.path, self.record)
 
 
 def _now() -> str:

@@ -1,4 +1,4 @@
-"""What ended a training, and whether that still holds when it goes on.
+"""What ended a training, and whether that still holds when it is resumed.
 
 A checkpoint keeps who stopped the training: the time, early stopping, the search or another
 callback. The cause holds as long as its settings are the same.
@@ -54,14 +54,16 @@ def stop_reason(trainer: Any) -> str:
 
 
 def describe(cause: str) -> str:
-    """Names what stopped a training, and what lets it go on."""
+    """Names what stopped a training, and what resumes it."""
     if cause == "Timer":
-        return "the time; a longer trainer.max_time, or duration of a Timer, or null, goes on."
+        return (
+            "the time; raise trainer.max_time or a Timer's duration to continue, or set it to null."
+        )
     if cause == REPRODUCE:
         return f"{cause}, where the run before had ended."
     if cause == ANOTHER:
-        return f"{cause}; other trainer.callbacks, or null, go on."
-    return f"{cause}; other arguments of it, or --trainer.callbacks null, go on."
+        return f"{cause}; change trainer.callbacks, or set it to null, to continue."
+    return f"{cause}; change its arguments, or pass --trainer.callbacks null, to continue."
 
 
 def still_holds(cause: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
@@ -70,7 +72,7 @@ def still_holds(cause: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> 
     Args:
         cause: What ``stop_reason`` has said.
         then: The settings of the trainer that was stopped.
-        now: Those of the one that is to go on.
+        now: Those of the one that is to be resumed.
     """
     return cause != SEARCH and _settings_of(cause, then) == _settings_of(cause, now)
 

@@ -20,6 +20,7 @@ from classifier.checkpoint.file import FORMAT, verify_checksum
 from classifier.checkpoint.limits import check_archive, check_values, memory_limit
 from classifier.checkpoint.signature import Origin
 from classifier.errors import UserError, did_you_mean
+from classifier.runs import RunFolder
 
 KEY = "classifier"  # the entry with the format, config text, data description and run record
 READINGS = 3  # of a file that is written to meanwhile
@@ -231,9 +232,9 @@ def resolve_checkpoint(path: str, prefer: str) -> Path:
         ValueError: If it is an address in the net.
     """
     if "://" in path or "::" in path:  # as fsspec, through which Lightning reads, writes them
-        raise UserError(f"'{path}' is no file of this machine; download it first.")
-    folder = Path(path) / "checkpoints"
-    found = [folder / f"{name}.ckpt" for name in (prefer, "last", "previous")]
+        raise UserError(f"'{path}' is a URL, not a local file; download it first.")
+    run = RunFolder(Path(path))
+    found = [run.checkpoints / f"{prefer}.ckpt", run.last, run.previous]
     return next((file for file in found if file.is_file()), Path(path))
 
 

@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 from typing import Literal
 
+from classifier.runs import RunFolder
+
 VARIABLE = "CLASSIFIER_KEY"
 SIZE = 32  # bytes of a key that is made here
 LARGEST = 4096  # of one that the user names
@@ -172,7 +174,7 @@ def _write(path: Path) -> None:
 def _refuse_what_is_handed_on(path: Path) -> None:
     """Makes no key in a run folder or in the working folder, unless that is the home or above."""
     here, folders = Path.cwd(), path.absolute().resolve().parents
-    of_runs = [folder for folder in folders if (folder / "run.json").exists()]
+    of_runs = [folder for folder in folders if RunFolder(folder).begun]
     at_work = here in folders
     with contextlib.suppress(RuntimeError):
         at_work = at_work and not Path.home().resolve().is_relative_to(here)

@@ -23,7 +23,7 @@ from torch.nn import Identity
 
 import classifier.augment
 import classifier.networks  # noqa: F401  # short class names work for what is imported
-from classifier import runs, terminal
+from classifier import environment, runs, terminal
 from classifier.anchored_yaml import anchors, load, with_aliases
 from classifier.callbacks.checkpoint_io import use_atomic_checkpoints
 from classifier.callbacks.checkpoints import RunCheckpoints, refuse_taken_names
@@ -273,7 +273,7 @@ class ClassifierCLI(LightningCLI):
             return trainer
         except Exception:
             if self.folder:
-                runs.give_back(self.folder)
+                runs.remove_if_unused(self.folder)
             raise
 
     def _note_precision(self, trainer: pl.Trainer) -> None:
@@ -378,7 +378,7 @@ class ClassifierCLI(LightningCLI):
             "trusted": trusted,
             "code": code_digests(own),
             "code_folders": {name: str(path.parent) for name, path in own.items()},
-            "environment": runs.environment(modules),
+            "environment": environment.describe(modules),
         }
         facts["signature"] = signature.sign("run", signed_part(facts, self.config_text))
         self._note_signature(trusted)

@@ -181,9 +181,9 @@ def _text(tuning: "Tuning", table: Sequence[str], tune: str, fit: str, stopped: 
 
 
 def _machine() -> str:
-    from classifier import runs
+    from classifier import environment
 
-    facts = runs.environment()
+    facts = environment.describe()
     parts = [
         *facts["gpus"],
         f"{facts['processor']} ({facts['cpu_capability']})",
