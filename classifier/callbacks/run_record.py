@@ -29,20 +29,20 @@ class RunRecord(EpochTracker):
         folder: The run folder. Under several processes, that of rank zero counts.
         config: Text of the config.
         facts: What is known before the training: command line, seed, environment.
-        goes_on: Whether a checkpoint is trained on. Nothing is written before its first step, so
+        resumed: Whether a checkpoint is resumed. Nothing is written before its first step, so
             that a run with nothing to train stays as it is.
     """
 
     state_key = "RunRecord"
 
     def __init__(
-        self, folder: Path, config: str, facts: Mapping[str, Any], goes_on: bool = False
+        self, folder: Path, config: str, facts: Mapping[str, Any], resumed: bool = False
     ) -> None:
         super().__init__()
         self.run = RunFolder(folder)
         self.config = config
         self.record: dict[str, Any] = {"state": "running", **facts}
-        self.goes_on = goes_on
+        self.resumed = resumed
         self.begun = False  # whether anything was written
         self.first_step = 0  # of this process
         self.rows: list[dict[str, Any]] = []  # of epochs that have ended
@@ -69,11 +69,11 @@ class RunRecord(EpochTracker):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Weights and optimizer are in place: a mistake no longer touches the folder.
-        if trainer.is_global_zero and not self.goes_on:
+        if trainer.is_global_zero and not self.resumed:
             self._begin()
 
     def _begin(self) -> None:
-        """Writes what is known before the training; what goes on has taken its first step."""
+        """Writes what is known before the training; what is resumed has taken its first step."""
         if not self.run.begun:
             runs.save_config(self.run.path, self.config)  # first: a record without it is no run
         else:
@@ -145,12 +145,12 @@ class RunRecord(EpochTracker):
         weights = trainer.strategy.lightning_module_state_dict()  # all ranks may have a part
         if not trainer.is_global_zero:
             return
-        if not self.begun and not self._take_up():
+        if not self.begun and not self._was_killed_when_done():
             return
         self.record["weights_sha256"] = weights_digest(weights)
         self._close(trainer, "finished")
 
-    def _take_up(self) -> bool:
+    def _was_killed_when_done(self) -> bool:
         """Whether a run is to be closed that was killed when all was trained."""
         if not self.run.begun:  # claimed for a training without a step
             runs.remove_if_unused(self.run.path)

@@ -37,7 +37,6 @@ from classifier.callbacks.rank_watch import RankWatch
 from classifier.callbacks.resume import ResumeRun
 from classifier.callbacks.run_record import RunRecord
 from classifier.callbacks.same_conditions import SameConditions
-from classifier.callbacks.same_data import SameData
 from classifier.callbacks.stop_reasons import StopAtStep
 from classifier.callbacks.trial import Trial, TrialReport
 from classifier.checkpoint import signature
@@ -250,8 +249,8 @@ class ClassifierCLI(LightningCLI):
         if self.arguments.verb == "fit":
             self._check_monitors(config.callbacks, validated=config.limit_val_batches != 0)
         self._add_progress_bar(config)
-        if fingerprint := self.arguments.run.get("data", {}).get("fingerprint"):
-            config.callbacks.append(SameData(fingerprint))
+        fingerprint = self.arguments.run.get("data", {}).get("fingerprint")
+        config.callbacks.append(SameConditions(self.arguments.before, fingerprint))
         if self.arguments.verb == "predict":
             self._add_writer(config)
         if self.arguments.verb != "fit":
@@ -384,7 +383,6 @@ class ClassifierCLI(LightningCLI):
         self._note_signature(trusted)
         config.callbacks += [
             DataNotes(),
-            SameConditions(self.arguments.before),
             FiniteLoss(folder, facts["seed"]),
             RunRecord(folder, self.config_text, facts, bool(self.arguments.checkpoint_path)),
             Console(folder),
