@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -52,7 +53,7 @@ def atomic_create(path: Path) -> Iterator[IO[bytes]]:
             has the next free name, ending in ``_1`` and so on, which the error tells.
         OSError: If it cannot be written, for want of space or of permission; names it.
     """
-    part = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.part")
+    part = _own_part(path)
     with contextlib.ExitStack() as stack:
         with naming_path(path):
             file = stack.enter_context(_part(part, "xb"))
@@ -67,6 +68,21 @@ def atomic_create(path: Path) -> Iterator[IO[bytes]]:
         )
 
 
+def create_private(path: Path, content: bytes) -> None:
+    """Writes a file that only the user may read, unless the name is taken.
+
+    Other processes see it as a whole or not at all; on a file system without links, empty at first.
+
+    Raises:
+        OSError: If it cannot be written; names it.
+    """
+    part = _own_part(path)
+    with naming_path(path), _part(part, "xb", 0o600) as file:
+        file.write(content)
+        _finish(file)
+        _publish(part, path, 0o600)
+
+
 @contextlib.contextmanager
 def naming_path(path: Path) -> Iterator[None]:
     """Gives what fails within the name of the file that is written, not that of its part."""
@@ -77,13 +93,18 @@ def naming_path(path: Path) -> Iterator[None]:
         raise WriteError(error.errno or errno.EIO, reason, str(path)) from error
 
 
+def _own_part(path: Path) -> Path:
+    """A name that no other process writes under."""
+    return path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.part")
+
+
 @contextlib.contextmanager
-def _part(part: Path, mode: str) -> Iterator[IO[bytes]]:
+def _part(part: Path, how: str, mode: int = 0o666) -> Iterator[IO[bytes]]:
     """Opens a file that is gone when the block has ended, unless it has another name by then."""
     with contextlib.suppress(OSError):
         if part.is_symlink() or part.stat().st_nlink > 1:  # it leads to a file of another name
             part.unlink()
-    file: IO[bytes] = open(part, mode, opener=_opened)  # noqa: SIM115  # closed below
+    file: IO[bytes] = open(part, how, opener=partial(_open, mode=mode))  # noqa: SIM115  # closed below
     try:
         yield file
     finally:
@@ -93,8 +114,8 @@ def _part(part: Path, mode: str) -> Iterator[IO[bytes]]:
             part.unlink()
 
 
-def _opened(path: str, flags: int) -> int:
-    return os.open(path, flags | NO_LINK, 0o666)
+def _open(path: str, flags: int, mode: int = 0o666) -> int:
+    return os.open(path, flags | NO_LINK, mode)
 
 
 def open_to_append(path: Path) -> IO[bytes]:
@@ -102,7 +123,7 @@ def open_to_append(path: Path) -> IO[bytes]:
 
     A folder may come from somebody else, and a line of his in ``~/.bashrc`` is run.
     """
-    return open(path, "ab", opener=_opened)
+    return open(path, "ab", opener=_open)
 
 
 def _finish(file: IO[bytes]) -> None:
@@ -121,7 +142,7 @@ def _numbered(path: Path) -> Iterator[Path]:
         yield path.with_stem(f"{path.stem}_{number}")
 
 
-def _publish(part: Path, path: Path) -> bool:
+def _publish(part: Path, path: Path, mode: int = 0o666) -> bool:
     """Gives a finished file its name; False if something has that name."""
     try:
         os.link(part, path)
@@ -129,7 +150,7 @@ def _publish(part: Path, path: Path) -> bool:
         return False
     except OSError:  # not every file system has links
         try:
-            path.open("xb").close()
+            open(path, "xb", opener=partial(_open, mode=mode)).close()
         except FileExistsError:
             return False
         try:
