@@ -340,7 +340,7 @@ def test_where_an_epoch_cannot_go_on_it_begins_anew_and_says_so(
     code, out, err = resume("--trainer.max_steps", "-1", f"--{name}", value)
 
     assert code == 0
-    assert "note: epoch 1 begins anew, so that the first 320 of its images are trained on" in err
+    assert "note: epoch 1 begins again, so that the first 320 of its images are trained on" in err
     assert "epoch 2/2" in out
     seen = images_by_epoch()
     batches = int(value) if "limit" in name else 8
