@@ -14,7 +14,6 @@ import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,61 +32,25 @@ EVENTS = "events.out.tfevents"
 LOCK_SECONDS = 10  # an earlier process, or its data loader workers, may still be ending
 
 
-@dataclass(frozen=True)
 class RunFolder:
     """The folder of a run: all names in it."""
 
-    path: Path
-
-    @property
-    def config(self) -> Path:
-        """The config of the run, complete."""
-        return self.path / "config.yaml"
-
-    @property
-    def record(self) -> Path:
-        """What is known of the run."""
-        return self.path / "run.json"
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"  # complete
+        self.record = path / "run.json"
+        self.metrics = path / "metrics.csv"  # a row an epoch
+        self.traceback = path / "traceback.txt"  # where the code failed, if it did
+        self.lock = path / LOCK  # held by whoever trains in the folder
+        self.checkpoints = path / "checkpoints"
+        self.best = self.checkpoints / "best.ckpt"  # the weights of the best validation
+        self.last = self.checkpoints / "last.ckpt"  # the newest state, to resume from
+        self.previous = self.checkpoints / "previous.ckpt"  # the one before, should it be damaged
 
     @property
     def begun(self) -> bool:
         """Whether a training has begun in it."""
         return self.record.is_file()
-
-    @property
-    def metrics(self) -> Path:
-        """A row an epoch."""
-        return self.path / "metrics.csv"
-
-    @property
-    def lock(self) -> Path:
-        """Held by whoever trains in the folder."""
-        return self.path / LOCK
-
-    @property
-    def traceback(self) -> Path:
-        """Where the code failed, if it did."""
-        return self.path / "traceback.txt"
-
-    @property
-    def checkpoints(self) -> Path:
-        """The folder of the three checkpoints."""
-        return self.path / "checkpoints"
-
-    @property
-    def last(self) -> Path:
-        """The newest state of the training, to resume from."""
-        return self.checkpoints / "last.ckpt"
-
-    @property
-    def previous(self) -> Path:
-        """The state before it, should that be damaged."""
-        return self.checkpoints / "previous.ckpt"
-
-    @property
-    def best(self) -> Path:
-        """The weights of the best validation."""
-        return self.checkpoints / "best.ckpt"
 
     @property
     def resume_command(self) -> str:

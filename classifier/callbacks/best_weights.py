@@ -5,9 +5,8 @@ Callbacks may change the weights right after it, and the checkpoint is saved lat
 
 import copy
 import math
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -20,14 +19,11 @@ from classifier.internals.lightning import is_epoch_incomplete, is_measured_by_v
 from classifier.runs import Direction
 
 
-@dataclass
-class Candidate:
-    """A score that is better than that of ``best.ckpt``, and not saved yet.
+class Candidate(NamedTuple):
+    """A score that is better than that of ``best.ckpt``, and the weights that have it.
 
-    Attributes:
-        score: The monitored metric.
-        weights: The ``state_dict`` that has it, if a validation gave it; None on other ranks than
-            zero, and for a metric of the training, which belongs to the epoch's last weights.
+    They are None on other ranks than zero, and for a metric of the training, which belongs to the
+    epoch's last weights.
     """
 
     score: float
@@ -39,7 +35,7 @@ class BestWeights:
 
     Attributes:
         score: That of ``best.ckpt``; NaN before there is one.
-        candidate: A better one.
+        candidate: A better one, not saved yet.
         by_validation: Whether validations measure the metric; None before the first.
     """
 
@@ -102,7 +98,7 @@ class BestWeights:
 def write_best(
     weights: dict[str, Any] | None, checkpoint: dict[str, Any], saved: Path, best: Path
 ) -> None:
-    """Writes ``best.ckpt``.
+    """Writes ``best.ckpt`` with the weights that were validated, if they are others by now.
 
     Args:
         weights: Those that were validated; None if they are those of the checkpoint.
@@ -115,7 +111,6 @@ def write_best(
     if weights is None or are_equal(weights, checkpoint["state_dict"]):
         atomic_copy(saved, best)
     else:
-        # Changed since the validation: by a step, or by a callback.
         position = {**checkpoint[POSITION], "exact": False}
         write_checkpoint({**checkpoint, "state_dict": weights, POSITION: position}, best)
 

@@ -16,7 +16,6 @@ import contextlib
 import math
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,23 +34,6 @@ from classifier.runs import Direction, RunFolder
 
 OWN_NAMES = ("best", "last", "previous", "new")
 SYNC_EVERY_N_BATCHES = 16  # with the other ranks, each of which makes the device wait
-
-
-@dataclass
-class Saving:
-    """What is being saved.
-
-    Attributes:
-        inside_epoch: Whether more batches of the epoch follow.
-        exact: Whether a training that is resumed from it has the bits of one that was left alone.
-        score: The best score, once it is saved.
-        checkpoint: What Lightning has gathered.
-    """
-
-    inside_epoch: bool
-    exact: bool
-    score: float
-    checkpoint: dict[str, Any] = field(default_factory=dict)
 
 
 class RunCheckpoints(ModelCheckpoint):
@@ -95,7 +77,8 @@ class RunCheckpoints(ModelCheckpoint):
         self.saved_time = time.monotonic()
         self.saved_step = 0
         self.first_step = 0  # of this process
-        self.saving: Saving | None = None  # None if somebody else saves
+        self.position: dict[str, Any] | None = None  # of what is saved; None if others save
+        self.checkpoint: dict[str, Any] = {}  # what Lightning has gathered
         self.pending_results: list[
             dict[str, Any]
         ] = []  # logged in this epoch before it was resumed
@@ -213,14 +196,18 @@ class RunCheckpoints(ModelCheckpoint):
         """Saves ``last.ckpt``, if wanted, and ``best.ckpt``, if there is a better score."""
         candidate, self.best.candidate = self.best.candidate, None
         score = candidate.score if candidate else self.best.score
-        self.saving = Saving(inside_epoch, exact and last, score)
+        self.position = {
+            "inside_epoch": inside_epoch,
+            "exact": exact and last,  # whether a training that is resumed from it is
+            "best": {"monitor": self.monitor, "direction": self.best.direction, "score": score},
+        }
         new = self.run.checkpoints / "new.ckpt"
         try:
             trainer.save_checkpoint(new, weights_only=False)
             if candidate and trainer.is_global_zero:  # first, for the others know of it
-                write_best(candidate.weights, self.saving.checkpoint, new, self.run.best)
+                write_best(candidate.weights, self.checkpoint, new, self.run.best)
         finally:
-            self.saving = None
+            self.position, self.checkpoint = None, {}
         self.best.score = score
         if trainer.is_global_zero and last:
             if self.run.last.exists():
@@ -246,27 +233,20 @@ class RunCheckpoints(ModelCheckpoint):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        if self.saving is None:
+        if self.position is None:
             return
-        inside = self.saving.inside_epoch
+        inside = self.position["inside_epoch"]
         if not inside:
             checkpoint["epoch"] = trainer.current_epoch - 1  # as Lightning's own checkpoints say
             lightning.mark_epoch_ended(checkpoint["loops"]["fit_loop"])
         stopping = trainer.should_stop or self.held
-        checkpoint[POSITION] = {
-            "inside_epoch": inside,
-            "exact": self.saving.exact,
+        checkpoint[POSITION] = self.position | {
             "ranks": all_ranks(trainer, lightning.metric_states(trainer) if inside else {}),
             "callback_metrics": {k: v.clone() for k, v in trainer.callback_metrics.items()},
             "stopped_by": stop_reason(trainer) if stopping else None,
-            "best": {
-                "monitor": self.monitor,
-                "direction": self.best.direction,
-                "score": self.saving.score,
-            },
             "by_validation": self.best.by_validation,
         }
-        self.saving.checkpoint = checkpoint
+        self.checkpoint = checkpoint
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
