@@ -15,7 +15,7 @@ from torch import Tensor
 from classifier.atomic import atomic_copy
 from classifier.checkpoint.file import POSITION, write_checkpoint
 from classifier.checkpoint.read import read_checkpoint
-from classifier.internals.lightning import is_epoch_incomplete, is_measured_by_validation
+from classifier.internals.lightning import is_epoch_incomplete, measured_by_validation
 from classifier.runs import Direction
 
 
@@ -54,7 +54,7 @@ class BestWeights:
 
     def on_validation_end(self, trainer: pl.Trainer) -> None:
         """Judges what the validation has measured."""
-        self.by_validation = is_measured_by_validation(trainer, self.monitor)
+        self.by_validation = self.monitor in measured_by_validation(trainer)
         if self.by_validation:
             self._judge(trainer, self._validated)
         self._validated = None
@@ -74,12 +74,10 @@ class BestWeights:
             self.candidate = Candidate(score, weights)
 
     def restore(self, position: dict[str, Any], best: Path, state_key: str) -> None:
-        """Takes up what a checkpoint and the ``best.ckpt`` beside it say.
+        """Takes up what the position of a checkpoint and ``best.ckpt`` say.
 
-        Args:
-            position: Where in the training the checkpoint was saved.
-            best: The file, which may be missing, damaged, or of another metric.
-            state_key: Under which the score stands in a file of format 1.
+        That file may be missing, damaged or of another metric. In one of format 1 the score stands
+        in the state of a callback.
         """
         # Else the metric of an earlier epoch would count for the weights of one without validation.
         by_name = str(self.monitor).startswith("val_") or None  # in format 1

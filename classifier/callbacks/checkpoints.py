@@ -25,6 +25,7 @@ from pytorch_lightning.callbacks import Callback, GradientAccumulationScheduler,
 
 from classifier.atomic import atomic_copy, fsync_directory
 from classifier.callbacks.best_weights import BestWeights, write_best
+from classifier.callbacks.epoch_tracker import is_part_of_fit
 from classifier.callbacks.signals import StopOnSignal
 from classifier.callbacks.stop_reasons import stop_reason
 from classifier.checkpoint.file import POSITION
@@ -89,13 +90,10 @@ class RunCheckpoints(ModelCheckpoint):
         if stage == "fit":
             self.signals.listen(trainer)
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def _end(self, *args: Any, **kwargs: Any) -> None:
         self.signals.release()
 
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
-        self.signals.release()
+    teardown = on_exception = _end
 
     # ---- when to save ----
 
@@ -110,9 +108,7 @@ class RunCheckpoints(ModelCheckpoint):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         trainer.accumulate_grad_batches = accumulated(trainer)  # inside an epoch, too
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
         if self.pending_results:
             lightning.add_pending_results(trainer, self.pending_results)
             self.pending_results = []
@@ -126,11 +122,11 @@ class RunCheckpoints(ModelCheckpoint):
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # After all other callbacks: one that validates other weights has put them in place.
-        if is_training(trainer):
+        if is_part_of_fit(trainer):
             self.best.on_validation_start(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not is_training(trainer):
+        if not is_part_of_fit(trainer):
             return
         self.best.on_validation_end(trainer)
         is_better = self.best.candidate is not None
@@ -287,11 +283,6 @@ def best_checkpoint(trainer: pl.Trainer) -> RunCheckpoints | None:
     """The callback that keeps ``best.ckpt``, once it has kept one."""
     found = (c for c in trainer.checkpoint_callbacks if isinstance(c, RunCheckpoints))
     return next((callback for callback in found if callback.best_model_path), None)
-
-
-def is_training(trainer: pl.Trainer) -> bool:
-    """Whether a validation belongs to a training, and is not the check before it."""
-    return trainer.state.fn == "fit" and not trainer.sanity_checking
 
 
 def accumulated(trainer: Any) -> int:

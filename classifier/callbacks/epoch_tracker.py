@@ -6,7 +6,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
-from classifier.internals.lightning import is_epoch_incomplete, is_measured_by_validation
+from classifier.internals.lightning import is_epoch_incomplete, measured_by_validation
 
 
 class EpochTracker(Callback):
@@ -25,18 +25,13 @@ class EpochTracker(Callback):
         self.validated = self.validated_inside = False
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.state.fn != "fit" or trainer.sanity_checking:
+        if not is_part_of_fit(trainer):
             return
         self.validated = True
         self.validated_inside = is_epoch_incomplete(trainer)
         if self.validated_inside:
-            metrics = self.epoch_metrics(trainer)
-            own = {
-                name: value
-                for name, value in metrics.items()
-                if is_measured_by_validation(trainer, name)
-            }
-            self.on_validation_inside(trainer, own)
+            metrics, measured = self.epoch_metrics(trainer), measured_by_validation(trainer)
+            self.on_validation_inside(trainer, {k: metrics[k] for k in metrics if k in measured})
 
     def on_validation_inside(self, trainer: pl.Trainer, metrics: dict[str, float]) -> None:
         """Called after a validation before the end of an epoch, with what it has measured."""
@@ -71,3 +66,8 @@ class EpochTracker(Callback):
     def epoch_seconds(self) -> float:
         """How long the epoch takes so far."""
         return time.monotonic() - self.epoch_started
+
+
+def is_part_of_fit(trainer: pl.Trainer) -> bool:
+    """Whether a validation belongs to a training, and is not the check before it."""
+    return trainer.state.fn == "fit" and not trainer.sanity_checking

@@ -45,6 +45,9 @@ class Heartbeat(NamedTuple):
     host: str
     pid: int
 
+    def __str__(self) -> str:
+        return f"(PID {self.pid} on {self.host}, last at {self.place})"
+
 
 class RankWatch(Callback):
     """Watches, in threads of each rank, whether the run moves; ends it if it does not.
@@ -112,7 +115,7 @@ class RankWatch(Callback):
     def _end(self, trainer: pl.Trainer, hung: dict[int, Heartbeat | None]) -> None:
         """Ends this process, and those that it has started; one rank says why."""
         if trainer.global_rank == min(set(range(trainer.world_size)) - set(hung), default=0):
-            names = ", ".join(name_of(rank, beat) for rank, beat in hung.items())
+            names = ", ".join(f"rank {rank} {beat or ''}".strip() for rank, beat in hung.items())
             text = f"{names} did not move for {HANG_SECONDS} seconds; the other ranks wait."
             if self.folder:
                 text += f" Resume with\n  {RunFolder(self.folder).resume_command}"
@@ -127,13 +130,6 @@ class RankWatch(Callback):
             time.sleep(3 * HANG_SECONDS / BEATS)  # it may end itself, and this rank with it
             os.kill(first.pid, signal.SIGKILL)
         os._exit(1)  # the main thread waits in a place that no exception reaches
-
-
-def name_of(rank: int, beat: Heartbeat | None) -> str:
-    """A rank, with where it was when it last said so."""
-    if beat is None:
-        return f"rank {rank}"
-    return f"rank {rank} (PID {beat.pid} on {beat.host}, last at {beat.place})"
 
 
 def heartbeats(store: Any, ranks: int) -> list[Heartbeat | None]:

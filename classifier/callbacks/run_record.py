@@ -105,9 +105,7 @@ class RunRecord(EpochTracker):
         # Now, for at its end the schedule has already moved on.
         self.rate = trainer.optimizers[0].param_groups[0]["lr"]
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
         if not self.begun and trainer.is_global_zero and trainer.global_step > self.first_step:
             self._begin()
 

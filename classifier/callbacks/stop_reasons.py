@@ -28,9 +28,7 @@ class StopAtStep(Callback):
     def __init__(self, step: int) -> None:
         self.step = step
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
         # After its max_steps a training ends by itself, and without a further validation.
         if trainer.global_step >= self.step and trainer.max_steps != self.step:
             trainer.should_stop = True

@@ -180,7 +180,7 @@ def without_signal_handlers(trainer: pl.Trainer) -> Iterator[None]:
 def is_inside_epoch(trainer: pl.Trainer) -> bool:
     """Whether the optimizer has stepped on the batch before, and more batches follow it.
 
-    After the last one the epoch has yet to be ended, which a training that goes on would not do.
+    After the last one the epoch has yet to be ended, which a resumed training would not do.
     """
     loop: Any = trainer.fit_loop.epoch_loop
     return not (loop._should_accumulate() or loop._num_ready_batches_reached())
@@ -207,10 +207,10 @@ def is_validation_due(trainer: pl.Trainer) -> bool:
     return due
 
 
-def is_measured_by_validation(trainer: pl.Trainer, name: str | None) -> bool:
-    """Whether the validation that ends has measured a metric."""
+def measured_by_validation(trainer: pl.Trainer) -> set[str]:
+    """The names of the metrics that the validation which ends has measured."""
     results: Any = trainer.fit_loop.epoch_loop.val_loop._results
-    return any(result.meta.name == name for result in results.values())
+    return {result.meta.name for result in results.values()}
 
 
 def mark_epoch_ended(state: dict[str, Any]) -> None:
@@ -265,9 +265,9 @@ def restore_metrics(
     """Takes up what was measured before the checkpoint.
 
     Args:
-        trainer: The trainer that goes on.
+        trainer: The trainer that is resumed.
         position: What the checkpoint says of its position.
-        whole: Whether the epoch begins anew, so that what it has measured so far does not count.
+        whole: Whether the epoch begins again, so that what it has measured so far does not count.
 
     Returns:
         What can only be added later: the other means, of each rank whose part this one takes over.
