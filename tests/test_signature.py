@@ -253,12 +253,12 @@ def below_a_file(path):
 
 
 FAULTS = {
-    "empty": (empty, "is no key, which has 32 bytes"),
-    "short": (short, "is no key, which has 32 bytes"),
-    "endless": (endless, "is no key, which has 32 bytes"),
-    "folder": (Path.mkdir, "is no regular file"),
-    "pipe": (os.mkfifo, "is no regular file"),
-    "device": (lambda path: path.symlink_to("/dev/zero"), "is no regular file"),
+    "empty": (empty, "is not a key, which has 32 bytes"),
+    "short": (short, "is not a key, which has 32 bytes"),
+    "endless": (endless, "is not a key, which has 32 bytes"),
+    "folder": (Path.mkdir, "is not a regular file"),
+    "pipe": (os.mkfifo, "is not a regular file"),
+    "device": (lambda path: path.symlink_to("/dev/zero"), "is not a regular file"),
     "dangling link": (dangling, "is a link that leads nowhere"),
     "link to itself": (lambda path: path.symlink_to(path.name), "cannot be read"),
     "file as folder": (below_a_file, "cannot be read"),
@@ -364,7 +364,7 @@ def test_a_run_with_a_network_of_ones_own_goes_on_and_is_tested_without_a_flag(
 UNSIGNED = {
     "read by others": (lambda key: (signature.sign("run", ""), key.chmod(0o644)), "chmod 600"),
     "no folder": (below_a_file, "cannot be read: Not a directory"),
-    "no key": (short, "is no key"),
+    "no key": (short, "is not a key"),
 }
 
 

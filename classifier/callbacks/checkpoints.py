@@ -1,6 +1,6 @@
-"""What a run keeps of itself, and how it goes on from there to the same bits.
+"""When a run saves its checkpoints, so that it can be resumed to the same bits.
 
-Lightning 2.6 can be stopped anywhere, but then goes on differently: it forgets the random numbers,
+Lightning 2.6 can be stopped anywhere, but then resumes differently: it forgets the random numbers,
 the metrics of the first half of an epoch, one step of ReduceLROnPlateau, what early stopping had
 decided, and a validation that was due. So checkpoints are saved at clean points only, where little
 is in the air, and that little is saved with them: after an optimizer step that no validation

@@ -121,8 +121,8 @@ def _read(path: Path) -> bytes:
         key, is_new = _content(path)  # of another file by then, perhaps
     if not SIZE <= len(key) <= LARGEST:
         raise NoKeyError(
-            f"'{path}' is no key, which has {SIZE} bytes; {VARIABLE}=FILE names another, which is "
-            "made if it is missing."
+            f"'{path}' is not a key, which has {SIZE} bytes; {VARIABLE}=FILE names another, which "
+            "is made if it is missing."
         )
     return key
 
@@ -130,7 +130,7 @@ def _read(path: Path) -> bytes:
 def _content(path: Path) -> tuple[bytes, bool]:
     """What is in the file of a key, and whether it was just made."""
     if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait
-        raise NoKeyError(f"'{path}' is no regular file; {VARIABLE}=FILE names another.")
+        raise NoKeyError(f"'{path}' is not a regular file; {VARIABLE}=FILE names another.")
     with path.open("rb") as file:
         known = os.fstat(file.fileno())
         if os.name == "posix":

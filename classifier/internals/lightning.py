@@ -176,6 +176,10 @@ def without_signal_handlers(trainer: pl.Trainer) -> Iterator[None]:
 
 # ---- where in the loops a training is, and how one is resumed there ----
 
+# Public are the counters of batches and epochs. Missing are: whether the optimizer steps, whether a
+# validation follows or has measured a metric, whether the loop was restarted, and a way to set this
+# and the metrics that were logged in the first part of an epoch.
+
 
 def is_inside_epoch(trainer: pl.Trainer) -> bool:
     """Whether the optimizer has stepped on the batch before, and more batches follow it.
