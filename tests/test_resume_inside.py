@@ -293,8 +293,8 @@ def test_a_run_that_was_killed_when_all_was_trained_still_gets_its_last_metrics(
 EPOCHS = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
 BATCHES = {"ready": 2, "started": 2, "processed": 2, "completed": 1}
 PARTS = {
-    "epoch_loop._should_accumulate()": False,
-    "epoch_loop._is_training_done": False,
+    "loop._can_stop_early": True,
+    "trainer.is_last_batch": False,
     "epoch_loop._should_check_val_fx(loop._data_fetcher)": False,
     "epoch_loop.restarting": False,
     "loop._restarting": False,

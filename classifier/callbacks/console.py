@@ -10,8 +10,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from classifier import terminal
 from classifier.callbacks import stop_reasons
 from classifier.callbacks.checkpoints import best_checkpoint
-from classifier.callbacks.epoch_tracker import EpochTracker
-from classifier.internals.lightning import is_epoch_incomplete
+from classifier.callbacks.epochs import EpochTracker, is_epoch_incomplete
 from classifier.runs import RunFolder
 
 

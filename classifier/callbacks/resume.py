@@ -12,6 +12,7 @@ from classifier import terminal
 from classifier.anchored_yaml import load
 from classifier.callbacks import stop_reasons
 from classifier.callbacks.checkpoints import RunCheckpoints, accumulated
+from classifier.callbacks.epochs import is_epoch_incomplete
 from classifier.checkpoint.file import POSITION
 from classifier.checkpoint.read import KEY
 from classifier.internals import lightning
@@ -84,7 +85,7 @@ class ResumeRun(Callback):
         lightning.end_restart(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if lightning.is_epoch_incomplete(trainer):
+        if is_epoch_incomplete(trainer):
             stop_reasons.spare_early_stopping(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -14,9 +14,8 @@ import torch
 from classifier import runs, terminal
 from classifier.atomic import write_text
 from classifier.callbacks.checkpoints import best_checkpoint
-from classifier.callbacks.epoch_tracker import EpochTracker
+from classifier.callbacks.epochs import EpochTracker, is_epoch_incomplete
 from classifier.checkpoint.read import weights_digest
-from classifier.internals.lightning import is_epoch_incomplete
 from classifier.runs import RunFolder
 
 KEPT_BESIDE = ("epoch", "step", "seconds", "lr")  # the columns of metrics.csv besides the metrics

@@ -176,30 +176,15 @@ def without_signal_handlers(trainer: pl.Trainer) -> Iterator[None]:
 
 # ---- where in the loops a training is, and how one is resumed there ----
 
-# Public are the counters of batches and epochs. Missing are: whether the optimizer steps, whether a
-# validation follows or has measured a metric, whether the loop was restarted, and a way to set this
-# and the metrics that were logged in the first part of an epoch.
+# Public are the counters of batches, steps and epochs. Missing are: whether a validation follows,
+# which metrics it has measured, whether a stop is obeyed, and ways to end the state of being
+# restarted and to set the metrics that were logged in the first part of an epoch.
 
 
-def is_inside_epoch(trainer: pl.Trainer) -> bool:
-    """Whether the optimizer has stepped on the batch before, and more batches follow it.
-
-    After the last one the epoch has yet to be ended, which a resumed training would not do.
-    """
-    loop: Any = trainer.fit_loop.epoch_loop
-    return not (loop._should_accumulate() or loop._num_ready_batches_reached())
-
-
-def is_epoch_incomplete(trainer: pl.Trainer) -> bool:
-    """Whether the training has left its epoch before the last batch, perhaps before the first."""
-    loop: Any = trainer.fit_loop.epoch_loop
-    return not loop._num_ready_batches_reached()
-
-
-def is_epoch_ending(trainer: pl.Trainer) -> bool:
-    """Whether no further batch of the epoch will be trained on."""
+def can_stop_early(trainer: pl.Trainer) -> bool:
+    """Whether a training may be stopped: the least numbers of epochs and steps are done."""
     loop: Any = trainer.fit_loop
-    return bool(loop.epoch_loop._is_training_done or (trainer.should_stop and loop._can_stop_early))
+    return bool(loop._can_stop_early)
 
 
 def is_validation_due(trainer: pl.Trainer) -> bool:

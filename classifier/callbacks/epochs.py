@@ -6,7 +6,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
-from classifier.internals.lightning import is_epoch_incomplete, measured_by_validation
+from classifier.internals.lightning import can_stop_early, measured_by_validation
 
 
 class EpochTracker(Callback):
@@ -71,3 +71,24 @@ class EpochTracker(Callback):
 def is_part_of_fit(trainer: pl.Trainer) -> bool:
     """Whether a validation belongs to a training, and is not the check before it."""
     return trainer.state.fn == "fit" and not trainer.sanity_checking
+
+
+def is_epoch_incomplete(trainer: pl.Trainer) -> bool:
+    """Whether the training has left its epoch before the last batch, perhaps before the first."""
+    batches = trainer.fit_loop.batch_idx + 1
+    return not (trainer.is_last_batch or batches == trainer.num_training_batches)
+
+
+def is_inside_epoch(trainer: pl.Trainer) -> bool:
+    """Whether the optimizer has stepped on the batch before, and more batches follow it.
+
+    After the last one the epoch has yet to be ended, which a resumed training would not do.
+    """
+    has_stepped = (trainer.fit_loop.batch_idx + 1) % trainer.accumulate_grad_batches == 0
+    return has_stepped and is_epoch_incomplete(trainer)
+
+
+def is_epoch_ending(trainer: pl.Trainer) -> bool:
+    """Whether no further batch of the epoch will be trained on."""
+    done = not is_epoch_incomplete(trainer) or 0 <= trainer.max_steps <= trainer.global_step
+    return done or (trainer.should_stop and can_stop_early(trainer))
