@@ -23,6 +23,7 @@ from classifier.checkpoint.signature import Origin
 from classifier.checkpoint.trust import origin_of_run
 from classifier.cli.run import COMMAND, CommandParser, explained
 from classifier.errors import UserError, did_you_mean
+from classifier.platform import handled_by
 from classifier.runs import RunFolder
 
 FACTS = ("seed", "device", "devices", "precision", "parameters", "data", "code", "environment")
@@ -269,16 +270,13 @@ def _train(before: Trained, folder: Path, settings: Sequence[str]) -> int:
 
 def _wait(process: subprocess.Popen[bytes]) -> int:
     """Waits for the training, which ends in good order on the signals that come meanwhile."""
-    handlers = {
-        signal.SIGTERM: lambda *_: process.terminate(),
-        signal.SIGINT: lambda *_: None,  # Ctrl-C reaches both
-    }
-    former = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    try:
+
+    def hand_on(number: int, _: object) -> None:
+        if number != signal.SIGINT:  # Ctrl-C reaches both
+            process.send_signal(number)
+
+    with handled_by(hand_on):
         code = process.wait()
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
     return 128 - code if code < 0 else code
 
 

@@ -102,15 +102,12 @@ class RunCheckpoints(ModelCheckpoint):
 
     # ---- when to save ----
 
-    def begin(self, trainer: pl.Trainer) -> None:
-        """Counts from here what may be lost."""
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.first_step = trainer.global_step
         self._note_saved(trainer)
         for link in self.run.checkpoints.glob(".*.link"):  # left by a kill
             with contextlib.suppress(OSError):
                 link.unlink()
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         trainer.accumulate_grad_batches = accumulated(trainer)  # inside an epoch, too
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
@@ -276,8 +273,7 @@ def refuse_taken_names(callbacks: Iterable[Callback]) -> None:
         if not isinstance(callback, ModelCheckpoint) or callback.dirpath:
             continue
         last = callback.CHECKPOINT_NAME_LAST if callback.save_last else None
-        taken = [name for name in (callback.filename, last) if name in OWN_NAMES]
-        if taken:
+        if taken := [name for name in (callback.filename, last) if name in OWN_NAMES]:
             raise UserError(
                 f"trainer.callbacks: {type(callback).__name__} would write {taken[0]}.ckpt, which "
                 "the run keeps itself; leave that out, or give it another filename or a dirpath."

@@ -35,13 +35,10 @@ class Console(EpochTracker):
         count = sum(p.numel() for p in pl_module.parameters())
         network = type(pl_module.network).__name__
         devices = f"{trainer.num_devices} x " if trainer.num_devices > 1 else ""
-        line = (
-            f"{network}, {count:,} parameters, on {devices}{pl_module.device.type}; "
-            f"{type(data).__name__}, {sizes} images to train / validate / test"
-        )
-        self._print(
-            trainer, f"{terminal.display_path(self.folder)}: {line}" if self.folder else line
-        )
+        place = f"{terminal.display_path(self.folder)}: " if self.folder else ""
+        device = f"on {devices}{pl_module.device.type}"
+        images = f"{type(data).__name__}, {sizes} images to train / validate / test"
+        self._print(trainer, f"{place}{network}, {count:,} parameters, {device}; {images}")
         if trainer.current_epoch:
             self._print(trainer, f"resumed in epoch {trainer.current_epoch + 1}")
 
@@ -70,7 +67,7 @@ class Console(EpochTracker):
         why = self._why_it_ended(trainer)
         if self.epochs == 0:
             self._print(trainer, f"nothing to train: {'ended by ' * trainer.should_stop}{why}")
-            if not self.folder.exists():  # given back
+            if not self.folder.exists():  # removed, for nothing was in it
                 return
         elif trainer.should_stop:
             self._print(trainer, f"ended by {why}")

@@ -27,21 +27,12 @@ BEATS = 20  # in that time
 
 
 class Heartbeat(NamedTuple):
-    """What a rank says of itself.
+    """What a rank says of itself."""
 
-    Attributes:
-        number: How often it has said so.
-        batches: How many batches it has begun.
-        place: Which line of code it is at.
-        waits: Whether it waits there for other ranks.
-        host: The machine it is on.
-        pid: Its process there.
-    """
-
-    number: int
-    batches: int
-    place: str
-    waits: bool
+    number: int  # how often it has said so
+    batches: int  # that it has begun
+    place: str  # the line of code that it is at
+    waits: bool  # there for other ranks
     host: str
     pid: int
 

@@ -61,12 +61,11 @@ class ResumeRun(Callback):
             )
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.checkpoints.begin(trainer)
         if not self.loaded:
             return
         position = self.loaded[POSITION]
         self.at_epoch_start = not position["inside_epoch"]
-        if position["inside_epoch"] and not self._resumes_at_image(trainer):
+        if not (self.at_epoch_start or self._resumes_at_image(trainer)):
             lightning.restart_epoch(trainer)
             self.at_epoch_start = True
         self.checkpoints.pending_results = lightning.restore_metrics(

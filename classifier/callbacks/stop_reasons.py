@@ -11,6 +11,8 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, Checkpoint, EarlyStopping, Timer
 from pytorch_lightning.callbacks.early_stopping import EarlyStoppingReason
 
+Settings = Mapping[str, Any]
+
 ANOTHER = "another callback"
 SEARCH = "the search"
 REPRODUCE = "reproduce"
@@ -64,7 +66,7 @@ def describe(cause: str) -> str:
     return f"{cause}; change its arguments, or pass --trainer.callbacks null, to continue."
 
 
-def still_holds(cause: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+def still_holds(cause: str, then: Settings, now: Settings) -> bool:
     """Whether what stopped a training would stop it again.
 
     Args:
@@ -75,15 +77,16 @@ def still_holds(cause: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> 
     return cause != SEARCH and _settings_of(cause, then) == _settings_of(cause, now)
 
 
-def _settings_of(cause: str, trainer: Mapping[str, Any]) -> list[Any]:
+def _settings_of(cause: str, trainer: Settings) -> list[Any]:
     callbacks = _callbacks(trainer) if cause == ANOTHER else named(trainer, cause)
     # Lightning makes a Timer of it.
     return [trainer.get("max_time") if cause in (ANOTHER, "Timer") else None, *callbacks]
 
 
-def named(trainer: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
+def named(trainer: Settings, name: str) -> list[Settings]:
     """The callbacks of a class in the settings of a trainer."""
-    return [spec for spec in _callbacks(trainer) if _name(spec) == name]
+    paths = ((str(spec["class_path"]), spec) for spec in _callbacks(trainer))
+    return [spec for path, spec in paths if path.rpartition(".")[2] == name]
 
 
 def forget(trainer: Any, states: dict[str, Any]) -> None:
@@ -106,10 +109,7 @@ def spare_early_stopping(trainer: Any) -> None:
 
 
 def follow_new_arguments(
-    trainer: Any,
-    states: dict[str, Any],
-    then: Mapping[str, Any],
-    now: Mapping[str, Any],
+    trainer: Any, states: dict[str, Any], then: Settings, now: Settings
 ) -> None:
     """Edits the saved states of callbacks so that changed arguments take effect.
 
@@ -131,12 +131,8 @@ def follow_new_arguments(
                 states[callback.state_key] = {**state, **fresh}
 
 
-def _callbacks(trainer: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _callbacks(trainer: Settings) -> list[Settings]:
     """The callbacks in the settings of a trainer, each with its class_path."""
     callbacks = trainer.get("callbacks") or []
     callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
     return [spec if isinstance(spec, Mapping) else {"class_path": str(spec)} for spec in callbacks]
-
-
-def _name(spec: Mapping[str, Any]) -> str:
-    return str(spec["class_path"]).rpartition(".")[2]

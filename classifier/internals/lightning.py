@@ -227,24 +227,18 @@ def end_restart(trainer: pl.Trainer) -> None:
 
 def metric_states(trainer: pl.Trainer) -> dict[str, Any]:
     """What this rank has accumulated in the epoch: torchmetrics by name, other means by key."""
+
+    def state(metric: Any) -> dict[str, Any]:
+        values = metric.metric_state.items()
+        return {k: v.clone() if isinstance(v, torch.Tensor) else list(v) for k, v in values}
+
     loop: Any = trainer.fit_loop.epoch_loop
     results = {key: result for key, result in loop._results.items() if result.meta.on_epoch}
     logged = {id(result.value) for result in results.values() if not result.is_tensor}
     modules = trainer.lightning_module.named_modules()
     return {
-        "metrics": {name: metric_state(module) for name, module in modules if id(module) in logged},
-        "results": {
-            key: metric_state(result) for key, result in results.items() if result.is_tensor
-        },
-    }
-
-
-def metric_state(metric: Any) -> dict[str, Any]:
-    """What a metric has accumulated."""
-    state: dict[str, Any] = metric.metric_state
-    return {
-        name: value.clone() if isinstance(value, torch.Tensor) else list(value)
-        for name, value in state.items()
+        "metrics": {name: state(module) for name, module in modules if id(module) in logged},
+        "results": {key: state(result) for key, result in results.items() if result.is_tensor},
     }
 
 
