@@ -54,10 +54,8 @@ class EpochTracker(Callback):
 
     def end_metrics(self, trainer: pl.Trainer) -> dict[str, float]:
         """Those of the end of this epoch, without those of a validation inside it."""
-        metrics = self.epoch_metrics(trainer)
-        if not self.validated_inside:
-            return metrics
-        return {name: value for name, value in metrics.items() if not name.startswith("val_")}
+        hidden = "val_" if self.validated_inside else ()
+        return {k: v for k, v in self.epoch_metrics(trainer).items() if not k.startswith(hidden)}
 
     def seconds(self) -> float:
         """How long training takes so far."""
