@@ -85,9 +85,7 @@ class RunCheckpoints(ModelCheckpoint):
         self.first_step = 0  # of this process
         self.position: dict[str, Any] | None = None  # of what is saved; None if others save
         self.checkpoint: dict[str, Any] = {}  # what Lightning has gathered
-        self.pending_results: list[
-            dict[str, Any]
-        ] = []  # logged in this epoch before it was resumed
+        self.pending_results: list[dict[str, Any]] = []  # of this epoch, from the checkpoint
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self.dirpath = trainer.strategy.broadcast(self.dirpath)

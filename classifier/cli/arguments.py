@@ -39,7 +39,7 @@ from classifier.checkpoint.read import (
 from classifier.checkpoint.signature import Origin
 from classifier.checkpoint.trust import (
     PACKAGES,
-    PLACES,
+    PATH_SETTINGS,
     Found,
     Trust,
     names_in,
@@ -360,7 +360,7 @@ def _given_settings(options: Sequence[str]) -> Iterator[str]:
     for name, value in _named_values(options):
         key = name.removeprefix("--")
         section, last = key.partition(".")[0], key.rpartition(".")[2]
-        if section.rstrip("+") in SECTIONS and last not in PLACES:
+        if section.rstrip("+") in SECTIONS and last not in PATH_SETTINGS:
             yield value
 
 

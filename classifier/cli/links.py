@@ -8,7 +8,7 @@ from typing import Any
 from jsonargparse import Namespace
 from pytorch_lightning.cli import _InstantiatorFn
 
-from classifier.checkpoint.trust import imported
+from classifier.checkpoint.trust import import_class
 from classifier.cli.arguments import Arguments
 from classifier.cli.errors import TYPES
 from classifier.data import ImageDataModule
@@ -52,7 +52,7 @@ def fill(network: Namespace, data: ImageDataModule) -> None:
 
 def _without_defaults(network: Namespace) -> dict[str, Any]:
     """The init_args that differ from the defaults, some of which (partials) no config can hold."""
-    parameters = inspect.signature(imported(network.class_path)).parameters
+    parameters = inspect.signature(import_class(network.class_path)).parameters
     return {
         name: value
         for name, value in dict(network.get("init_args") or {}).items()
@@ -99,7 +99,7 @@ def _nulls(block: dict[str, Any]) -> Iterator[tuple[str, str]]:
     settings = block.get("init_args")
     if "class_path" not in block or not isinstance(settings, dict):
         return
-    for name, parameter in inspect.signature(imported(block["class_path"])).parameters.items():
+    for name, parameter in inspect.signature(import_class(block["class_path"])).parameters.items():
         plain = TYPES.get(getattr(parameter.annotation, "__name__", ""))
         if plain and parameter.default is not None and settings.get(name, "left out") is None:
             yield name, plain

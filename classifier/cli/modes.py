@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Mapping
 from jsonargparse import Namespace
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from classifier.checkpoint.trust import imported
+from classifier.checkpoint.trust import import_class
 from classifier.cli.errors import Where
 from classifier.errors import UserError
 from classifier.metrics import Mode, better
@@ -79,5 +79,5 @@ def _has_mode(block: Namespace | None) -> bool:
 
 
 def _is_plateau(class_path: str) -> bool:
-    kind = imported(class_path)
+    kind = import_class(class_path)
     return isinstance(kind, type) and issubclass(kind, ReduceLROnPlateau)
