@@ -95,9 +95,8 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         ValueError: If one does; names it as far as it is known.
     """
-    lock = FileLock(RunFolder(folder).lock)
     try:
-        lock.acquire(LOCK_SECONDS)
+        lock = FileLock(RunFolder(folder).lock).acquire(LOCK_SECONDS)
     except Timeout:
         record = read_record(folder) if RunFolder(folder).begun else {}
         host = record.get("environment", {}).get("host")
@@ -105,10 +104,8 @@ def locked(folder: Path) -> Iterator[None]:
         raise UserError(
             f"'{folder}' is being trained by another process{known}; wait for it or stop it."
         ) from None
-    try:
+    with lock:
         yield
-    finally:
-        lock.release()
 
 
 def run_folder_of(checkpoint: Path) -> Path | None:

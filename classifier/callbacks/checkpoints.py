@@ -24,13 +24,8 @@ import torch
 from pytorch_lightning.callbacks import Callback, GradientAccumulationScheduler, ModelCheckpoint
 
 from classifier.atomic import atomic_copy, fsync_directory
+from classifier.callbacks import epochs
 from classifier.callbacks.best_weights import BestWeights, write_best
-from classifier.callbacks.epochs import (
-    is_epoch_ending,
-    is_epoch_incomplete,
-    is_inside_epoch,
-    is_part_of_fit,
-)
 from classifier.callbacks.signals import StopOnSignal
 from classifier.callbacks.stop_reasons import stop_reason
 from classifier.checkpoint.file import POSITION
@@ -112,28 +107,28 @@ class RunCheckpoints(ModelCheckpoint):
         if self.pending_results:
             lightning.add_pending_results(trainer, self.pending_results)
             self.pending_results = []
-        if not is_inside_epoch(trainer):
+        if not epochs.is_inside_epoch(trainer):
             self._hold_stop(trainer)
             return
         self._release_stop(trainer)
         self.is_due = lightning.is_validation_due(trainer)
         if not self.is_due:
-            self._save_if_asked(trainer, is_epoch_ending(trainer))
+            self._save_if_asked(trainer, epochs.is_epoch_ending(trainer))
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # After all other callbacks: one that validates other weights has put them in place.
-        if is_part_of_fit(trainer):
+        if epochs.is_part_of_fit(trainer):
             self.best.on_validation_start(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not is_part_of_fit(trainer):
+        if not epochs.is_part_of_fit(trainer):
             return
         self.best.on_validation_end(trainer)
         is_better = self.best.candidate is not None
-        if not is_inside_epoch(trainer):
+        if not epochs.is_inside_epoch(trainer):
             self._hold_stop(trainer)
         elif self.is_due:
-            self._save_if_asked(trainer, is_better or is_epoch_ending(trainer))
+            self._save_if_asked(trainer, is_better or epochs.is_epoch_ending(trainer))
         elif is_better:
             # A validation that the end of the training caused; no other training has seen it.
             self._save(trainer, inside_epoch=True, last=False)
@@ -152,7 +147,7 @@ class RunCheckpoints(ModelCheckpoint):
         """Saves what the training has led to, before callbacks do what they do at its end."""
         if trainer.global_step == self.first_step:
             return
-        if not is_epoch_incomplete(trainer):
+        if not epochs.is_epoch_incomplete(trainer):
             self._save(trainer, inside_epoch=False)
         elif self.best.candidate or not self.saved_step:
             # It was stopped where nothing could be saved, by the module's own on_train_batch_end.
@@ -168,7 +163,7 @@ class RunCheckpoints(ModelCheckpoint):
             due = self.signals.agree(trainer, due or late)
         if due:
             self._save(trainer, inside_epoch=True)
-            if not is_epoch_ending(trainer):  # else it ends without being told
+            if not epochs.is_epoch_ending(trainer):  # else it ends without being told
                 self.signals.obey()
 
     def _hold_stop(self, trainer: pl.Trainer) -> None:

@@ -93,9 +93,8 @@ def conditions_here(trainer: pl.Trainer) -> dict[str, Any]:
 def conditions_of(record: Mapping[str, Any]) -> dict[str, Any]:
     """The same of a run, as its record says; None where it says nothing."""
     environment = record.get("environment", {})
-    named = {name: record.get(name) for name in ("device", "devices", "precision")}
     return {
-        **named,
+        **{name: record.get(name) for name in ("device", "devices", "precision")},
         "threads": environment.get("threads"),
         "instruction set": environment.get("cpu_capability"),
         "torch": environment.get("packages", {}).get("torch"),

@@ -56,9 +56,7 @@ def stop_reason(trainer: Any) -> str:
 def describe(cause: str) -> str:
     """Names what stopped a training, and what resumes it."""
     if cause == "Timer":
-        return (
-            "the time; raise trainer.max_time or a Timer's duration to continue, or set it to null."
-        )
+        return "the time; raise or drop trainer.max_time or a Timer's duration to continue."
     if cause == REPRODUCE:
         return f"{cause}, where the run before had ended."
     if cause == ANOTHER:
