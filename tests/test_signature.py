@@ -181,6 +181,17 @@ def test_eight_processes_that_begin_at_once_make_one_key(key):
     assert names_in(key.parent) == ["key"]
 
 
+def test_on_a_file_system_without_links_a_key_is_made_too(key, monkeypatch):
+    def refuse(*_):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "link", refuse)
+
+    assert signature.sign("run", "x") == signature.sign("run", "x") is not None
+    assert mode(key) == 0o600
+    assert names_in(key.parent) == ["key"]
+
+
 def test_a_key_that_another_process_is_writing_is_waited_for(key, monkeypatch):
     """As on file systems without links, where it is made in place."""
     key.parent.mkdir(parents=True)
