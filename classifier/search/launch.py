@@ -10,7 +10,7 @@ from optuna.storages import InMemoryStorage
 from classifier import terminal
 from classifier.anchored_yaml import load
 from classifier.anchored_yaml.text import same
-from classifier.atomic import written_new
+from classifier.atomic import atomic_create
 from classifier.checkpoint.trust import Trust, active
 from classifier.errors import UserError
 from classifier.search import console, results, watch
@@ -155,7 +155,7 @@ def write_configs(settings: Settings) -> int:
         path = folder / f"{trial.number:04d}.yaml"
         text = study.text(trial)
         if not path.exists():
-            with written_new(path) as file:
+            with atomic_create(path) as file:
                 file.write(text.encode())
         elif not same(load(path.read_text(encoding="utf-8")), load(text)):
             names = terminal.display_path(path), terminal.display_path(folder)

@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from classifier.atomic import appended
+from classifier.atomic import open_to_append
 from classifier.search.outcome import START
 
 PATIENCE = 20.0  # seconds that a fit gets to stop by itself; SLURM kills everything after 30
@@ -149,7 +149,7 @@ def _fit(
     """What runs in the process."""
     become_ordinary()
     os.setsid()  # whatever it starts can be killed with it, and Ctrl-C does not reach it
-    with appended(output) as file:
+    with open_to_append(output) as file:
         file.write(time.strftime(f"{START}%Y-%m-%d %H:%M:%S\n").encode())
         file.flush()
         os.dup2(file.fileno(), 1)

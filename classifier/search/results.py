@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from optuna.trial import FrozenTrial, TrialState
 
 from classifier import runs
+from classifier.atomic import write_text
 from classifier.search.outcome import epochs, seconds
 from classifier.search.study import Study
 
@@ -117,7 +118,7 @@ def write(study: Study) -> None:
         f"{ranked[0].mean:.6g}{spread}, the best of {len(ranked)}.\n"
     )
     text = study.text(study.trials()[top.number])
-    runs.write_text(study.folder / "best.yaml", header + text)
+    write_text(study.folder / "best.yaml", header + text)
 
 
 def write_table(study: Study) -> None:
@@ -133,4 +134,4 @@ def write_table(study: Study) -> None:
         table.writerow(
             [row.number, row.state, value, *searched, row.epochs, row.seconds, place, row.reason]
         )
-    runs.write_text(study.folder / "trials.csv", file.getvalue())
+    write_text(study.folder / "trials.csv", file.getvalue())

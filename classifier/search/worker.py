@@ -16,6 +16,7 @@ from optuna.trial import Trial
 
 from classifier import runs
 from classifier.anchored_yaml import setting_in
+from classifier.atomic import write_text
 from classifier.errors import UserError
 from classifier.search import results, signed
 from classifier.search.outcome import Outcome, is_finished, outcome, why_failed
@@ -79,7 +80,7 @@ def run_trial(study: Study, trial: Trial, worker: Worker, stop: Stop) -> None:
                 study.put_back(trial)
             stop.wait(study.settings.heartbeat)
             return
-        runs.write_text(folder / "trial.yaml", study.text(trial))
+        write_text(folder / "trial.yaml", study.text(trial))
         # Else its worker died between the last epoch, or the pruner's word, and the note of it.
         ended = is_finished(folder) or "pruned" in trial.user_attrs
         code = 0 if ended else fit(study, trial, worker, stop)

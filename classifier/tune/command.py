@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from classifier import __version__, terminal
-from classifier.atomic import written_new
+from classifier.atomic import atomic_create
 from classifier.cli.quiet import quiet
 from classifier.cli.run import CommandParser, explained
 from classifier.errors import UserError
@@ -97,7 +97,7 @@ def _tune(options: argparse.Namespace) -> int:
         return 130
     fit = terminal.command("fit", *options.given, "--config", output)
     tune = terminal.command("tune", *options.given)
-    with written_new(output) as file:
+    with atomic_create(output) as file:
         file.write(_text(tuning, table.lines, tune, fit, stopped).encode())
     found = f"{tuning.ratio:.2f} times as fast" if tuning.plan else "nothing is faster than it is"
     _say(f"{found}{'; stopped before the end' if stopped else ''}; {output}:\n  {fit}")
@@ -184,9 +184,9 @@ def _text(tuning: "Tuning", table: Sequence[str], tune: str, fit: str, stopped: 
 
 
 def _machine() -> str:
-    from classifier import runs
+    from classifier import environment
 
-    facts = runs.environment()
+    facts = environment.describe()
     parts = [
         *facts["gpus"],
         f"{facts['processor']} ({facts['cpu_capability']})",
