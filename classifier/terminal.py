@@ -13,7 +13,7 @@ from pathlib import Path
 
 def out(text: str) -> None:
     """Prints what was asked for, as it is."""
-    if not _is_rank_zero():
+    if not is_rank_zero():
         return
     try:
         print(text, flush=True)  # noqa: T201
@@ -39,11 +39,12 @@ def error(text: str) -> None:
 
 def say(text: str) -> None:
     """Says on stderr what is neither."""
-    if _is_rank_zero():
+    if is_rank_zero():
         print(truncate(text), file=sys.stderr, flush=True)  # noqa: T201
 
 
-def _is_rank_zero() -> bool:
+def is_rank_zero() -> bool:
+    """Whether this is the first, or only, process of a training."""
     # A command that has not imported Lightning has no ranks.
     ranks = getattr(sys.modules.get("lightning_utilities.core.rank_zero"), "rank_zero_only", None)
     return not getattr(ranks, "rank", 0)

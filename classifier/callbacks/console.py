@@ -96,9 +96,9 @@ class Console(EpochTracker):
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        if isinstance(exception, Exception) or self.run is None:
-            return
         run = self.run
+        if isinstance(exception, Exception) or not (run and run.is_taken):
+            return
         hint = f"; resume with\n  {run.resume_command}" if run.last.exists() else ""
         self._print(trainer, f"stopped in epoch {trainer.current_epoch + 1}{hint}")
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lightning_fabric.loggers.logger import rank_zero_experiment
 from pytorch_lightning.loggers import TensorBoardLogger
 
+from classifier import terminal
 from classifier.callbacks.run_keeper import RunKeeper
 from classifier.runs import EVENTS
 
@@ -33,9 +34,12 @@ class RunLogger(TensorBoardLogger):
 
     @property
     def log_dir(self) -> str:
-        return str(self.keeper.run.path)
+        # Lightning tells other ranks that of rank zero.
+        return str(self.keeper.taken().path) if terminal.is_rank_zero() else ""
 
-    root_dir = log_dir
+    @property
+    def root_dir(self) -> str:
+        return self.log_dir
 
     @property
     def save_dir(self) -> str:

@@ -30,14 +30,19 @@ class RunKeeper(Callback):
         self.lock = contextlib.ExitStack()
         self.is_open = False
 
-    def open(self) -> RunFolder:
-        """Returns the folder, which is taken and locked from now on."""
-        if not self.is_open:
-            if not self.run.is_taken:
-                self.run.take(self.claim())
-            self.lock.enter_context(locked(self.run.path))
-            self.is_open = True
+    def taken(self) -> RunFolder:
+        """Returns the folder, which is made if it was not yet."""
+        if not self.run.is_taken:
+            self.run.take(self.claim())
         return self.run
+
+    def open(self) -> RunFolder:
+        """Returns the folder, from now on locked."""
+        run = self.taken()
+        if not self.is_open:
+            self.lock.enter_context(locked(run.path))
+            self.is_open = True
+        return run
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage == "fit":

@@ -159,7 +159,7 @@ class RunRecord(EpochTracker):
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero or not self.run.is_taken:
             return
         if not self.begun:  # nothing was written
             runs.remove_if_unused(self.run.path)

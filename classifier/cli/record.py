@@ -23,11 +23,10 @@ def facts_of(cli: "ClassifierCLI", run: RunFolder) -> dict[str, Any]:
     trusted = line.trust.for_record()
     modules = {path.partition(".")[0] for path in (*class_paths(cli.settings.as_dict()), *trusted)}
     own = used_modules(modules)
+    is_resumed = run.is_taken and run.begun
     facts = {
         "format": line.format,
-        "id": runs.read_record(run.path).get("id")
-        if run.is_taken and run.begun
-        else uuid.uuid4().hex,
+        "id": runs.read_record(run.path).get("id") if is_resumed else uuid.uuid4().hex,
         "name": (cli.job and cli.job.name) or _name(cli, run),
         "working_folder": str(Path.cwd()),
         "command": terminal.command(cli.verb, *line.words),
