@@ -36,7 +36,7 @@ from classifier.checkpoint.overrides import follow_new_settings
 from classifier.checkpoint.read import KEY, Saved, is_plain, opened, resolve, without_pretrained
 from classifier.checkpoint.trust import PACKAGES, Found, Trust, confined
 from classifier.errors import UnfitWeightsError, UserError, did_you_mean
-from classifier.finite import LossWatch, largest, mean_over_ranks
+from classifier.divergence import DivergenceDetector, max_abs, mean_over_ranks
 from classifier.metrics import Mean, Mode, better, mode_of
 
 OF_TRAINING = {"optimizer", "lr_scheduler"}  # arguments that inference does without
@@ -117,7 +117,7 @@ class ClassificationModule(pl.LightningModule):
         self.no_decay_norm_bias = no_decay_norm_bias
         self.class_names = list(class_names)
         self.skip_bad_steps = skip_bad_steps
-        self.watch = LossWatch()
+        self.watch = DivergenceDetector()
         self._step_is_bad = False
         self._logged: set[str] = set()
         self.replayed_steps: int | None = None
@@ -358,7 +358,7 @@ class ClassificationModule(pl.LightningModule):
         if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
             return True  # or else the scaler of the losses skips the step, and adapts
         gradients = [p.grad for p in self._trained() if p.grad is not None]
-        return math.isfinite(mean_over_ranks(largest(gradients)).item())
+        return math.isfinite(mean_over_ranks(max_abs(gradients)).item())
 
     def _trained(self) -> list[nn.Parameter]:
         return [p for p in self.parameters() if p.requires_grad]
@@ -471,7 +471,7 @@ class ClassificationModule(pl.LightningModule):
         entry = checkpoint.get(KEY, {})
         if entry:
             self.run_format = entry.get("format", 1)
-        self.watch = LossWatch(**checkpoint.get("loss_watch", {}))
+        self.watch = DivergenceDetector(**checkpoint.get("loss_watch", {}))
         described = "network" in checkpoint.get("hyper_parameters", {})
         if described and not self._objects:
             self.replayed_steps = follow_new_settings(checkpoint, self.hparams)

@@ -14,7 +14,7 @@ LAYERS = [
     {"augment", "metrics", "splits"},
     {"runs"},
     {"checkpoint"},
-    {"networks", "finite"},
+    {"networks", "divergence"},
     {"module", "data", "callbacks"},
     {"cli"},
     {"search", "reproduce", "tune"},

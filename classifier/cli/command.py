@@ -33,7 +33,7 @@ from classifier.callbacks.checkpoints import (
 )
 from classifier.callbacks.console import Console, RichBar
 from classifier.callbacks.data_notes import DataNotes
-from classifier.callbacks.finite_loss import FiniteLoss
+from classifier.callbacks.divergence import StopOnDivergence
 from classifier.callbacks.freed_memory import FreedMemory
 from classifier.callbacks.logger import RunLogger
 from classifier.callbacks.predictions import PredictionWriter
@@ -264,7 +264,7 @@ class ClassifierCLI(LightningCLI):
             config.callbacks.append(DataNotes())
         elif config.fast_dev_run or config.barebones:
             self._print_notes()
-            checked = FiniteLoss(None, self.settings.seed_everything)
+            checked = StopOnDivergence(None, self.settings.seed_everything)
             config.callbacks += [DataNotes(), checked, Console(None)]
         else:
             self.keep_run(config)
@@ -390,7 +390,7 @@ class ClassifierCLI(LightningCLI):
         config.callbacks += [
             DataNotes(),
             SameConditions(self.arguments.before),
-            FiniteLoss(folder, facts["seed"]),
+            StopOnDivergence(folder, facts["seed"]),
             RunRecord(folder, self.config_text, facts, bool(self.arguments.checkpoint_path)),
             Console(folder),
         ]

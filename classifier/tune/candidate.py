@@ -21,7 +21,7 @@ from pytorch_lightning.callbacks import (
     LearningRateMonitor,
 )
 
-from classifier.callbacks.finite_loss import FiniteLoss
+from classifier.callbacks.divergence import StopOnDivergence
 from classifier.cli.arguments import Arguments
 from classifier.cli.command import ClassifierCLI
 from classifier.data import ImageDataModule
@@ -153,7 +153,7 @@ class Candidate(ClassifierCLI):
 
     def keep_run(self, config: Namespace) -> None:
         """Keeps none."""
-        config.callbacks += [FiniteLoss(None, self.settings.seed_everything), self.meter]
+        config.callbacks += [StopOnDivergence(None, self.settings.seed_everything), self.meter]
 
     def fit(self, model: pl.LightningModule, **settings: Any) -> None:
         """Called at the end of the constructor, where it is too early."""

@@ -12,7 +12,7 @@ EXPLODED = 1e4  # times the first loss
 
 
 @dataclass
-class LossWatch:
+class DivergenceDetector:
     """What is known of the losses of a training, to tell a bad one.
 
     Bad is a loss that is not finite, or larger than 10,000 times that of the first step, and than
@@ -61,6 +61,6 @@ def mean_over_ranks(value: Tensor) -> Tensor:
     return total / torch.distributed.get_world_size()
 
 
-def largest(tensors: Iterable[Tensor]) -> Tensor:
+def max_abs(tensors: Iterable[Tensor]) -> Tensor:
     """The largest absolute value in any of the tensors; NaN if one holds a NaN."""
     return get_total_norm(tensors, math.inf)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from classifier import runs, terminal
 from classifier.checkpoint.read import read_checkpoint
-from classifier.finite import EXPLODED, LossWatch, largest, mean_over_ranks
+from classifier.divergence import EXPLODED, DivergenceDetector, max_abs, mean_over_ranks
 
 MAX_IN_A_ROW = 10  # skipped steps; after so many the weights are broken, not the batch
 REMEDY = (
@@ -55,8 +55,8 @@ class Step:
         return self.loss.item()
 
 
-class FiniteLoss(Callback):
-    """Raises a FloatingPointError when the loss is not finite or has exploded (``LossWatch``).
+class StopOnDivergence(Callback):
+    """Raises a FloatingPointError when the loss is not finite or has exploded.
 
     The batch is kept in ``bad_batch.pt``. On a GPU the loss is looked at one step late, so that the
     host need not wait for it. No checkpoint is written of weights that are not finite, or before
@@ -136,7 +136,7 @@ class FiniteLoss(Callback):
         self._look(trainer, pl_module)
         if self.newest is None:
             return
-        if not math.isfinite(mean_over_ranks(largest(pl_module.parameters())).item()):
+        if not math.isfinite(mean_over_ranks(max_abs(pl_module.parameters())).item()):
             self._keep(trainer, self.newest)
             self._stop(trainer, "the weights are no longer finite", REMEDY)
 
@@ -171,12 +171,12 @@ class FiniteLoss(Callback):
         raise FloatingPointError("\n".join(lines))
 
 
-def _watch(pl_module: pl.LightningModule) -> LossWatch:
-    watch: LossWatch = pl_module.watch  # type: ignore[assignment]  # of ClassificationModule
+def _watch(pl_module: pl.LightningModule) -> DivergenceDetector:
+    watch: DivergenceDetector = pl_module.watch  # type: ignore[assignment]  # of ClassificationModule
     return watch
 
 
-def _described(loss: float, watch: LossWatch) -> str:
+def _described(loss: float, watch: DivergenceDetector) -> str:
     if not math.isfinite(loss):
         return f"train_loss is {loss}"
     return (
