@@ -32,12 +32,13 @@ from typing_extensions import Self
 
 from classifier.checkpoint.file import FORMAT
 from classifier.checkpoint.modules import serve_on
-from classifier.checkpoint.overrides import follow_new_settings
-from classifier.checkpoint.read import KEY, Saved, is_plain, opened, resolve, without_pretrained
+from classifier.checkpoint.read import KEY, Saved, is_plain, opened, resolve
 from classifier.checkpoint.trust import PACKAGES, Found, Trust, confined
-from classifier.errors import UnfitWeightsError, UserError, did_you_mean
 from classifier.divergence import DivergenceDetector, max_abs, mean_over_ranks
+from classifier.errors import UnfitWeightsError, UserError, did_you_mean
 from classifier.metrics import Mean, Mode, better, mode_of
+from classifier.optimization.resume import follow_new_settings
+from classifier.weights.pretrained import switch_off_pretrained
 
 OF_TRAINING = {"optimizer", "lr_scheduler"}  # arguments that inference does without
 VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -463,7 +464,7 @@ class ClassificationModule(pl.LightningModule):
         network = checkpoint["hyper_parameters"].get("network")
         if network is not None:
             network = copy.deepcopy(network)
-            without_pretrained(network)
+            switch_off_pretrained(network)
             hyperparameters = {**checkpoint["hyper_parameters"], "network": network}
             checkpoint["hyper_parameters"] = hyperparameters
 

@@ -47,7 +47,6 @@ from classifier.callbacks.trial import Trial, TrialReport
 from classifier.checkpoint import signature
 from classifier.checkpoint.modules import code_digests, used_modules
 from classifier.checkpoint.provenance import settings_digest
-from classifier.checkpoint.read import without_pretrained
 from classifier.checkpoint.trust import PACKAGES, class_paths, confined, signed_part
 from classifier.cli.arguments import Arguments
 from classifier.cli.links import LINKS, Instantiator, fill, refuse_nulls, refuse_other_numbers
@@ -65,6 +64,7 @@ from classifier.internals.lightning import lean_hooks
 from classifier.metrics import better
 from classifier.module import ClassificationModule
 from classifier.platform import cleaning
+from classifier.weights.pretrained import switch_off_pretrained
 
 MAX_PROCESSES = max(8, os.cpu_count() or 1)  # of one training on this machine
 HIDDEN = argparse.SUPPRESS
@@ -237,7 +237,7 @@ class ClassifierCLI(LightningCLI):
         refuse_other_numbers(self.arguments, self.datamodule)
         fill(config.model.network, self.datamodule)
         if self.arguments.checkpoint_path:
-            without_pretrained(config.model.network)
+            switch_off_pretrained(config.model.network)
         # Cached when the data was built; the module's hyperparameters need the filled network.
         del self.config_dump
 
