@@ -1,8 +1,9 @@
-"""Telling a training that has gone wrong by its loss, its gradient or its weights."""
+"""Tells by its loss, its gradient or its weights that a training diverges."""
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ EXPLODED = 1e4  # times the first loss
 
 @dataclass
 class DivergenceDetector:
-    """What is known of the losses of a training, to tell a bad one.
+    """Tells a bad loss by those before it.
 
     Bad is a loss that is not finite, or larger than 10,000 times that of the first step, and than
     10,000. An untrained network's cross-entropy is about ln K, 2 to 7 for 10 to 1,000 classes; a
@@ -47,6 +48,19 @@ class DivergenceDetector:
         """Counts a step that was left out, or ends the row of them."""
         self.skipped += skipped
         self.in_a_row = self.in_a_row + 1 if skipped else 0
+
+    def describe(self, loss: float) -> str:
+        """Says what is bad about a loss."""
+        if not math.isfinite(loss):
+            return str(loss)
+        return f"{loss:.3g}, over {EXPLODED:,.0f} times the first, {self.first_loss:.3g},"
+
+
+class Watched(Protocol):
+    """What a module has whose training is watched."""
+
+    divergence: DivergenceDetector
+    skip_bad_steps: bool
 
 
 def mean_over_ranks(value: Tensor) -> Tensor:

@@ -89,7 +89,7 @@ class Meter(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        self.losses.append(outputs["step_loss"])
+        self.losses.append(outputs["loss"] * trainer.accumulate_grad_batches)
         done = len(self.losses)
         timed = done - min(self.warm_up, self.steps - 1)
         if timed == 0:
