@@ -131,10 +131,11 @@ class LoadableModule(pl.LightningModule):
         with opened(path) as read:
             record = read.content.get(KEY, {}).get("run", {})
             found = Found(f"checkpoint '{path}'", read.origin, record)
-            allowed = Trust(PACKAGES, trusted=trust, found=found)
+            own = f"{cls.__module__}.{cls.__qualname__}"
+            allowed = Trust(PACKAGES, words=[own], trusted=trust, found=found)
             try:
                 with confined(allowed):
-                    module = cls._class_in(read)._load(read, path, allowed, settings)
+                    module = cls._class_in(read, own)._load(read, path, allowed, settings)
             except ArgumentError as error:  # jsonargparse's
                 raise UserError(f"'{path}': {error}") from error
             except UnfitWeightsError as error:
@@ -143,9 +144,8 @@ class LoadableModule(pl.LightningModule):
         return module
 
     @classmethod
-    def _class_in(cls, read: Saved) -> type[Self]:
+    def _class_in(cls, read: Saved, own: str) -> type[Self]:
         """The class that a checkpoint names: this one, or one derived from it."""
-        own = f"{cls.__module__}.{cls.__qualname__}"
         name = str(read.content.get("hyper_parameters", {}).get(CLASS, own))
         kind = cls if name == own else imported(name)
         if not (isinstance(kind, type) and issubclass(kind, cls)):
