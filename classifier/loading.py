@@ -74,7 +74,7 @@ class LoadableModule(pl.LightningModule):
     def _objects_and_others(self, frame: FrameType) -> tuple[set[str], set[str]]:
         """Names the arguments that are objects, and all those that need not be held."""
         collected = collect_init_args(frame, [], classes=(pl.LightningModule,))
-        given = collected[-1]  # to the class itself, be it one derived from this
+        *_, given = {}, *collected  # to the class itself, be it one derived from this
         plain = {name for name, value in given.items() if is_plain(value)}
         defaults = {name: parameter.default for name, parameter in self._arguments().items()}
         objects = {name for name in given.keys() - plain if given[name] is not defaults.get(name)}
@@ -162,7 +162,9 @@ class LoadableModule(pl.LightningModule):
         missing = {name for name in objects if name not in settings}
         needed = {name for name, parameter in own.items() if parameter.default is parameter.empty}
         lost = set() if "hparams_file" in settings else needed - taken.keys() - settings.keys()
-        _refuse_missing(path, [name for name in own if name in lost | (missing - OF_TRAINING)])
+        _refuse_missing(
+            f"'{path}'", [name for name in own if name in lost | (missing - OF_TRAINING)]
+        )
         allowed.check_config(taken)
         read.file.seek(0)
         file: Any = read.file  # Lightning takes a file too, and undeclared any that is binary
@@ -195,13 +197,7 @@ class LoadableModule(pl.LightningModule):
 
     def require_objects(self) -> None:
         """Raises UserError if the module was loaded without what a training needs."""
-        if self._missing:
-            names = sorted(self._missing)
-            raise UserError(
-                f"the checkpoint does not hold its {' and '.join(names)}, for a file cannot hold "
-                "objects; for training give what it was trained with: load_from_checkpoint(path, "
-                f"{', '.join(f'{name}=...' for name in names)})."
-            )
+        _refuse_missing("the checkpoint", sorted(self._missing))
 
 
 def _outermost(frame: FrameType) -> FrameType:
@@ -221,11 +217,11 @@ def _check_names(settings: Mapping[str, Any], own: Collection[str]) -> None:
         raise UserError("weights_only: a checkpoint is never read in a way that runs code.")
 
 
-def _refuse_missing(path: Path, names: Sequence[str]) -> None:
-    """Raises UserError for arguments that must be given again."""
-    if names:
-        again = ", ".join(f"{name}=..." for name in names)
+def _refuse_missing(name: str, arguments: Sequence[str]) -> None:
+    """Raises UserError for arguments that a checkpoint does not hold and that are not given."""
+    if arguments:
+        again = ", ".join(f"{argument}=..." for argument in arguments)
         raise UserError(
-            f"'{path}' does not hold {' and '.join(names)}, for a file cannot hold objects; "
+            f"{name} does not hold {' and '.join(arguments)}, for a file cannot hold objects; "
             f"give what the module was made with: load_from_checkpoint(path, {again})."
         )

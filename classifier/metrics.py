@@ -68,11 +68,6 @@ class StageMetrics(nn.ModuleDict):
         super().__init__({"loss": Mean(higher_is_better=False), **metrics})
         self.stage = stage
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing was measured since the last reset."""
-        return not self.loss.update_called
-
     def measure(self, logits: Tensor, loss: Tensor, labels: Tensor) -> None:
         """Adds a batch: logits ``(N, K)``, their mean loss, labels ``(N,)`` or mixed ``(N, K)``."""
         number = len(logits)
@@ -89,11 +84,6 @@ class StageMetrics(nn.ModuleDict):
     def by_logged_name(self) -> dict[str, Metric]:
         """The metrics by the names under which they are logged."""
         return {f"{self.stage}_{name}": metric for name, metric in self._metrics()}
-
-    def reset(self) -> None:
-        """Forgets what was measured."""
-        for _, metric in self._metrics():
-            metric.reset()
 
     def _metrics(self) -> Iterable[tuple[str, Metric]]:
         return cast(Iterable[tuple[str, Metric]], self.items())  # ModuleDict hides the types

@@ -12,26 +12,22 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torchmetrics import Metric
 
-from classifier.checkpoint.file import POSITION
 from classifier.divergence import DivergenceDetector, max_abs, mean_over_ranks
 from classifier.errors import UserError
 from classifier.internals.torch import mark_compile_shapes
 from classifier.loading import FROM_CONFIG, LoadableModule
 from classifier.metrics import Mean, Mode, StageMetrics, better, evaluation_metrics, mode_of
+from classifier.optimization import resume
 from classifier.optimization.build import (
     OptimizerBuilder,
     SchedulerBuilder,
-    build_optimizer,
-    build_scheduler,
-)
-from classifier.optimization.resume import (
-    follow_new_settings,
-    refuse_other_classes,
-    replay_schedule,
+    build,
+    parameter_groups,
 )
 
-EARLIER_NAMES = {  # of the metrics of a training, in checkpoints inside epochs
+EARLIER_NAMES = {  # of metrics, in checkpoints that were saved inside an epoch
     "losses.train_": "train_metrics.loss",
     "metrics.train_.train_accuracy": "train_metrics.accuracy",
 }
@@ -65,9 +61,9 @@ class ClassificationModule(LoadableModule):
         mean: Mean of each channel, in 0..1.
         std: Standard deviation of each channel, in 0..1.
         skip_bad_steps: Whether to skip a step whose loss is not finite or has exploded, or whose
-            gradient is not finite, rather than to stop. Weights and optimizer stay
-            as they are, and the bad batch counts in no metric and no running statistics. Each step
-            waits for the device.
+            gradient is not finite, rather than to stop. Weights and optimizer stay as they are,
+            and the bad batch counts in no metric and no running statistics. Each step waits for
+            the device.
         channels_last: Whether images and weights lie in memory with the channels innermost, which
             most convolutions prefer. Results change by rounding only.
         compile: Whether torch.compile translates the network, at its first batch of training and
@@ -114,17 +110,14 @@ class ClassificationModule(LoadableModule):
         self.divergence = DivergenceDetector()
         self.replayed_steps: int | None = None  # of a schedule that was changed
         self.channels_last, self.compiled = channels_last, compile
-        self._lay_out()
+        if channels_last:
+            network.to(memory_format=torch.channels_last)
+        if compile:
+            network.compile()  # in place: a checkpoint has the same names with it and without
         self._register_normalisation(mean, std)
         self._add_metrics()
         self.monitor, self.monitor_mode = monitor, monitor_mode
-        self._check_mode()
-
-    def _lay_out(self) -> None:
-        if self.channels_last:
-            self.network.to(memory_format=torch.channels_last)
-        if self.compiled:
-            self.network.compile()  # in place: a checkpoint has the same names with it and without
+        self._check_monitor_mode()
 
     def _register_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """Keeps mean and deviation in pixel units, so that one subtraction and division do."""
@@ -140,7 +133,7 @@ class ClassificationModule(LoadableModule):
         self.val_metrics = StageMetrics("val", evaluation_metrics(num_classes))
         self.test_metrics = StageMetrics("test", evaluation_metrics(num_classes))
 
-    def _check_mode(self) -> None:
+    def _check_monitor_mode(self) -> None:
         own = self.metric_modes().get(self.monitor)
         if self.monitor_mode and own not in (None, self.monitor_mode):
             raise UserError(
@@ -172,7 +165,7 @@ class ClassificationModule(LoadableModule):
 
     def _measure(self, logits: Tensor, loss: Tensor, batch: Batch, stage: Stage) -> None:
         metrics: StageMetrics = getattr(self, f"{stage}_metrics")
-        is_first = metrics.is_empty
+        is_first = not metrics.loss.update_called  # since Lightning has reset it
         metrics.measure(logits, loss, batch[1])
         if is_first:  # at the end of the epoch, Lightning asks the metrics
             for name, metric in metrics.by_logged_name().items():
@@ -181,7 +174,7 @@ class ClassificationModule(LoadableModule):
                 )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Returns the loss; without a gradient if the step is to be skipped."""
+        """Returns the loss, whose gradient is zero if the step is to be skipped."""
         if not self.skip_bad_steps:
             return self.step(batch, "train")
         statistics = [buffer.clone() for buffer in self.network.buffers()]
@@ -243,16 +236,19 @@ class ClassificationModule(LoadableModule):
     # ---- a training ----
 
     def setup(self, stage: str) -> None:
-        for metrics in (self.train_metrics, self.val_metrics, self.test_metrics):
-            metrics.reset()  # what a run that was broken off has left
+        """Forgets what a run that was broken off has measured."""
+        for metric in self.modules():
+            if isinstance(metric, Metric):
+                metric.reset()
 
     def configure_optimizers(self) -> Any:
         self.require_objects()
-        optimizer = build_optimizer(self.optimizer, self._trained(), self.no_decay_norm_bias)
-        scheduler = self.lr_scheduler and build_scheduler(self.lr_scheduler, optimizer)
+        groups = parameter_groups(self._trained(), self.no_decay_norm_bias)
+        optimizer = build("optimizer", self.optimizer, groups)
+        scheduler = self.lr_scheduler and build("lr_scheduler", self.lr_scheduler, optimizer)
         self._classes = {"optimizer": _class_of(optimizer), "lr_scheduler": _class_of(scheduler)}
         if self.trainer.ckpt_path:
-            refuse_other_classes(self._trained_by, self._classes)
+            resume.refuse_other_classes(self._trained_by, self._classes)
         if scheduler is None:
             return optimizer
         settings: dict[str, Any] = {"scheduler": scheduler, "interval": self.interval}
@@ -278,7 +274,7 @@ class ClassificationModule(LoadableModule):
         if self.replayed_steps is None:
             return
         (optimizer,) = self.trainer.optimizers
-        if scheduler := replay_schedule(optimizer, self.lr_scheduler, self.replayed_steps):
+        if scheduler := resume.replay_schedule(optimizer, self.lr_scheduler, self.replayed_steps):
             self.trainer.lr_scheduler_configs[0].scheduler = scheduler
 
     def metric_modes(self) -> dict[str, Mode | None]:
@@ -303,14 +299,15 @@ class ClassificationModule(LoadableModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self.divergence = DivergenceDetector(**checkpoint.get("loss_watch", {}))
-        for part in checkpoint.get(POSITION, {}).get("ranks", ()):
-            metrics = part.get("metrics", {})
-            part["metrics"] = {EARLIER_NAMES.get(name, name): metrics[name] for name in metrics}
         described = (checkpoint.get("hyper_parameters", {}), self.hparams)
         if all(FROM_CONFIG in settings for settings in described) and not self._objects:
             self._trained_by = {}
             if type(self).configure_optimizers is ClassificationModule.configure_optimizers:
-                self.replayed_steps = follow_new_settings(checkpoint, self.hparams)
+                self.replayed_steps = resume.follow_new_settings(checkpoint, self.hparams)
+
+    def get_submodule(self, target: str) -> nn.Module:
+        """Finds a part by its name, also a metric by the one in earlier checkpoints."""
+        return super().get_submodule(EARLIER_NAMES.get(target, target))
 
 
 def _class_of(value: object) -> str | None:

@@ -15,48 +15,30 @@ SchedulerBuilder = Callable[[Optimizer], LRScheduler]
 Built = TypeVar("Built")
 
 
-def build_optimizer(
-    build: OptimizerBuilder,
-    parameters: list[nn.Parameter],
-    no_decay_norm_bias: bool,
-) -> Optimizer:
-    """Builds an optimizer of parameters.
-
-    Args:
-        build: The class, or a function that has its other settings.
-        parameters: What it trains.
-        no_decay_norm_bias: Whether to exempt biases and normalisation layers from weight decay.
-
-    Raises:
-        UserError: If a setting or the learning rate is out of range.
-    """
-    groups = _without_decay(parameters) if no_decay_norm_bias else parameters
-    optimizer = _build("optimizer", build, groups)
-    for group in optimizer.param_groups:
-        if not 0 <= group["lr"] < math.inf:  # also false for NaN, which SGD itself accepts
-            raise UserError(f"model.optimizer: lr must be a number >= 0, not {group['lr']}.")
-    return optimizer
-
-
-def build_scheduler(build: SchedulerBuilder, optimizer: Optimizer) -> LRScheduler:
-    """Builds a schedule of an optimizer's learning rate.
+def build(setting: str, builder: Callable[[Any], Built], argument: Any) -> Built:
+    """Calls a class, or a function that has its other settings.
 
     Raises:
         UserError: If a setting is out of range.
     """
-    return _build("lr_scheduler", build, optimizer)
+    try:
+        built = builder(argument)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"model.{setting}: {error}") from error
+    for group in built.param_groups if isinstance(built, Optimizer) else ():
+        if not 0 <= group["lr"] < math.inf:  # also false for NaN, which SGD itself accepts
+            raise UserError(f"model.{setting}: lr must be a number >= 0, not {group['lr']}.")
+    return built
 
 
-def _without_decay(parameters: list[nn.Parameter]) -> list[dict[str, Any]]:
-    """Groups parameters; those with fewer than two dimensions come second and do not decay."""
+def parameter_groups(parameters: list[nn.Parameter], no_decay_norm_bias: bool) -> list[Any]:
+    """Returns what an optimizer is built of; a second group does not decay, if that is asked for.
+
+    It has all parameters with fewer than two dimensions: biases and those of normalisation layers.
+    """
+    if not no_decay_norm_bias:
+        return parameters
     return [
         {"params": [p for p in parameters if p.ndim > 1]},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-
-
-def _build(setting: str, build: Callable[[Any], Built], argument: Any) -> Built:
-    try:
-        return build(argument)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"model.{setting}: {error}") from error

@@ -52,18 +52,14 @@ def follow_new_settings(checkpoint: dict[str, Any], settings: Settings) -> int |
 
 
 def replay_schedule(
-    optimizer: Optimizer, build: SchedulerBuilder | None, steps: int
+    optimizer: Optimizer, builder: SchedulerBuilder | None, steps: int
 ) -> LRScheduler | None:
-    """Plays a schedule from its base rate, or sets that rate if there is none.
-
-    Returns:
-        The schedule after so many steps.
-    """
+    """Returns a schedule that was played from its base rate; without one sets that rate."""
     for group in optimizer.param_groups:
         group["lr"] = group.setdefault("initial_lr", group["lr"])
-    if build is None:
+    if builder is None:
         return None
-    scheduler = build(optimizer)
+    scheduler = builder(optimizer)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*`lr_scheduler.step\\(\\)` before `optimizer.step")
         for _ in range(steps):
@@ -72,13 +68,9 @@ def replay_schedule(
 
 
 def refuse_other_classes(before: Mapping[str, str | None], now: Mapping[str, str | None]) -> None:
-    """Raises UserError where a training goes on whose settings are objects, with others.
+    """Raises UserError if a training resumes with an optimizer or schedule of another class.
 
-    Objects cannot be compared, but their classes can.
-
-    Args:
-        before: The classes of ``optimizer`` and ``lr_scheduler`` in the checkpoint.
-        now: Those of the module.
+    For those that are objects; unlike settings, they cannot be compared.
     """
     for name, then in before.items():
         if then not in (None, now[name]):
