@@ -1,10 +1,12 @@
-"""Metrics of a training step, whose cost counts: it comes with every step."""
+"""What is measured in training and evaluation, and which way each metric is better."""
 
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 Mode = Literal["min", "max"]  # as torch and Lightning write which value of a metric is the best
 
@@ -47,6 +49,57 @@ class Mean(Metric):
     def compute(self) -> Tensor:
         """The mean, NaN if a value was, or if there was none."""
         return self.total / self.count
+
+
+class StageMetrics(nn.ModuleDict):
+    """The metrics of a stage, by name: its ``loss``, and what compares logits with labels.
+
+    Each is logged with the stage before its name, such as ``val_loss``.
+
+    Args:
+        stage: ``train``, ``val`` or ``test``.
+        metrics: Metrics by name. Each is given logits ``(N, K)`` and labels ``(N,)``; a ``Mean`` is
+            given the number of images that are right.
+    """
+
+    loss: Mean
+
+    def __init__(self, stage: str, metrics: Mapping[str, Metric]) -> None:
+        super().__init__({"loss": Mean(higher_is_better=False), **metrics})
+        self.stage = stage
+
+    def measure(self, logits: Tensor, loss: Tensor, labels: Tensor) -> None:
+        """Adds a batch: logits ``(N, K)``, their mean loss, labels ``(N,)`` or mixed ``(N, K)``."""
+        number = len(logits)
+        self.loss.add(loss.detach() * number, number)
+        classes = labels if labels.ndim == 1 else labels.argmax(1)
+        for _, metric in self._metrics():
+            if metric is self.loss:
+                continue
+            if isinstance(metric, Mean):
+                metric.add((logits.argmax(1) == classes).sum(), number)
+            else:
+                metric.update(logits, classes)
+
+    def by_logged_name(self) -> dict[str, Metric]:
+        """The metrics by the names under which they are logged."""
+        return {f"{self.stage}_{name}": metric for name, metric in self._metrics()}
+
+    def _metrics(self) -> Iterable[tuple[str, Metric]]:
+        return cast(Iterable[tuple[str, Metric]], self.items())  # ModuleDict hides the types
+
+
+def evaluation_metrics(num_classes: int) -> dict[str, Metric]:
+    """Accuracy, macro F1 and, with more than five classes, top-5 accuracy, from torchmetrics."""
+    # Its own checks of every batch would make the device wait; the labels come from our data sets.
+    settings: dict[str, Any] = {"num_classes": num_classes, "validate_args": False}
+    metrics: dict[str, Metric] = {
+        "accuracy": MulticlassAccuracy(average="micro", **settings),
+        "f1": MulticlassF1Score(average="macro", **settings),
+    }
+    if num_classes > 5:
+        metrics["accuracy_top5"] = MulticlassAccuracy(top_k=5, average="micro", **settings)
+    return metrics
 
 
 def mode_of(metric: Metric) -> Mode | None:

@@ -4,21 +4,18 @@ They map images ``(N, C, H, W)`` to one score (logit) per class, ``(N, K)``. Any
 that does so can stand in a configuration beside them, by its class path.
 """
 
-import math
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from classifier.checkpoint.limits import check_archive, check_values, memory_limit
 from classifier.errors import UserError, did_you_mean
+from classifier.weights.files import WEIGHTS_SUFFIXES, load_weights
+from classifier.weights.pretrained import build_pretrained
+from classifier.weights.stem_and_head import resize_head, resize_stem, stem_and_head
 
 __all__ = ["MNISTNet", "ResNet9", "SmallResNet", "torchvision_model"]
-
-WEIGHTS_SUFFIXES = (".pt", ".pth", ".safetensors")
 
 
 class MNISTNet(nn.Module):
@@ -240,19 +237,19 @@ def torchvision_model(
         network = builder(num_classes=num_classes, **kwargs)
     elif Path(weights).suffix in WEIGHTS_SUFFIXES:
         network = builder(num_classes=num_classes, **kwargs)
-        _load_file(network, Path(weights))
+        load_weights(network, Path(weights))
     else:
-        network = _download(builder, weights, kwargs)
+        network = build_pretrained(builder, weights, kwargs)
     if in_channels != 3 and getattr(network, "transform_input", False):
         raise UserError(
             f"{name} with these weights rescales red, green and blue itself, "
             f"so it takes 3 channels, not {in_channels}."
         )
-    stem, head = _stem_and_head(network)
+    stem, head = stem_and_head(network)
     if len(head.weight) != num_classes:
-        _renew_head(head, num_classes)
+        resize_head(head, num_classes)
     if stem.in_channels != in_channels:
-        _change_channels(stem, in_channels, fresh=weights is None)
+        resize_stem(stem, in_channels, fresh=weights is None)
     return network
 
 
@@ -267,110 +264,3 @@ def _builder(name: str) -> Callable[..., nn.Module]:
         raise UserError(f"torchvision has no classifier '{name}'{hint}")
     builder: Callable[..., nn.Module] = models.get_model_builder(name.lower())
     return builder
-
-
-def _download(builder: Callable[..., nn.Module], weights: str, kwargs: dict[str, Any]) -> nn.Module:
-    """Builds the network with torchvision's own weights, from its cache where they lie there."""
-    from torchvision.models import get_model_weights
-
-    entries = get_model_weights(builder)
-    # Weights without categories are features alone: their classifier has no valid values.
-    known = {key: entry for key, entry in entries.__members__.items() if entry.meta["categories"]}
-    spelled = {key.lower(): key for key in known}
-    spelled |= {f"{entries.__name__}.{key}".lower(): key for key in known}
-    if weights.lower() not in spelled:
-        raise UserError(
-            f"{builder.__name__} has no weights '{weights}', only {', '.join(known)}; "
-            f"a file ends in {', '.join(WEIGHTS_SUFFIXES)}."
-        )
-    entry = known[spelled[weights.lower()]]
-    try:
-        return builder(weights=entry, **kwargs)
-    except OSError as error:  # urllib's URLError and HTTPError among them
-        raise FileNotFoundError(
-            f"'{entry.url}' could not be downloaded ({error}). Put the file into "
-            f"'{torch.hub.get_dir()}/checkpoints', or give its path as weights."
-        ) from error
-
-
-def _load_file(network: nn.Module, path: Path) -> None:
-    """Loads a state dict into ``network``, whose stem and head take on the sizes in the file."""
-    state = _read_state(path)
-    stem, head = _stem_and_head(network)
-    names = {module: name for name, module in network.named_modules()}
-    stem_weight, head_weight = (state.get(f"{names[layer]}.weight") for layer in (stem, head))
-    if stem_weight is not None and stem_weight.ndim == 4:
-        _change_channels(stem, stem_weight.shape[1], fresh=True)
-    if head_weight is not None and head_weight.ndim == head.weight.ndim:
-        _renew_head(head, len(head_weight))
-    try:
-        missing, unexpected = network.load_state_dict(state, strict=False)
-    except RuntimeError as error:  # a size; the message's first line only names the class
-        raise UserError(f"'{path}' does not fit: {str(error).splitlines()[1].strip()}") from error
-    for keys, problem in ((missing, "lacks"), (unexpected, "also has")):
-        if keys:
-            raise UserError(
-                f"'{path}' is not a state dict of this network: it {problem} '{keys[0]}' "
-                f"({len(keys)} such keys)."
-            )
-
-
-def _read_state(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no weights file '{path}'.")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        if zipfile.is_zipfile(path):  # older files are none
-            with path.open("rb") as file:
-                check_archive(file)
-        with memory_limit(2 * path.stat().st_size):
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        check_values(state, path.stat().st_size)
-    except ImportError as error:
-        raise UserError(f"'{path}' needs a package: pip install safetensors.") from error
-    except Exception as error:  # each format has its own exceptions for a damaged file
-        raise UserError(
-            f"'{path}' is damaged or holds more than tensors ({type(error).__name__})."
-        ) from error
-    if not isinstance(state, dict) or not all(
-        isinstance(value, Tensor) for value in state.values()
-    ):
-        raise UserError(f"'{path}' holds no state dict, which maps names to tensors.")
-    return state
-
-
-def _stem_and_head(network: nn.Module) -> tuple[nn.Conv2d, nn.Linear | nn.Conv2d]:
-    """Finds the first convolution and the last layer: true of every torchvision classifier."""
-    layers = [module for module in network.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
-    stem = next(layer for layer in layers if isinstance(layer, nn.Conv2d))
-    return stem, layers[-1]
-
-
-def _renew_head(head: nn.Linear | nn.Conv2d, num_classes: int) -> None:
-    """Gives the head ``num_classes`` outputs with PyTorch's initial weights for its type."""
-    if isinstance(head, nn.Linear):
-        head.out_features = num_classes
-    else:
-        head.out_channels = num_classes
-    head.weight = nn.Parameter(head.weight.new_empty(num_classes, *head.weight.shape[1:]))
-    if head.bias is not None:
-        head.bias = nn.Parameter(head.bias.new_empty(num_classes))
-    head.reset_parameters()
-
-
-def _change_channels(stem: nn.Conv2d, in_channels: int, fresh: bool) -> None:
-    """Gives the stem ``in_channels`` inputs; the spread of its responses stays the same."""
-    filters = stem.weight.detach()  # (filters, channels, height, width)
-    ratio = stem.in_channels / in_channels
-    if fresh:
-        shape = (len(filters), in_channels, *stem.kernel_size)
-        filters = torch.randn(shape) * filters.std() * math.sqrt(ratio)
-    elif in_channels == 1:
-        filters = filters.sum(1, keepdim=True)  # exact for grey: every colour had the same value
-    else:
-        filters = filters.repeat(1, math.ceil(1 / ratio), 1, 1)[:, :in_channels] * ratio
-    stem.in_channels = in_channels
-    stem.weight = nn.Parameter(filters)

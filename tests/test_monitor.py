@@ -5,7 +5,6 @@ from functools import partial
 
 import pytest
 import pytorch_lightning as pl
-import torch
 import yaml
 from PIL import Image
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -13,6 +12,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from classifier import runs
 from classifier.__main__ import main
 from classifier.data import Digits
+from classifier.metrics import Mean
 from classifier.module import ClassificationModule
 from classifier.networks import MNISTNet
 
@@ -218,10 +218,9 @@ def test_a_mode_that_contradicts_is_refused_in_python():
 
 def test_an_own_metric_of_a_module_says_its_direction():
     module = module_of(monitor="val_own", monitor_mode="max")
-    own = torch.nn.ModuleDict({"val_own": module.losses["val_"]})
 
     assert module.mode_of("val_own") == "max"
-    module.metrics["train_"].update(own)
+    module.val_metrics["own"] = Mean(higher_is_better=False)
     assert module.mode_of("val_own") == "min"
     assert module.mode_of("val_other") is None
 

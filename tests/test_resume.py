@@ -13,9 +13,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from classifier import runs
 from classifier.__main__ import main
-from classifier.checkpoint.overrides import follow_new_settings
 from classifier.data import Digits
 from classifier.module import ClassificationModule
+from classifier.optimization.resume import follow_new_settings
 
 KEPT = {"best.ckpt", "last.ckpt", "previous.ckpt"}
 COSINE = {

@@ -238,22 +238,6 @@ def resolve_checkpoint(path: str, prefer: str) -> Path:
     return next((file for file in found if file.is_file()), Path(path))
 
 
-def without_pretrained(network: Any) -> None:
-    """Switches off, in place, the loading of pretrained weights that a checkpoint replaces.
-
-    Otherwise each load would download them first, which a machine without network cannot do.
-
-    Args:
-        network: ``class_path`` and its arguments, as a mapping.
-    """
-    if network["class_path"].startswith(("torchvision.", "timm.", "classifier.networks.")):
-        for section in ("init_args", "dict_kwargs"):
-            settings = network.get(section) or {}
-            for name, off in (("weights", None), ("pretrained", False)):
-                if settings.get(name):
-                    settings[name] = off
-
-
 def similar_file(path: Path) -> str:
     """Ends a sentence: ", did you mean '…'?" where the folder has a file of a similar name."""
     if not path.parent.is_dir():

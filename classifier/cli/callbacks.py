@@ -10,7 +10,7 @@ from classifier import terminal
 from classifier.callbacks.checkpoints import RunCheckpoints, refuse_taken_names
 from classifier.callbacks.console import Console, RichBar
 from classifier.callbacks.data_notes import DataNotes
-from classifier.callbacks.finite_loss import FiniteLoss
+from classifier.callbacks.divergence import StopOnDivergence
 from classifier.callbacks.freed_memory import FreedMemory
 from classifier.callbacks.lean_hooks import LeanHooks
 from classifier.callbacks.logger import RunLogger
@@ -68,7 +68,9 @@ def callbacks_for(cli: "ClassifierCLI", config: Namespace) -> tuple[list[Callbac
         _writer(cli, config) if predicts else None,
         checkpoints,
         None if predicts else DataNotes(),
-        FiniteLoss(run, cli.settings.seed_everything) if fits else None,  # before it is recorded
+        StopOnDivergence(run, cli.settings.seed_everything)
+        if fits
+        else None,  # before it is recorded
         _record(cli, run) if run else None,  # before what reads its metrics.csv
         Console(run) if fits else None,
         None if last_step is None else StopAtStep(last_step),

@@ -24,7 +24,6 @@ from classifier import terminal
 from classifier.anchored_yaml import anchors, load, with_aliases
 from classifier.callbacks.checkpoint_io import use_atomic_checkpoints
 from classifier.callbacks.predictions import PredictionWriter
-from classifier.checkpoint.read import without_pretrained
 from classifier.checkpoint.trust import PACKAGES, confined
 from classifier.cli.callbacks import callbacks_for
 from classifier.cli.command_line import CommandLine
@@ -50,6 +49,7 @@ from classifier.internals.lightning import PlainCLI, described, without_signal_h
 from classifier.module import ClassificationModule
 from classifier.platform import cleaning
 from classifier.runs import RunFolder
+from classifier.weights.pretrained import switch_off_pretrained
 
 MAX_PROCESSES = max(8, os.cpu_count() or 1)  # of one training on this machine
 NOT_CONTIGUOUS = "view size is not compatible"  # how torch refuses to view what lies otherwise
@@ -152,6 +152,10 @@ class ClassifierCLI(PlainCLI):
                 run=run,
                 **own,
             )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "ClassifierCLI":
+        """Itself: a module's optimizer holds what builds it, and a moving average copies modules."""
+        return self
 
     # ---- the parser ----
 
@@ -287,7 +291,7 @@ class ClassifierCLI(PlainCLI):
         if network := config.model.init_args.get("network"):
             fill_network(network, data)
             if line.checkpoint_path:
-                without_pretrained(network)
+                switch_off_pretrained(network)
 
     def _built_data(
         self,

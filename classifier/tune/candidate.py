@@ -20,7 +20,7 @@ from pytorch_lightning.callbacks import (
     LearningRateMonitor,
 )
 
-from classifier.callbacks.finite_loss import FiniteLoss
+from classifier.callbacks.divergence import StopOnDivergence
 from classifier.callbacks.lean_hooks import LeanHooks
 from classifier.cli.classifier_cli import ClassifierCLI
 from classifier.data import ImageDataModule
@@ -88,7 +88,7 @@ class Meter(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        self.losses.append(outputs["step_loss"])
+        self.losses.append(outputs["loss"] * trainer.accumulate_grad_batches)
         done = len(self.losses)
         timed = done - min(self.warm_up, self.steps - 1)
         if timed == 0:
@@ -145,7 +145,11 @@ class Candidate(ClassifierCLI):
             self.datamodule.share(self.loaded)
         config = self.config_init.trainer
         callbacks = [c for c in config.callbacks or [] if not isinstance(c, NOT_TIMED)]
-        callbacks += [LeanHooks(), FiniteLoss(None, self.settings.seed_everything), self.meter]
+        callbacks += [
+            LeanHooks(),
+            StopOnDivergence(None, self.settings.seed_everything),
+            self.meter,
+        ]
         devices = config.devices[:1] if isinstance(config.devices, list) else 1
         return pl.Trainer(
             **{**vars(config), **TRAINER, "devices": devices, "callbacks": callbacks, **kwargs}

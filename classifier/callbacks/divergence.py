@@ -3,7 +3,7 @@
 import io
 import math
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import pytorch_lightning as pl
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from classifier import terminal
 from classifier.atomic import write_bytes
 from classifier.checkpoint.read import read_checkpoint
-from classifier.finite import EXPLODED, LossWatch, largest, mean_over_ranks
+from classifier.divergence import Watched, max_abs, mean_over_ranks
 from classifier.runs import RunFolder
 
 MAX_IN_A_ROW = 10  # skipped steps; after so many the weights are broken, not the batch
@@ -56,8 +56,11 @@ class Step:
         return self.loss.item()
 
 
-class FiniteLoss(Callback):
-    """Raises a FloatingPointError when the loss is not finite or has exploded (``LossWatch``).
+class StopOnDivergence(Callback):
+    """Raises a FloatingPointError when the loss is not finite or has exploded.
+
+    It follows the loss that ``training_step`` returns, and looks at nothing where the module
+    optimizes by itself (``automatic_optimization = False``).
 
     The batch is kept in ``bad_batch.pt``. On a GPU the loss is looked at one step late, so that the
     host need not wait for it. No checkpoint is written of weights that are not finite, or before
@@ -79,6 +82,13 @@ class FiniteLoss(Callback):
         self.newest: Step | None = None
         self.pending = False
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not pl_module.automatic_optimization:
+            terminal.note(
+                "the module optimizes by itself (automatic_optimization is false), so nothing "
+                "stops a training that diverges, and model.skip_bad_steps skips no step."
+            )
+
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
@@ -93,7 +103,10 @@ class FiniteLoss(Callback):
         batch_idx: int,
     ) -> None:
         self._look(trainer, pl_module)
-        loss = outputs["step_loss"]
+        if not (pl_module.automatic_optimization and outputs):  # or training_step returned None
+            return
+        # Lightning has divided it.
+        loss = mean_over_ranks(outputs["loss"] * trainer.accumulate_grad_batches)
         self.newest = Step(batch, loss, trainer.current_epoch, batch_idx, self.number)
         self.pending = True
         if self.newest.arrived is None:
@@ -111,7 +124,7 @@ class FiniteLoss(Callback):
         self._look_closely(trainer, pl_module)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        skipped = _watch(pl_module).skipped
+        skipped = _watched(pl_module).divergence.skipped
         if skipped and trainer.is_global_zero:
             terminal.warn(
                 f"{skipped} of {trainer.global_step} steps were skipped, for their loss "
@@ -123,13 +136,14 @@ class FiniteLoss(Callback):
         if self.newest is None or not self.pending:
             return
         self.pending = False
-        watch, loss = _watch(pl_module), self.newest.loss_value()
-        if not watch.allows(loss):
+        module, loss = _watched(pl_module), self.newest.loss_value()
+        detector = module.divergence
+        if not detector.allows(loss):
             self._keep(trainer, self.newest)
-            if not pl_module.skip_bad_steps:
-                self._stop(trainer, _described(loss, watch), REMEDY)
-        if watch.in_a_row >= min(MAX_IN_A_ROW, trainer.num_training_batches):
-            what = f"{watch.in_a_row} steps in a row were skipped, the last"
+            if not module.skip_bad_steps:
+                self._stop(trainer, f"train_loss is {detector.describe(loss)}", REMEDY)
+        if detector.in_a_row >= min(MAX_IN_A_ROW, trainer.num_training_batches):
+            what = f"{detector.in_a_row} steps in a row were skipped, the last"
             self._stop(trainer, what, "The weights or all batches are to blame, not one batch.")
 
     def _look_closely(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -137,7 +151,7 @@ class FiniteLoss(Callback):
         self._look(trainer, pl_module)
         if self.newest is None:
             return
-        if not math.isfinite(mean_over_ranks(largest(pl_module.parameters())).item()):
+        if not math.isfinite(mean_over_ranks(max_abs(pl_module.parameters())).item()):
             self._keep(trainer, self.newest)
             self._stop(trainer, "the weights are no longer finite", REMEDY)
 
@@ -172,17 +186,8 @@ class FiniteLoss(Callback):
         raise FloatingPointError("\n".join(lines))
 
 
-def _watch(pl_module: pl.LightningModule) -> LossWatch:
-    watch: LossWatch = pl_module.watch  # type: ignore[assignment]  # of ClassificationModule
-    return watch
-
-
-def _described(loss: float, watch: LossWatch) -> str:
-    if not math.isfinite(loss):
-        return f"train_loss is {loss}"
-    return (
-        f"train_loss is {loss:.3g}, over {EXPLODED:,.0f} times the first, {watch.first_loss:.3g},"
-    )
+def _watched(pl_module: pl.LightningModule) -> Watched:
+    return cast(Watched, pl_module)
 
 
 def _file_name(rank: int) -> str:

@@ -10,8 +10,8 @@ from test_ddp import TWO_RANKS, classify
 
 from classifier import runs
 from classifier.__main__ import main
-from classifier.callbacks.finite_loss import Step
-from classifier.finite import LossWatch
+from classifier.callbacks.divergence import Step
+from classifier.divergence import DivergenceDetector
 from classifier.module import ClassificationModule
 
 OWN = """
@@ -255,7 +255,7 @@ def test_a_resumed_run_knows_its_first_loss(write_config, capsys):
 
 
 def test_every_loss_of_a_usual_training_is_allowed():
-    watch = LossWatch()
+    watch = DivergenceDetector()
 
     assert all(watch.allows(loss) for loss in (0.0, 2.3, 9_999, -50, 1e-9))
     assert not any(watch.allows(loss) for loss in (10_001, float("nan"), float("inf")))

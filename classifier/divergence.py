@@ -1,8 +1,9 @@
-"""Telling a training that has gone wrong by its loss, its gradient or its weights."""
+"""Tells by its loss, its gradient or its weights that a training diverges."""
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -12,8 +13,8 @@ EXPLODED = 1e4  # times the first loss
 
 
 @dataclass
-class LossWatch:
-    """What is known of the losses of a training, to tell a bad one.
+class DivergenceDetector:
+    """Tells a bad loss by those before it.
 
     Bad is a loss that is not finite, or larger than 10,000 times that of the first step, and than
     10,000. An untrained network's cross-entropy is about ln K, 2 to 7 for 10 to 1,000 classes; a
@@ -48,6 +49,19 @@ class LossWatch:
         self.skipped += skipped
         self.in_a_row = self.in_a_row + 1 if skipped else 0
 
+    def describe(self, loss: float) -> str:
+        """Says what is bad about a loss."""
+        if not math.isfinite(loss):
+            return str(loss)
+        return f"{loss:.3g}, over {EXPLODED:,.0f} times the first, {self.first_loss:.3g},"
+
+
+class Watched(Protocol):
+    """What a module has whose training is watched."""
+
+    divergence: DivergenceDetector
+    skip_bad_steps: bool
+
 
 def mean_over_ranks(value: Tensor) -> Tensor:
     """The mean of a number over the processes of a training; NaN or infinite if any rank's is.
@@ -61,6 +75,6 @@ def mean_over_ranks(value: Tensor) -> Tensor:
     return total / torch.distributed.get_world_size()
 
 
-def largest(tensors: Iterable[Tensor]) -> Tensor:
+def max_abs(tensors: Iterable[Tensor]) -> Tensor:
     """The largest absolute value in any of the tensors; NaN if one holds a NaN."""
     return get_total_norm(tensors, math.inf)

@@ -4,10 +4,16 @@ The command line and the config files win over the checkpoint. PyTorch's ``load_
 does the opposite: it brings back the learning rate and every other saved setting.
 """
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
 from classifier.checkpoint.file import epochs_done
+from classifier.errors import UserError
+from classifier.optimization.build import SchedulerBuilder
 
 Settings = Mapping[str, Any]
 
@@ -28,7 +34,7 @@ def follow_new_settings(checkpoint: dict[str, Any], settings: Settings) -> int |
         How many steps of a new schedule to play; None to keep the saved one.
     """
     saved = checkpoint.get("hyper_parameters", {})
-    if "optimizer_states" not in checkpoint or "network" not in saved:
+    if "optimizer_states" not in checkpoint or "optimizer" not in saved:
         return None  # weights only, or not made from the command line
     regrouped = saved.get("no_decay_norm_bias") != settings.get("no_decay_norm_bias")
     if regrouped or _class_path(saved, "optimizer") != _class_path(settings, "optimizer"):
@@ -43,6 +49,36 @@ def follow_new_settings(checkpoint: dict[str, Any], settings: Settings) -> int |
             _update(group, {key: changed[key] for key in changed if key != "weight_decay"})
     _follow_metric(checkpoint, saved, settings)
     return _follow_schedule(checkpoint, saved, settings, "lr" in changed)
+
+
+def replay_schedule(
+    optimizer: Optimizer, builder: SchedulerBuilder | None, steps: int
+) -> LRScheduler | None:
+    """Returns a schedule that was played from its base rate; without one sets that rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = group.setdefault("initial_lr", group["lr"])
+    if builder is None:
+        return None
+    scheduler = builder(optimizer)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*`lr_scheduler.step\\(\\)` before `optimizer.step")
+        for _ in range(steps):
+            scheduler.step()
+    return scheduler
+
+
+def refuse_other_classes(before: Mapping[str, str | None], now: Mapping[str, str | None]) -> None:
+    """Raises UserError if a training resumes with an optimizer or schedule of another class.
+
+    For those that are objects; unlike settings, they cannot be compared.
+    """
+    for name, then in before.items():
+        if then not in (None, now[name]):
+            raise UserError(
+                f"the checkpoint was trained with {then}, but the {name} of this module is "
+                f"{now[name]}. Give it that one, or train without ckpt_path, from the weights of "
+                "load_from_checkpoint."
+            )
 
 
 def _follow_metric(checkpoint: dict[str, Any], saved: Settings, settings: Settings) -> None:

@@ -1,0 +1,1 @@
+"""Optimizer and schedule: how they are made, and how a resumed training goes on with others."""

@@ -1,0 +1,72 @@
+"""What an evaluation writes: one CSV row an image, in the order given."""
+
+import contextlib
+import csv
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+from torch import Tensor
+
+from classifier.atomic import atomic_create, naming_path
+from classifier.platform import cleaning
+
+
+class PredictionTable:
+    """Streams ``file, label, probability`` and the next best classes to a CSV file.
+
+    Nothing of earlier batches is held.
+
+    Args:
+        path: Where to write.
+        class_names: Names of the K classes.
+        top_k: How many classes a row has, best first.
+
+    Attributes:
+        count: How many rows were written.
+    """
+
+    def __init__(self, path: Path, class_names: Sequence[str], top_k: int) -> None:
+        self.path = path
+        self.class_names = class_names
+        self.top_k = min(top_k, len(class_names))
+        self.count = 0
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Within, rows are written; at its end the file appears.
+
+        Raises:
+            FileExistsError: If there is such a file by then; names the one that has the rows.
+            OSError: If it cannot be written.
+        """
+        with atomic_create(self.path) as file, cleaning(Path(file.name).unlink):
+            self.rows = csv.writer(_Encoded(file))
+            columns = ["file", "label", "probability"]
+            for rank in range(2, self.top_k + 1):
+                columns += [f"label_{rank}", f"probability_{rank}"]
+            self.rows.writerow(columns)
+            yield
+
+    def write(self, files: Sequence[str], probabilities: Tensor) -> None:
+        """Writes the probabilities ``(N, K)`` of N image files."""
+        best = probabilities.topk(self.top_k)
+        with naming_path(self.path):
+            for name, *ranked in zip(
+                files, best.values.tolist(), best.indices.tolist(), strict=True
+            ):
+                row: list[str] = [name]
+                for probability, index in zip(*ranked, strict=True):
+                    row += [self.class_names[index], f"{probability:.6f}"]
+                self.rows.writerow(row)
+        self.count += len(files)
+
+
+class _Encoded:
+    """Takes texts for a file. Names of files may hold bytes that are not UTF-8; they stay."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+
+    def write(self, text: str) -> None:
+        self.file.write(text.encode("utf-8", "surrogateescape"))
