@@ -59,7 +59,7 @@ from classifier.cli.writing import writing
 from classifier.cli.written import Written, comment
 from classifier.data import ImageDataModule
 from classifier.data.files import find_images
-from classifier.data.workers import WorkerNames
+from classifier.data.workers import WorkerErrorReporter
 from classifier.errors import DataWorkerError, UserError, did_you_mean
 from classifier.internals.lightning import lean_hooks
 from classifier.metrics import better
@@ -249,8 +249,8 @@ class ClassifierCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         config = self._get(self.config_init, "trainer")
-        self.worker_names = WorkerNames()
-        config.callbacks = [self.worker_names, *(config.callbacks or [])]
+        self.worker_errors = WorkerErrorReporter()
+        config.callbacks = [self.worker_errors, *(config.callbacks or [])]
         if self.arguments.verb == "fit":
             self._check_monitors(config.callbacks, validated=config.limit_val_batches != 0)
         self._add_progress_bar(config)
@@ -457,7 +457,7 @@ class ClassifierCLI(LightningCLI):
             try:
                 super()._run_subcommand(subcommand)
             except RuntimeError as error:
-                if self.worker_names.named:
+                if self.worker_errors.reported:
                     raise DataWorkerError(str(error)) from error
                 if self.model.channels_last and str(error).startswith(NOT_CONTIGUOUS):
                     raise UserError(NEEDS_CONTIGUOUS) from error

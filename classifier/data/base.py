@@ -22,7 +22,7 @@ from classifier.checkpoint.file import FORMAT
 from classifier.data.images import FilesSet, ImageFiles, ImageReader
 from classifier.data.loader import TrainLoader
 from classifier.data.sets import Batch, EpochSampler, ImageSet, MemorySet, whole_batch
-from classifier.data.workers import workers
+from classifier.data.workers import worker_settings
 from classifier.errors import UserError
 
 
@@ -237,7 +237,7 @@ class ImageDataModule(pl.LightningDataModule):
         """Reads image files to predict, in the order given, as batches of ``ImageFiles``."""
         files = FilesSet(paths, self.reader())
         return DataLoader(
-            files, self.eval_batch_size, collate_fn=whole_batch, **workers(self.num_workers)
+            files, self.eval_batch_size, collate_fn=whole_batch, **worker_settings(self.num_workers)
         )
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
@@ -284,7 +284,7 @@ class ImageDataModule(pl.LightningDataModule):
             sampler=sampler,
             drop_last=sampler.shuffle and len(sampler) >= batch_size,
             collate_fn=whole_batch,
-            **workers(self.num_workers),
+            **worker_settings(self.num_workers),
             persistent_workers=self.num_workers > 0,
             pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
             generator=torch.Generator(),  # else each start of a loader draws from the global one

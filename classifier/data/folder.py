@@ -20,7 +20,7 @@ from classifier.data.files import Finder, key
 from classifier.data.images import ImageReader, image_suffixes, stack
 from classifier.data.sets import Batch, Buffer, ImageSet, MemorySet, mixed_seed, seeded, whole_batch
 from classifier.data.split_folders import find_splits
-from classifier.data.workers import workers
+from classifier.data.workers import worker_settings
 from classifier.errors import UserError, did_you_mean
 from classifier.splits import order_by_name, stratified_split
 
@@ -269,7 +269,9 @@ class ImageFolder(ImageDataModule):
         images = FolderSet(paths, labels, read, self.seed, self.root if self.format > 1 else None)
         if not self.in_memory:
             return images
-        batches = DataLoader(images, 64, collate_fn=whole_batch, **workers(self._num_readers()))
+        batches = DataLoader(
+            images, 64, collate_fn=whole_batch, **worker_settings(self._num_readers())
+        )
         return MemorySet(torch.cat([pixels for pixels, _ in batches]), labels)
 
     def _num_readers(self) -> int:

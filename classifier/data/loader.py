@@ -10,9 +10,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from classifier.data.sets import Batch, EpochSampler, MemorySet, mixed_seed
+from classifier.internals.torch import LoaderProxy
 
 
-class TrainLoader:
+class TrainLoader(LoaderProxy):
     """Yields the batches that a training has not seen yet, each with a seed of its own.
 
     Which batches come, and what the step on each draws (dropout, MixUp, augmentation), depends on
@@ -76,17 +77,7 @@ class TrainLoader:
         random.seed(seed)
         np.random.seed(seed % 2**32)  # noqa: NPY002  # other people's transforms use it
 
-    # Lightning ends the workers of what has this attribute of DataLoader, also after a failure.
-
-    @property
-    def _iterator(self) -> Any:
-        return self.loader._iterator
-
-    @_iterator.setter
-    def _iterator(self, value: Any) -> None:
-        self.loader._iterator = value
-
-    # It warns of a loader that cannot go on inside an epoch unless it has these.
+    # Lightning warns of a loader that cannot go on inside an epoch unless it has these.
 
     def state_dict(self) -> dict[str, Any]:
         return {}
