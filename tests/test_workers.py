@@ -256,8 +256,8 @@ import os, random, signal, sys, time
 import torch
 from torch.utils.data import DataLoader
 from classifier.data.folder import FolderSet
-from classifier.data.images import ImageReader
-from classifier.data.sets import whole_batch
+from classifier.images.read import ImageReader
+from classifier.data.sets import identity_collate
 from classifier.data.workers import worker_settings
 from pathlib import Path
 
@@ -271,7 +271,7 @@ for _ in range(40):
         os.setsid()
         while True:
             settings = worker_settings(4) if sys.argv[1] == "ours" else {"num_workers": 4}
-            for _ in DataLoader(images, 2, collate_fn=whole_batch, **settings):
+            for _ in DataLoader(images, 2, collate_fn=identity_collate, **settings):
                 pass
     time.sleep(drawn.uniform(0, 0.12))
     os.kill(pid, signal.SIGKILL)

@@ -58,13 +58,13 @@ from classifier.cli.run_folder import run_folder
 from classifier.cli.writing import writing
 from classifier.cli.written import Written, comment
 from classifier.data import ImageDataModule
-from classifier.data.files import find_images
 from classifier.data.workers import WorkerErrorReporter
 from classifier.errors import DataWorkerError, UserError, did_you_mean
 from classifier.internals.lightning import lean_hooks
 from classifier.metrics import better
 from classifier.module import ClassificationModule
 from classifier.platform import cleaning
+from classifier.sources.files import find_images
 
 MAX_PROCESSES = max(8, os.cpu_count() or 1)  # of one training on this machine
 HIDDEN = argparse.SUPPRESS

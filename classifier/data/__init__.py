@@ -5,9 +5,9 @@ from classifier.data.cifar import CIFAR10, CIFAR100
 from classifier.data.digits import Digits
 from classifier.data.downloaded import DownloadedDataModule
 from classifier.data.folder import ImageFolder
-from classifier.data.images import ImageFiles
 from classifier.data.memory import InMemoryDataModule
 from classifier.data.mnist import MNIST, FashionMNIST
+from classifier.data.sets import ImageFiles
 
 __all__ = [
     "CIFAR10",

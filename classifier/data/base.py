@@ -19,11 +19,19 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from classifier.checkpoint.file import FORMAT
-from classifier.data.images import FilesSet, ImageFiles, ImageReader
 from classifier.data.loader import TrainLoader
-from classifier.data.sets import Batch, EpochSampler, ImageSet, MemorySet, whole_batch
+from classifier.data.sets import (
+    Batch,
+    EpochSampler,
+    FilesSet,
+    ImageFiles,
+    ImageSet,
+    MemorySet,
+    identity_collate,
+)
 from classifier.data.workers import worker_settings
 from classifier.errors import UserError
+from classifier.images.read import ImageReader
 
 
 class Description(TypedDict):
@@ -186,7 +194,7 @@ class ImageDataModule(pl.LightningDataModule):
         self.train_set, self.val_set, self.test_set = self.load_sets()
         self._is_set_up = True
 
-    def share(self, other: "ImageDataModule") -> None:
+    def reuse_sets_of(self, other: "ImageDataModule") -> None:
         """Takes the sets that another has set up, which differs in how they are batched only."""
         self.train_set, self.val_set, self.test_set = other.train_set, other.val_set, other.test_set
         self.seed, self._is_set_up = other.seed, True
@@ -237,7 +245,10 @@ class ImageDataModule(pl.LightningDataModule):
         """Reads image files to predict, in the order given, as batches of ``ImageFiles``."""
         files = FilesSet(paths, self.reader())
         return DataLoader(
-            files, self.eval_batch_size, collate_fn=whole_batch, **worker_settings(self.num_workers)
+            files,
+            self.eval_batch_size,
+            collate_fn=identity_collate,
+            **worker_settings(self.num_workers),
         )
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
@@ -283,7 +294,7 @@ class ImageDataModule(pl.LightningDataModule):
             batch_size,
             sampler=sampler,
             drop_last=sampler.shuffle and len(sampler) >= batch_size,
-            collate_fn=whole_batch,
+            collate_fn=identity_collate,
             **worker_settings(self.num_workers),
             persistent_workers=self.num_workers > 0,
             pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",

@@ -14,14 +14,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from classifier.data import earlier
 from classifier.data.base import Description, ImageDataModule, at_least_one, proper_fraction
-from classifier.data.files import Finder, key
-from classifier.data.images import ImageReader, image_suffixes, stack
-from classifier.data.sets import Batch, Buffer, ImageSet, MemorySet, mixed_seed, seeded, whole_batch
-from classifier.data.split_folders import find_splits
-from classifier.data.workers import worker_settings
+from classifier.data.sets import Batch, Buffer, ImageSet, MemorySet, identity_collate
+from classifier.data.workers import reading, worker_settings
 from classifier.errors import UserError, did_you_mean
+from classifier.images.read import ImageReader, image_suffixes, stack
+from classifier.seeds import derive_seed, seeded
+from classifier.sources import earlier
+from classifier.sources.files import Finder, key
+from classifier.sources.split_folders import find_splits
 from classifier.splits import order_by_name, stratified_split
 
 MAX_WORKERS = 1024  # more bring a machine down before they read an image
@@ -60,8 +61,9 @@ class FolderSet(ImageSet):
         return images, self.labels[torch.tensor(keys) % len(self)]
 
     def _image(self, key: int) -> Tensor:
-        with seeded(mixed_seed(self.seed, key)):
-            return self.read(self.paths[key % len(self)])
+        path = self.paths[key % len(self)]
+        with seeded(derive_seed(self.seed, key)), reading(path):
+            return self.read(path)
 
     def content(self) -> Iterator[Buffer]:
         """Yields name and size of each file, and its label."""
@@ -270,7 +272,7 @@ class ImageFolder(ImageDataModule):
         if not self.in_memory:
             return images
         batches = DataLoader(
-            images, 64, collate_fn=whole_batch, **worker_settings(self._num_readers())
+            images, 64, collate_fn=identity_collate, **worker_settings(self._num_readers())
         )
         return MemorySet(torch.cat([pixels for pixels, _ in batches]), labels)
 

@@ -9,8 +9,9 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from classifier.data.sets import Batch, EpochSampler, MemorySet, mixed_seed
+from classifier.data.sets import Batch, EpochSampler, MemorySet
 from classifier.internals.torch import LoaderProxy
+from classifier.seeds import derive_seed
 
 
 class TrainLoader(LoaderProxy):
@@ -55,7 +56,7 @@ class TrainLoader(LoaderProxy):
         sampler.start = position * self.images_per_batch if self.seen is None else self.seen
         self.seen = None
         for number, batch in enumerate(self._batches(sampler), position):
-            self._seed_step(mixed_seed(sampler.seed, epoch, number, sampler.rank))
+            self._seed_step(derive_seed(sampler.seed, epoch, number, sampler.rank))
             yield batch
 
     def _batches(self, sampler: EpochSampler) -> Iterable[Batch]:

@@ -7,8 +7,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import Resize
 
 from classifier.data.base import Description, ImageDataModule
-from classifier.data.images import ImageReader
 from classifier.data.sets import MemorySet
+from classifier.images.read import ImageReader
 from classifier.splits import random_order, stratified_split
 
 

@@ -141,7 +141,7 @@ class Candidate(ClassifierCLI):
         if settings.get("mode") == "max":
             settings["mode"] = "min"
         if self.loaded is not None:
-            self.datamodule.share(self.loaded)
+            self.datamodule.reuse_sets_of(self.loaded)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         config: Namespace = self._get(self.config_init, "trainer")

@@ -4,8 +4,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from classifier.data.images import image_suffixes
 from classifier.errors import UserError
+from classifier.images.read import image_suffixes
 
 SPLIT_NAMES = {"train": ["train"], "val": ["val", "valid", "validation"], "test": ["test"]}
 

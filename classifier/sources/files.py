@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from classifier.data.images import (
+from classifier.images.read import (
     HEIF_SUFFIXES,
     UNREAD_SUFFIXES,
     image_suffixes,

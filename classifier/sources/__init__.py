@@ -1,0 +1,1 @@
+"""Where images come from: a source says which there are, of which class, and where each lies."""
