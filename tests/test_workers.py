@@ -255,15 +255,14 @@ STORM = """
 import os, random, signal, sys, time
 import torch
 from torch.utils.data import DataLoader
-from classifier.data.folder import FolderSet
-from classifier.images.read import ImageReader
-from classifier.data.sets import identity_collate
+from classifier.data.sets import FileSet, identity_collate
 from classifier.data.workers import worker_settings
+from classifier.images.read import ImageReader
 from pathlib import Path
 
 torch.set_num_threads(1)
 paths = sorted(Path("photos").glob("*/*.png"))
-images = FolderSet(paths, torch.zeros(len(paths)), ImageReader(3, torch.nn.Identity()), 0)
+images = FileSet(paths, torch.zeros(len(paths)), [], ImageReader(3, torch.nn.Identity()), 0)
 drawn = random.Random(0)
 for _ in range(40):
     pid = os.fork()

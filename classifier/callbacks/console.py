@@ -31,13 +31,12 @@ class Console(EpochWatch):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         data = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning, undeclared
-        sizes = " / ".join(f"{len(s):,}" for s in (data.train_set, data.val_set, data.test_set))
         count = sum(p.numel() for p in pl_module.parameters())
         network = type(pl_module.network).__name__
         devices = f"{trainer.num_devices} x " if trainer.num_devices > 1 else ""
         line = (
             f"{network}, {count:,} parameters, on {devices}{pl_module.device.type}; "
-            f"{type(data).__name__}, {sizes} images to train / validate / test"
+            f"{data.summary()}"
         )
         self._print(
             trainer, f"{terminal.display_path(self.folder)}: {line}" if self.folder else line

@@ -5,9 +5,10 @@ Shapes: N images, C channels, H rows, W columns, K classes.
 """
 
 import hashlib
+import inspect
 import warnings
-from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypedDict
@@ -15,26 +16,34 @@ from typing import Any, TypedDict
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities.warnings import PossibleUserWarning
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from classifier import terminal
 from classifier.checkpoint.file import FORMAT
 from classifier.data.loader import TrainLoader
 from classifier.data.sets import (
     Batch,
     EpochSampler,
-    FilesSet,
     ImageFiles,
     ImageSet,
     MemorySet,
+    PredictionSet,
     identity_collate,
 )
 from classifier.data.workers import worker_settings
 from classifier.errors import UserError
 from classifier.images.read import ImageReader
+from classifier.sources.source import Index, Source
+from classifier.splits import PARTS, split_off
+
+# Mean and standard deviation of ImageNet's training images, on which most weights were pretrained,
+# of each colour and of grey.
+IMAGENET = {"mean": ([0.485, 0.456, 0.406], 0.449), "std": ([0.229, 0.224, 0.225], 0.226)}
+NOTED = {"fit": ["val", "test"], "validate": ["val"], "test": ["test"]}
 
 
-class Description(TypedDict):
+class Description(TypedDict, total=False):
     """What a checkpoint remembers of its data."""
 
     class_names: list[str]
@@ -44,9 +53,10 @@ class Description(TypedDict):
 
 
 class ImageDataModule(pl.LightningDataModule):
-    """Base of all data modules; a subclass says what the data is and loads its three sets.
+    """Base of all data modules.
 
-    After ``setup``, ``train_set``, ``val_set`` and ``test_set`` are disjoint sets with a length.
+    A subclass has an ``image_source`` and a ``reader``; or ``class_names``, ``in_channels``,
+    ``setup`` and loaders of its own, as any LightningDataModule, whose batches are as ours.
 
     Args:
         batch_size: Images in a training batch, on each device. A last batch of fewer images is left
@@ -68,9 +78,26 @@ class ImageDataModule(pl.LightningDataModule):
 
     format: int = FORMAT
     """Of the run: one of an earlier version lists the images as that version did."""
+    seed = 0
+    """Seed of the training, from ``setup`` on; that of rank zero on all ranks."""
+    test_fraction = 0.1
+    """Share of the images that is set aside for test, where the source has no test images."""
     train_set: ImageSet
+    """Disjoint from the other two, as they are from each other, after ``setup``."""
     val_set: ImageSet
     test_set: ImageSet
+
+    # A subclass may have these itself; else they come from its description.
+    class_names: list[str]
+    """Names of the K classes, in the order of the labels."""
+    num_classes: int
+    """K."""
+    in_channels: int
+    """C."""
+    mean: list[float]
+    """Mean of each channel, in 0..1."""
+    std: list[float]
+    """Standard deviation of each channel, in 0..1."""
 
     def __init__(
         self,
@@ -94,80 +121,105 @@ class ImageDataModule(pl.LightningDataModule):
         self.split_seed = split_seed
         self.augment = augment or []
         self.mix = mix
-        self._given = {
-            name: values for name, values in (("mean", mean), ("std", std)) if values is not None
-        }
-        self._restored: dict[str, Any] | None = None
+        given = {"mean": mean, "std": std}
+        self._given = {name: values for name, values in given.items() if values is not None}
+        for name, values in self._given.items():
+            if self._has_own(name):
+                setattr(self, name, values)
+        self._restored: Description | None = None
         self._is_set_up = False
+        self._is_checked = False
         self._epoch = 0
         self._sampler: EpochSampler | None = None
-        self.seed = 0
-        """Seed of the training, from ``setup`` on; that of rank zero on all ranks."""
 
-    @property
+    @cached_property  # not a property, so that a subclass may set it
     def num_workers(self) -> int:
         """Worker processes of each loader; slicing a tensor needs none."""
         return 0
 
-    @abstractmethod
+    @property
+    def image_source(self) -> Source | None:
+        """What images there are; None for a subclass with a ``setup`` of its own."""
+        return None
+
     def own_description(self) -> Description:
-        """Describes the data set. May look at folders, but never downloads."""
+        """Describes the data. May look at folders, but never downloads.
 
-    @abstractmethod
-    def load_sets(self) -> tuple[ImageSet, ImageSet, ImageSet]:
-        """Loads the disjoint sets for training, validation and test."""
+        Where it says no more, images are RGB, with the mean and std of ImageNet's.
+        """
+        source = self.image_source
+        return Description(class_names=list(source.class_names)) if source else Description()
 
-    @abstractmethod
     def reader(self) -> ImageReader:
         """Returns what reads an image file as for evaluation, without the data set on disk."""
+        raise UserError(
+            f"{type(self).__name__} does not say how an image file is read: define reader, which "
+            "returns a classifier.images.read.ImageReader."
+        )
 
     def describe(self) -> dict[str, Any]:
         """Returns class_names, in_channels, mean and std in plain types, for the checkpoint."""
-        own = self.own_description() if self._restored is None else self._restored
-        given = {name: per_channel(name, v, own["in_channels"]) for name, v in self._given.items()}
-        return {**own, **given}
+        return {
+            "class_names": list(self.class_names),
+            "in_channels": int(self.in_channels),
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
 
-    def restore(self, description: dict[str, Any]) -> None:
+    def __getattr__(self, name: str) -> Any:
+        """Takes from the description what neither a subclass nor the instance has itself."""
+        if name == "num_classes":
+            return len(self.class_names)
+        if name not in Description.__annotations__:
+            return self.__getattribute__(name)  # raises the error that led here
+        if name in self._given:
+            return per_channel(name, self._given[name], self.in_channels)
+        known: Mapping[str, Any] = self._restored or self.own_description()
+        if name in known:
+            return known[name]
+        if name == "class_names":
+            raise UserError(
+                f"{type(self).__name__} does not know its class_names before setup; define them, "
+                "a list of texts in the order of the labels."
+            )
+        if name == "in_channels":
+            return 3
+        colors, grey = IMAGENET[name]
+        return list(colors) if self.in_channels == 3 else [grey] * self.in_channels
+
+    def restore(self, description: Description) -> None:
         """Answers from a saved description from now on, without touching the disk."""
-        self._restored = dict(description)
+        self._restored = description
+        if self._has_own("class_names"):
+            compare_class_names(description["class_names"], list(self.class_names))
 
     @property
-    def class_names(self) -> list[str]:
-        """Names of the K classes, in the order of the labels."""
-        return list(self.describe()["class_names"])
-
-    @property
-    def num_classes(self) -> int:
-        """K."""
-        return len(self.class_names)
-
-    @property
-    def in_channels(self) -> int:
-        """C."""
-        return int(self.describe()["in_channels"])
-
-    @property
-    def mean(self) -> list[float]:
-        """Mean of each channel, in 0..1."""
-        return list(self.describe()["mean"])
-
-    @property
-    def std(self) -> list[float]:
-        """Standard deviation of each channel, in 0..1."""
-        return list(self.describe()["std"])
+    def sets(self) -> dict[str, ImageSet]:
+        """The sets by part, after ``setup``; without those of another kind, of a subclass."""
+        found = {part: getattr(self, f"{part}_set", None) for part in PARTS}
+        return {part: images for part, images in found.items() if isinstance(images, ImageSet)}
 
     @property
     def images_in_memory(self) -> bool:
         """Whether ``setup`` has read all images, so that no step reads a file."""
-        return isinstance(self.train_set, MemorySet)
+        return isinstance(self.sets.get("train"), MemorySet)
+
+    def summary(self) -> str:
+        """Says what the data is and how much there is of it, after ``setup``."""
+        sizes = " / ".join(f"{len(images):,}" for images in self.sets.values())
+        there = f", {sizes} images to train / validate / test" if sizes else ""
+        return f"{type(self).__name__}{there}"
 
     def fingerprint(self) -> str:
-        """Returns 16 hexadecimal digits that change with the content or the split of the sets."""
+        """Returns 16 hexadecimal digits that change with the content or the split of the sets.
+
+        It is "" where a subclass has sets of another kind, whose content is unknown.
+        """
         digest = hashlib.blake2b(digest_size=8)
-        for images in (self.train_set, self.val_set, self.test_set):
+        for images in self.sets.values():
             for part in images.content():
                 digest.update(part)
-        return digest.hexdigest()
+        return digest.hexdigest() if self.sets else ""
 
     def notes(self, stage: str) -> list[str]:
         """Says what a person should know of the data before a stage; call it after ``setup``.
@@ -178,15 +230,27 @@ class ImageDataModule(pl.LightningDataModule):
         Returns:
             A sentence for each thing.
         """
-        return []
+        notes = self.image_source.notes() if self.image_source and stage == "fit" else []
+        if self._has_own_loader and stage == "fit":
+            notes.append(
+                f"{type(self).__name__} has a train_dataloader of its own, so a training that is "
+                "stopped and resumed need not see the images that it would have seen."
+            )
+        for part in self.sets.keys() & NOTED.get(stage, ()):
+            present = set(self.sets[part].labels.tolist())
+            missing = [name for k, name in enumerate(self.class_names) if k not in present]
+            if missing:
+                names = ", ".join(f"'{name}'" for name in missing[:5])
+                more = f" and {len(missing) - 5} other classes" if len(missing) > 5 else ""
+                notes.append(f"there are no {PARTS[part]} images of {names}{more}.")
+        return notes
 
     def setup(self, stage: str) -> None:
         if stage == "predict" or self._is_set_up:
             return
         if self._restored is not None:
-            compare_class_names(
-                self._restored["class_names"], self.own_description()["class_names"]
-            )
+            found = self.own_description().get("class_names", self.class_names)
+            compare_class_names(self._restored["class_names"], found)
         # Now, for the steps of a training seed the generator anew.
         self.seed = torch.initial_seed()
         if self.trainer:
@@ -194,8 +258,35 @@ class ImageDataModule(pl.LightningDataModule):
         self.train_set, self.val_set, self.test_set = self.load_sets()
         self._is_set_up = True
 
+    def load_sets(self) -> tuple[ImageSet, ImageSet, ImageSet]:
+        """Loads the sets for training, validation and test, disjoint from each other.
+
+        Parts that the source does not set apart are split off its training images.
+        """
+        source = self.image_source
+        if source is None:
+            raise UserError(
+                f"{type(self).__name__} does not say what images there are: define image_source, "
+                "or setup and the three loaders."
+            )
+        found = source.index()
+        train = found["train"]
+        fractions = {"val": self.val_fraction, "test": self.test_fraction}
+        if missing := {part: share for part, share in fractions.items() if part not in found}:
+            split = missing, train.labels, train.keys, self.split_seed, source.class_names
+            found |= {part: train.select(places) for part, places in split_off(*split).items()}
+        sets = {part: self.image_set(part, found[part]) for part in PARTS}
+        return sets["train"], sets["val"], sets["test"]
+
+    def image_set(self, part: str, index: Index) -> ImageSet:
+        """Makes the set of a part out of its images, here of those that lie in memory."""
+        assert isinstance(index.images, Tensor)
+        return MemorySet(index.images, index.labels)
+
     def reuse_sets_of(self, other: "ImageDataModule") -> None:
         """Takes the sets that another has set up, which differs in how they are batched only."""
+        if not other._is_set_up:
+            return
         self.train_set, self.val_set, self.test_set = other.train_set, other.val_set, other.test_set
         self.seed, self._is_set_up = other.seed, True
 
@@ -243,7 +334,7 @@ class ImageDataModule(pl.LightningDataModule):
 
     def files_dataloader(self, paths: Sequence[Path]) -> DataLoader[ImageFiles]:
         """Reads image files to predict, in the order given, as batches of ``ImageFiles``."""
-        files = FilesSet(paths, self.reader())
+        files = PredictionSet(paths, self.reader())
         return DataLoader(
             files,
             self.eval_batch_size,
@@ -252,8 +343,33 @@ class ImageDataModule(pl.LightningDataModule):
         )
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        if self._has_own_loader and not self._is_checked and not isinstance(batch, ImageFiles):
+            self._check_images(*batch)
         training = self.trainer is not None and self.trainer.training
         return self.augmented(batch) if training else batch
+
+    def _check_images(self, images: Tensor, labels: Tensor) -> None:
+        """Tells of the first images of a subclass's own loader if they are not as ours are."""
+        self._is_checked = True
+        kind = type(self).__name__
+        if images.shape[1] != self.in_channels:
+            raise UserError(
+                f"The images of {kind} have {images.shape[1]} channels, but its in_channels is "
+                f"{self.in_channels}: define in_channels."
+            )
+        if images.is_floating_point() and images.max() < 8:  # normalised ones reach 3
+            terminal.warn(
+                f"the images of {kind} are not in 0..255, as the network gets them in training and "
+                "afterwards: leave out conversion and normalisation, which the model does itself."
+            )
+
+    def _has_own(self, name: str) -> bool:
+        """Whether a subclass or this instance has a value instead of the description's."""
+        return inspect.getattr_static(self, name, None) is not None
+
+    @property
+    def _has_own_loader(self) -> bool:
+        return type(self).train_dataloader is not ImageDataModule.train_dataloader
 
     def augmented(self, batch: Batch) -> Batch:
         """Applies ``augment``, then ``mix``, to a training batch.

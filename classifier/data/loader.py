@@ -1,17 +1,15 @@
 """The training batches of a run, in an order and with random numbers that nothing else changes."""
 
-import random
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
 from classifier.data.sets import Batch, EpochSampler, MemorySet
 from classifier.internals.torch import LoaderProxy
-from classifier.seeds import derive_seed
+from classifier.seeds import derive_seed, seed_generators
 
 
 class TrainLoader(LoaderProxy):
@@ -70,13 +68,10 @@ class TrainLoader(LoaderProxy):
         return (images.__getitems__(part) for part in parts if len(part) >= least)
 
     def _seed_step(self, seed: int) -> None:
-        """Seeds every generator that a training step may draw from, in 10 microseconds."""
-        # torch.manual_seed takes 90 of them, looking for kinds of devices that are not there.
-        torch.default_generator.manual_seed(seed)
+        """Seeds every generator that a training step may draw from."""
+        seed_generators(seed)
         if self.trainer.strategy.root_device.type == "cuda":
             torch.cuda.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002  # other people's transforms use it
 
     # Lightning warns of a loader that cannot go on inside an epoch unless it has these.
 

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, DistributedSampler
 
 from classifier.data.workers import reading
 from classifier.images.read import ImageReader, refusal, stack
-from classifier.seeds import derive_seed
+from classifier.seeds import derive_seed, seeded
 
 Batch = tuple[Tensor, Tensor]  # images, uint8 (N, C, H, W) in 0..255; labels, int64 (N,)
 Buffer = bytes | memoryview
@@ -121,7 +121,48 @@ class EpochSampler(DistributedSampler[int]):
         return len(range(self.rank, self.number, self.num_replicas))
 
 
-class FilesSet(Dataset[ImageFiles]):
+class FileSet(ImageSet):
+    """Image files that are read and transformed when a batch needs them.
+
+    Args:
+        paths: The N files.
+        labels: int64 ``(N,)``.
+        names: Of the files, in a fingerprint.
+        read: Reads one of them.
+        seed: Makes random transforms a function of (seed, epoch, image) alone.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        labels: Tensor,
+        names: Sequence[str],
+        read: ImageReader,
+        seed: int,
+    ) -> None:
+        self.paths = list(paths)
+        self.labels = labels
+        self.names = names
+        self.read = read
+        self.seed = seed
+
+    def __getitems__(self, keys: list[int]) -> Batch:
+        images = stack([self._image(key) for key in keys])
+        return images, self.labels[torch.tensor(keys) % len(self)]
+
+    def _image(self, key: int) -> Tensor:
+        path = self.paths[key % len(self)]
+        with seeded(derive_seed(self.seed, key)), reading(path):
+            return self.read(path)
+
+    def content(self) -> Iterator[Buffer]:
+        """Yields name and size of each file, and its label."""
+        for path, name, label in zip(self.paths, self.names, self.labels.tolist(), strict=True):
+            line = f"{name} {path.stat().st_size} {label}\n"
+            yield line.encode("utf-8", "surrogateescape")
+
+
+class PredictionSet(Dataset[ImageFiles]):
     """Image files without labels, for prediction.
 
     Args:

@@ -1,0 +1,50 @@
+"""What every source says of its images: which there are, where each is, what it shows."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Index:
+    """N images of one part.
+
+    Attributes:
+        images: uint8 ``(N, C, H, W)`` where they lie in memory, else the file of each.
+        labels: Class of each, int64 ``(N,)``.
+        keys: A name for each, which stays when others come and go; None if only their order tells
+            them apart.
+    """
+
+    images: Tensor | Sequence[Path]
+    labels: Tensor
+    keys: Sequence[str] | None = None
+
+    def select(self, positions: Tensor) -> "Index":
+        """Returns the images at M positions, int64 ``(M,)``, in that order."""
+        if isinstance(self.images, Tensor):
+            return Index(self.images[positions], self.labels[positions])
+        chosen = positions.tolist()
+        keys = self.keys and [self.keys[position] for position in chosen]
+        images = [self.images[position] for position in chosen]
+        return Index(images, self.labels[positions], keys)
+
+
+class Source(ABC):
+    """Where labelled images come from."""
+
+    @property
+    @abstractmethod
+    def class_names(self) -> Sequence[str]:
+        """Names of the K classes, in the order of the labels; looks at no image."""
+
+    @abstractmethod
+    def index(self) -> dict[str, Index]:
+        """Lists the images for "train" and, where they are set apart, for "val" and "test"."""
+
+    def notes(self) -> list[str]:
+        """Says in a sentence each what a person should know of the listing, after ``index``."""
+        return []
