@@ -10,7 +10,11 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import wait
+from pathlib import Path
 from types import FrameType
+
+if sys.platform == "linux":
+    import resource  # once and now: later Python may look in the working folder first
 
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 """The signals that tell a command to end."""
@@ -112,3 +116,32 @@ def keep_freed_memory(largest: int = GLIBC_LARGEST) -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(M_MMAP_THRESHOLD, largest)
         mallopt(M_TRIM_THRESHOLD, 2 * largest - 1)
+
+
+@contextlib.contextmanager
+def memory_limit(more: int) -> Iterator[None]:
+    """Lets the process allocate so many bytes more; beyond, a MemoryError is raised.
+
+    Only Linux can tell what a process has allocated; elsewhere nothing is limited.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limits = [limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY]
+    wanted = pages * resource.getpagesize() + more
+    resource.setrlimit(resource.RLIMIT_AS, (min([wanted, *limits]), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def memory_may_double() -> bool:
+    """Whether as much memory is free as this process has ever used; only Linux can tell."""
+    if sys.platform != "linux":
+        return True
+    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    free = int(lines["MemAvailable"].split()[0])  # KiB, as the other
+    return free > resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

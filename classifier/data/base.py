@@ -25,6 +25,7 @@ from classifier.data.loader import TrainLoader
 from classifier.data.sets import (
     Batch,
     EpochSampler,
+    FileSet,
     ImageFiles,
     ImageSet,
     MemorySet,
@@ -34,6 +35,7 @@ from classifier.data.sets import (
 from classifier.data.workers import worker_settings
 from classifier.errors import UserError
 from classifier.images.read import ImageReader
+from classifier.sources.earlier import short_names
 from classifier.sources.source import Index, Source
 from classifier.splits import PARTS, split_off
 
@@ -157,6 +159,10 @@ class ImageDataModule(pl.LightningDataModule):
             "returns a classifier.images.read.ImageReader."
         )
 
+    def train_reader(self) -> ImageReader:
+        """Returns what reads an image file for training."""
+        return self.reader()
+
     def describe(self) -> dict[str, Any]:
         """Returns class_names, in_channels, mean and std in plain types, for the checkpoint."""
         return {
@@ -279,9 +285,13 @@ class ImageDataModule(pl.LightningDataModule):
         return sets["train"], sets["val"], sets["test"]
 
     def image_set(self, part: str, index: Index) -> ImageSet:
-        """Makes the set of a part out of its images, here of those that lie in memory."""
-        assert isinstance(index.images, Tensor)
-        return MemorySet(index.images, index.labels)
+        """Makes the set of a part out of its images."""
+        if isinstance(index.images, Tensor):
+            return MemorySet(index.images, index.labels)
+        read = self.train_reader() if part == "train" else self.reader()
+        keys = index.keys or list(map(str, index.images))
+        names = keys if self.format > 1 else short_names(keys)
+        return FileSet(index.images, index.labels, names, read, self.seed)
 
     def reuse_sets_of(self, other: "ImageDataModule") -> None:
         """Takes the sets that another has set up, which differs in how they are batched only."""

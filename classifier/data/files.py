@@ -4,16 +4,15 @@ from typing import Any
 
 import torch
 from lightning_fabric.utilities.data import suggested_max_num_workers
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from classifier.data.base import ImageDataModule, at_least_one, proper_fraction
-from classifier.data.sets import FileSet, ImageSet, MemorySet, identity_collate
+from classifier.data.sets import ImageSet, MemorySet, identity_collate
 from classifier.data.workers import worker_settings
 from classifier.errors import UserError
 from classifier.images.read import ImageReader
-from classifier.sources.earlier import short_names
 from classifier.sources.source import Index
 
 MAX_WORKERS = 1024  # more bring a machine down before they read an image
@@ -87,19 +86,16 @@ class FileDataModule(ImageDataModule):
         return ImageReader(self.in_channels, nn.Sequential(*(self._eval_transform or default)))
 
     def train_reader(self) -> ImageReader:
-        """Returns a reader with ``train_transform``."""
+        """Returns a reader with ``train_transform``; that for evaluation with ``in_memory``."""
+        if self.in_memory:
+            return self.reader()
         default = [v2.RandomResizedCrop(self.image_size, antialias=True), v2.RandomHorizontalFlip()]
         return ImageReader(self.in_channels, nn.Sequential(*(self._train_transform or default)))
 
     def image_set(self, part: str, index: Index) -> ImageSet:
         """Makes the set of a part; with ``in_memory`` it reads the images."""
-        if isinstance(index.images, Tensor):
-            return super().image_set(part, index)
-        keys = index.keys or ()
-        names = keys if self.format > 1 else short_names(keys)
-        read = self.train_reader() if part == "train" and not self.in_memory else self.reader()
-        images = FileSet(index.images, index.labels, names, read, self.seed)
-        if not self.in_memory:
+        images = super().image_set(part, index)
+        if not self.in_memory or isinstance(images, MemorySet):
             return images
         settings = worker_settings(self._num_readers())
         batches = DataLoader(images, 64, collate_fn=identity_collate, **settings)
