@@ -20,24 +20,23 @@ class ImageFolder(FileDataModule):
 
     Args:
         root: Folder of the class folders, or of train, val and test.
-        image_size: Height and width of the images that the network gets, in pixels.
         splits: Which folder, by its path below root, is train, val and test, where the names do not
             say it: a mapping such as {train: part1, test: part2}; or "none": all are classes.
         exclude: Patterns of images to leave out, such as "*_mask.png"; with a "/" they are for the
             path below root, such as "train/*/old/*".
+        *args: Arguments of FileDataModule.
         **kwargs: Arguments of FileDataModule and ImageDataModule.
     """
 
     def __init__(
         self,
         root: str,
-        image_size: int = 224,
-        *,
+        *args: Any,
         splits: dict[str, str] | Literal["none"] | None = None,
         exclude: list[str] | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(image_size, **kwargs)
+        super().__init__(*args, **kwargs)
         self.root = Path(root)
         self.splits = splits
         self.exclude = exclude or []
