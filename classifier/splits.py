@@ -1,7 +1,7 @@
 """Which images are for training, for validation and for test: each gets its share of each class."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -60,27 +60,3 @@ def stratified_split(
             )
         shares.append(torch.split(members, [rest, *sizes]))
     return [torch.cat(part).sort().values for part in zip(*shares, strict=True)]
-
-
-def split_off(
-    fractions: Mapping[str, float],
-    labels: Tensor,
-    keys: Sequence[str] | None,
-    seed: int,
-    class_names: Sequence[str],
-) -> dict[str, Tensor]:
-    """Sets a share of the N training images aside for other parts.
-
-    Args:
-        fractions: The share of each part that is wanted.
-        labels: Class of each image, int64 ``(N,)``, in 0..K-1.
-        keys: Names of the images, by which they are drawn; by their positions if None.
-        seed: Chooses which are set aside.
-        class_names: The K names, for the error message.
-
-    Returns:
-        The positions of "train" and of each of those parts, int64, ascending.
-    """
-    order = random_order(len(labels), seed) if keys is None else order_by_name(keys, seed)
-    parts = stratified_split(labels, list(fractions.values()), order, class_names)
-    return dict(zip(["train", *fractions], parts, strict=True))

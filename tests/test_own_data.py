@@ -1,11 +1,15 @@
 """Data modules of a user, written as Lightning documents them, or over a source of their own."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+import classifier
 from classifier.__main__ import main
 
 OWN = """
@@ -184,3 +188,32 @@ def test_a_source_of_ones_own_is_split_read_and_predicted(command, capsys):
     assert output.err == "note: one list is all there is.\n"
     predict = ["predict", "--ckpt_path", "runs/tiny/version_0", "--images", "photos"]
     assert main(predict) == 0
+
+
+NOTEBOOK = """
+import sys
+from pathlib import Path
+
+from torchvision.transforms.v2 import Resize
+
+from classifier.images.read import ImageReader
+from classifier.sources.folder import Folder
+
+source = Folder(Path("animals"))
+train = source.index()["train"]
+image = ImageReader(3, Resize([4, 4]))(train.images[0])
+print(*source.class_names, *train.keys, train.labels.tolist(), tuple(image.shape))
+assert "pytorch_lightning" not in sys.modules
+"""
+
+
+def test_a_source_is_listed_and_read_without_lightning():
+    for name in ("cat", "dog"):
+        Path("animals", name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(f"animals/{name}/0.png")
+
+    command = [sys.executable, "-c", NOTEBOOK]
+    environment = {**os.environ, "PYTHONPATH": str(Path(classifier.__file__).parents[1])}
+    found = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+
+    assert found.stdout == f"cat dog {Path('cat/0.png')} {Path('dog/0.png')} [0, 1] (3, 4, 4)\n"

@@ -37,7 +37,7 @@ from classifier.errors import UserError
 from classifier.images.read import ImageReader
 from classifier.sources.earlier import short_names
 from classifier.sources.source import Index, Source
-from classifier.splits import PARTS, split_off
+from classifier.splits import PARTS, stratified_split
 
 # Mean and standard deviation of ImageNet's training images, on which most weights were pretrained,
 # of each colour and of grey.
@@ -236,16 +236,17 @@ class ImageDataModule(pl.LightningDataModule):
         Returns:
             A sentence for each thing.
         """
-        notes = self.image_source.notes() if self.image_source and stage == "fit" else []
-        if self._has_own_loader and stage == "fit":
+        training = stage == "fit"
+        notes = self.image_source.notes() if self.image_source and training else []
+        if self._has_own_loader and training:
             notes.append(
                 f"{type(self).__name__} has a train_dataloader of its own, so a training that is "
                 "stopped and resumed need not see the images that it would have seen."
             )
-        for part in self.sets.keys() & NOTED.get(stage, ()):
-            present = set(self.sets[part].labels.tolist())
+        for part in NOTED.get(stage, ()):
+            present = set(self.sets[part].labels.tolist()) if part in self.sets else ()
             missing = [name for k, name in enumerate(self.class_names) if k not in present]
-            if missing:
+            if missing and present:
                 names = ", ".join(f"'{name}'" for name in missing[:5])
                 more = f" and {len(missing) - 5} other classes" if len(missing) > 5 else ""
                 notes.append(f"there are no {PARTS[part]} images of {names}{more}.")
@@ -278,9 +279,12 @@ class ImageDataModule(pl.LightningDataModule):
         found = source.index()
         train = found["train"]
         fractions = {"val": self.val_fraction, "test": self.test_fraction}
-        if missing := {part: share for part, share in fractions.items() if part not in found}:
-            split = missing, train.labels, train.keys, self.split_seed, source.class_names
-            found |= {part: train.select(places) for part, places in split_off(*split).items()}
+        missing = {part: fraction for part, fraction in fractions.items() if part not in found}
+        if missing:
+            order = train.draw_order(self.split_seed)
+            parts = stratified_split(train.labels, [*missing.values()], order, source.class_names)
+            for part, positions in zip(["train", *missing], parts, strict=True):
+                found[part] = train.select(positions)
         sets = {part: self.image_set(part, found[part]) for part in PARTS}
         return sets["train"], sets["val"], sets["test"]
 

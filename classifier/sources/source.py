@@ -7,6 +7,8 @@ from pathlib import Path
 
 from torch import Tensor
 
+from classifier.splits import order_by_name, random_order
+
 
 @dataclass(frozen=True)
 class Index:
@@ -22,6 +24,12 @@ class Index:
     images: Tensor | Sequence[Path]
     labels: Tensor
     keys: Sequence[str] | None = None
+
+    def draw_order(self, seed: int) -> Tensor:
+        """Draws an order of the positions, by the keys if there are any."""
+        if self.keys is None:
+            return random_order(len(self.labels), seed)
+        return order_by_name(self.keys, seed)
 
     def select(self, positions: Tensor) -> "Index":
         """Returns the images at M positions, int64 ``(M,)``, in that order."""
