@@ -64,7 +64,7 @@ from classifier.internals.lightning import lean_hooks
 from classifier.metrics import better
 from classifier.module import ClassificationModule
 from classifier.platform import cleaning
-from classifier.sources.files import find_images
+from classifier.sources.finder import find_images
 
 MAX_PROCESSES = max(8, os.cpu_count() or 1)  # of one training on this machine
 HIDDEN = argparse.SUPPRESS

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from classifier.errors import UserError
 from classifier.images.read import image_suffixes
-from classifier.sources.files import Finder
+from classifier.sources.finder import Finder
 from classifier.sources.folder import Folder
 from classifier.sources.split_folders import Splits
 

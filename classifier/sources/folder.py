@@ -8,7 +8,7 @@ import torch
 
 from classifier.errors import UserError, did_you_mean
 from classifier.images.read import image_suffixes
-from classifier.sources.files import Finder, key
+from classifier.sources.finder import Finder, key
 from classifier.sources.source import Index, Source
 from classifier.sources.split_folders import Splits, find_splits
 

@@ -13,7 +13,7 @@ from typing import Literal
 import yaml
 
 from classifier.errors import UserError, did_you_mean
-from classifier.sources.files import Contents, Finder
+from classifier.sources.finder import Contents, Finder
 
 WORDS = {
     "train": "train training trn tr learn fit",
