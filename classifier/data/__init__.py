@@ -3,8 +3,8 @@
 from classifier.data.base import ImageDataModule
 from classifier.data.cifar import CIFAR10, CIFAR100
 from classifier.data.digits import Digits
-from classifier.data.files import FileDataModule
 from classifier.data.folder import ImageFolder
+from classifier.data.image_files import FileDataModule
 from classifier.data.memory import DownloadedDataModule, InMemoryDataModule
 from classifier.data.mnist import MNIST, FashionMNIST
 from classifier.data.sets import ImageFiles

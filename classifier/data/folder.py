@@ -4,7 +4,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from classifier.data.files import FileDataModule
+from classifier.data.image_files import FileDataModule
 from classifier.sources.earlier import EarlierFolder
 from classifier.sources.folder import Folder
 
