@@ -114,11 +114,8 @@ class ImageDataModule(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         self.batch_size = at_least_one("batch_size", batch_size)
-        self.eval_batch_size = (
-            4 * batch_size
-            if eval_batch_size is None
-            else at_least_one("eval_batch_size", eval_batch_size)
-        )
+        eval_size = 4 * batch_size if eval_batch_size is None else eval_batch_size
+        self.eval_batch_size = at_least_one("eval_batch_size", eval_size)
         self.val_fraction = proper_fraction("val_fraction", val_fraction)
         self.split_seed = split_seed
         self.augment = augment or []

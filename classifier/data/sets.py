@@ -5,6 +5,7 @@ Shapes: N images, C channels, H rows, W columns.
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -54,6 +55,7 @@ class ImageSet(Dataset[Batch]):
         """Yields what tells this set from others, for a fingerprint."""
 
 
+@dataclass(eq=False)
 class MemorySet(ImageSet):
     """Images in one tensor, so that a batch is one slice of it.
 
@@ -62,9 +64,8 @@ class MemorySet(ImageSet):
         labels: int64 ``(N,)``.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
-        self.images = images
-        self.labels = labels
+    images: Tensor
+    labels: Tensor
 
     def __getitems__(self, keys: list[int] | Tensor) -> Batch:
         indices = torch.as_tensor(keys) % len(self)
@@ -76,6 +77,40 @@ class MemorySet(ImageSet):
         yield repr(tuple(self.images.shape)).encode()
         yield self.images.contiguous().numpy().data
         yield self.labels.contiguous().numpy().data
+
+
+@dataclass(eq=False)
+class FileSet(ImageSet):
+    """Image files that are read and transformed when a batch needs them.
+
+    Args:
+        paths: The N files.
+        labels: int64 ``(N,)``.
+        names: Of the files, in a fingerprint.
+        read: Reads one of them.
+        seed: Makes random transforms a function of (seed, epoch, image) alone.
+    """
+
+    paths: Sequence[Path]
+    labels: Tensor
+    names: Sequence[str]
+    read: ImageReader
+    seed: int
+
+    def __getitems__(self, keys: list[int]) -> Batch:
+        images = stack([self._image(key) for key in keys])
+        return images, self.labels[torch.tensor(keys) % len(self)]
+
+    def _image(self, key: int) -> Tensor:
+        path = self.paths[key % len(self)]
+        with seeded(derive_seed(self.seed, key)), reading(path):
+            return self.read(path)
+
+    def content(self) -> Iterator[Buffer]:
+        """Yields name and size of each file, and its label."""
+        for path, name, label in zip(self.paths, self.names, self.labels.tolist(), strict=True):
+            line = f"{name} {path.stat().st_size} {label}\n"
+            yield line.encode("utf-8", "surrogateescape")
 
 
 class EpochSampler(DistributedSampler[int]):
@@ -121,47 +156,7 @@ class EpochSampler(DistributedSampler[int]):
         return len(range(self.rank, self.number, self.num_replicas))
 
 
-class FileSet(ImageSet):
-    """Image files that are read and transformed when a batch needs them.
-
-    Args:
-        paths: The N files.
-        labels: int64 ``(N,)``.
-        names: Of the files, in a fingerprint.
-        read: Reads one of them.
-        seed: Makes random transforms a function of (seed, epoch, image) alone.
-    """
-
-    def __init__(
-        self,
-        paths: Sequence[Path],
-        labels: Tensor,
-        names: Sequence[str],
-        read: ImageReader,
-        seed: int,
-    ) -> None:
-        self.paths = list(paths)
-        self.labels = labels
-        self.names = names
-        self.read = read
-        self.seed = seed
-
-    def __getitems__(self, keys: list[int]) -> Batch:
-        images = stack([self._image(key) for key in keys])
-        return images, self.labels[torch.tensor(keys) % len(self)]
-
-    def _image(self, key: int) -> Tensor:
-        path = self.paths[key % len(self)]
-        with seeded(derive_seed(self.seed, key)), reading(path):
-            return self.read(path)
-
-    def content(self) -> Iterator[Buffer]:
-        """Yields name and size of each file, and its label."""
-        for path, name, label in zip(self.paths, self.names, self.labels.tolist(), strict=True):
-            line = f"{name} {path.stat().st_size} {label}\n"
-            yield line.encode("utf-8", "surrogateescape")
-
-
+@dataclass(eq=False)
 class PredictionSet(Dataset[ImageFiles]):
     """Image files without labels, for prediction.
 
@@ -170,9 +165,8 @@ class PredictionSet(Dataset[ImageFiles]):
         read: Reads one of them.
     """
 
-    def __init__(self, paths: Sequence[Path], read: ImageReader) -> None:
-        self.paths = list(paths)
-        self.read = read
+    paths: Sequence[Path]
+    read: ImageReader
 
     def __len__(self) -> int:
         return len(self.paths)
