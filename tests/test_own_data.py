@@ -19,7 +19,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from classifier.data import FileDataModule, ImageDataModule
-from classifier.sources.source import Index, Source
+from classifier.sources import Index, Source
 
 
 class Mine(ImageDataModule):

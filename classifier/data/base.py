@@ -35,8 +35,8 @@ from classifier.data.sets import (
 from classifier.data.workers import worker_settings
 from classifier.errors import UserError
 from classifier.images.read import ImageReader
+from classifier.sources import Index, Source
 from classifier.sources.earlier import short_names
-from classifier.sources.source import Index, Source
 from classifier.splits import PARTS, stratified_split
 
 # Mean and standard deviation of ImageNet's training images, on which most weights were pretrained,

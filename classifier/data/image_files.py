@@ -13,7 +13,7 @@ from classifier.data.sets import ImageSet, MemorySet, identity_collate
 from classifier.data.workers import worker_settings
 from classifier.errors import UserError
 from classifier.images.read import ImageReader
-from classifier.sources.source import Index
+from classifier.sources import Index
 
 MAX_WORKERS = 1024  # more bring a machine down before they read an image
 

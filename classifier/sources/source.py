@@ -33,12 +33,12 @@ class Index:
 
     def select(self, positions: Tensor) -> "Index":
         """Returns the images at M positions, int64 ``(M,)``, in that order."""
-        if isinstance(self.images, Tensor):
-            return Index(self.images[positions], self.labels[positions])
-        chosen = positions.tolist()
-        keys = self.keys and [self.keys[position] for position in chosen]
-        images = [self.images[position] for position in chosen]
-        return Index(images, self.labels[positions], keys)
+        images, keys, chosen = self.images, self.keys, positions.tolist()
+        return Index(
+            images[positions] if isinstance(images, Tensor) else [images[p] for p in chosen],
+            self.labels[positions],
+            None if keys is None else [keys[p] for p in chosen],
+        )
 
 
 class Source(ABC):
