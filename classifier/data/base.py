@@ -126,7 +126,6 @@ class ImageDataModule(pl.LightningDataModule):
             if self._has_own(name):
                 setattr(self, name, values)
         self._restored: Description | None = None
-        self._is_set_up = False
         self._is_checked = False
         self._epoch = 0
         self._sampler: EpochSampler | None = None
@@ -250,7 +249,7 @@ class ImageDataModule(pl.LightningDataModule):
         return notes
 
     def setup(self, stage: str) -> None:
-        if stage == "predict" or self._is_set_up:
+        if stage == "predict" or self.sets:
             return
         if self._restored is not None:
             found = self.own_description().get("class_names", self.class_names)
@@ -260,7 +259,6 @@ class ImageDataModule(pl.LightningDataModule):
         if self.trainer:
             self.seed = self.trainer.strategy.broadcast(self.seed)
         self.train_set, self.val_set, self.test_set = self.load_sets()
-        self._is_set_up = True
 
     def load_sets(self) -> tuple[ImageSet, ImageSet, ImageSet]:
         """Loads the sets for training, validation and test, disjoint from each other.
@@ -296,10 +294,9 @@ class ImageDataModule(pl.LightningDataModule):
 
     def reuse_sets_of(self, other: "ImageDataModule") -> None:
         """Takes the sets that another has set up, which differs in how they are batched only."""
-        if not other._is_set_up:
-            return
-        self.train_set, self.val_set, self.test_set = other.train_set, other.val_set, other.test_set
-        self.seed, self._is_set_up = other.seed, True
+        self.seed = other.seed
+        for part, images in other.sets.items():
+            setattr(self, f"{part}_set", images)
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the order and the random transforms of training without a Trainer; its own wins.
@@ -354,14 +351,18 @@ class ImageDataModule(pl.LightningDataModule):
         )
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        if self._has_own_loader and not self._is_checked and not isinstance(batch, ImageFiles):
-            self._check_images(*batch)
+        if self._has_own_loader and not self._is_checked:
+            self._check_images(batch)
         training = self.trainer is not None and self.trainer.training
-        return self.augmented(batch) if training else batch
+        changes = self.augment or self.mix is not None
+        return self.augmented(batch) if training and changes else batch
 
-    def _check_images(self, images: Tensor, labels: Tensor) -> None:
+    def _check_images(self, batch: Any) -> None:
         """Tells of the first images of a subclass's own loader if they are not as ours are."""
         self._is_checked = True
+        images = batch[0] if type(batch) in (list, tuple) else None
+        if not isinstance(images, Tensor):  # for a module of the user's own
+            return
         kind = type(self).__name__
         if images.shape[1] != self.in_channels:
             raise UserError(
