@@ -57,8 +57,8 @@ class Description(TypedDict, total=False):
 class ImageDataModule(pl.LightningDataModule):
     """Base of all data modules.
 
-    A subclass has an ``image_source`` and a ``reader``; or ``class_names``, ``in_channels``,
-    ``setup`` and loaders of its own, as any LightningDataModule, whose batches are as ours.
+    A subclass has an ``image_source`` and a ``reader``. Or it is as any LightningDataModule, with
+    ``setup``, loaders that yield batches as above, ``class_names`` and ``in_channels``.
 
     Args:
         batch_size: Images in a training batch, on each device. A last batch of fewer images is left
@@ -236,8 +236,8 @@ class ImageDataModule(pl.LightningDataModule):
         notes = self.image_source.notes() if self.image_source and training else []
         if self._has_own_loader and training:
             notes.append(
-                f"{type(self).__name__} has a train_dataloader of its own, so a training that is "
-                "stopped and resumed need not see the images that it would have seen."
+                f"{type(self).__name__} has its own train_dataloader, so a training that is "
+                "stopped and resumed may see other images than one that is not."
             )
         for part in NOTED.get(stage, ()):
             present = set(self.sets[part].labels.tolist()) if part in self.sets else ()
@@ -358,7 +358,7 @@ class ImageDataModule(pl.LightningDataModule):
         return self.augmented(batch) if training and changes else batch
 
     def _check_images(self, batch: Any) -> None:
-        """Tells of the first images of a subclass's own loader if they are not as ours are."""
+        """Checks the first images of a subclass's own loader: their channels and their range."""
         self._is_checked = True
         images = batch[0] if type(batch) in (list, tuple) else None
         if not isinstance(images, Tensor):  # for a module of the user's own
