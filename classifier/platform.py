@@ -1,13 +1,26 @@
-"""The signals that tell a command to end."""
+"""What the operating system is asked: signals, the end of processes, memory."""
 
 import contextlib
+import ctypes
+import multiprocessing
 import os
+import platform
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from multiprocessing.connection import wait
+from pathlib import Path
 from types import FrameType
 
+if sys.platform == "linux":
+    import resource  # once and now: later Python may look in the working folder first
+
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+"""The signals that tell a command to end."""
+PR_SET_PDEATHSIG = 1  # of prctl(2)
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+GLIBC_LARGEST = 2**25  # bytes up to which glibc adapts by itself
 
 
 @contextlib.contextmanager
@@ -52,3 +65,83 @@ def cleaning(clean: Callable[[], object]) -> Iterator[None]:
 
 
 _cleaning: list[Callable[[], object]] = []
+
+
+def ignore_first_stop() -> None:
+    """Ignores the first of each signal, as those that a cluster or terminal sends to all processes.
+
+    For a process that another one ends when its own time has come.
+    """
+    for stop in STOPS:
+        signal.signal(stop, lambda number, frame: signal.signal(number, signal.SIG_DFL))
+
+
+@contextlib.contextmanager
+def ignored_child_exits() -> Iterator[None]:
+    """Within, nobody reacts to the end of a child process."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+def die_with_parent(parent: int) -> None:
+    """Ends this process when the one that started it dies, however it dies.
+
+    Args:
+        parent: PID of the process that started it.
+    """
+    starter = multiprocessing.parent_process()
+    if starter is not None and multiprocessing.get_start_method() == "forkserver":
+        # The kernel takes the fork server for the parent, which lives as long as this process.
+        threading.Thread(target=_exit_after, args=(starter.sentinel,), daemon=True).start()
+    elif sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it is dead already
+            os._exit(1)
+
+
+def _exit_after(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(1)
+
+
+def keep_freed_memory(largest: int = GLIBC_LARGEST) -> None:
+    """Lets glibc keep freed blocks of up to ``largest`` bytes for later; else does nothing.
+
+    By itself it keeps those of up to 32 MiB.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_THRESHOLD, largest)
+        mallopt(M_TRIM_THRESHOLD, 2 * largest - 1)
+
+
+@contextlib.contextmanager
+def memory_limit(more: int) -> Iterator[None]:
+    """Lets the process allocate so many bytes more; beyond, a MemoryError is raised.
+
+    Only Linux can tell what a process has allocated; elsewhere nothing is limited.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limits = [limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY]
+    wanted = pages * resource.getpagesize() + more
+    resource.setrlimit(resource.RLIMIT_AS, (min([wanted, *limits]), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def memory_may_double() -> bool:
+    """Whether as much memory is free as this process has ever used; only Linux can tell."""
+    if sys.platform != "linux":
+        return True
+    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    free = int(lines["MemAvailable"].split()[0])  # KiB, as the other
+    return free > resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,4 +1,4 @@
-"""Stratified splitting: every part gets its share of every class."""
+"""Which images are for training, for validation and for test: each gets its share of each class."""
 
 import hashlib
 from collections.abc import Sequence
@@ -7,6 +7,9 @@ import torch
 from torch import Tensor
 
 from classifier.errors import UserError
+
+PARTS = {"train": "training", "val": "validation", "test": "test"}
+"""Each part, with its name in a sentence."""
 
 
 def random_order(number: int, seed: int) -> Tensor:

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from classifier.__main__ import main
 from classifier.data.loader import TrainLoader
-from classifier.data.sets import EpochSampler, MemorySet, whole_batch
+from classifier.data.sets import EpochSampler, MemorySet, identity_collate
 
 OWN = """
 import random
@@ -212,7 +212,7 @@ def loader(epoch=0, position=0, seed=0, ranks=1, rank=0):
     numbers = torch.arange(48)
     images = MemorySet(numbers.to(torch.uint8).reshape(48, 1, 1, 1), numbers)
     sampler = EpochSampler(images, shuffle=True, num_replicas=ranks, rank=rank, seed=seed)
-    batches = DataLoader(images, 4, sampler=sampler, collate_fn=whole_batch, drop_last=True)
+    batches = DataLoader(images, 4, sampler=sampler, collate_fn=identity_collate, drop_last=True)
     progress = SimpleNamespace(current=SimpleNamespace(processed=epoch, ready=position))
     trainer = SimpleNamespace(
         fit_loop=SimpleNamespace(

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from classifier.data.images import ImageReader, read_image
 from classifier.errors import UserError
+from classifier.images.read import ImageReader, read_image
 
 RAMP = np.arange(48, dtype=np.uint8).reshape(4, 4, 3) * 5
 

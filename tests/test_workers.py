@@ -13,8 +13,7 @@ from PIL import Image
 import classifier
 from classifier import runs
 from classifier.__main__ import main
-from classifier.data import ImageFolder
-from classifier.data.workers import Crew, named
+from classifier.data import ImageFolder, workers
 
 OWN = """
 import os
@@ -170,21 +169,21 @@ def test_a_worker_between_two_images_is_not_said_to_read(photos):
 
     next(iter(loader))
 
-    (desk,) = loader.worker_init_fn.desks
-    assert desk.pid != os.getpid()
+    (slot,) = loader.worker_init_fn.args[0].slots
+    assert slot.pid.value != os.getpid()
     deadline = time.monotonic() + 60  # for the batches that it reads ahead
-    while desk.path and time.monotonic() < deadline:
+    while slot.path.value and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert desk.path == b""
-    assert Crew.desk is None
+    assert slot.path.value == b""
+    assert workers.own_slot is None
 
 
 def test_what_pytorch_says_of_the_workers_of_others_is_left_alone():
     text = "DataLoader worker (pid 1) is killed by signal: Killed. "
 
-    assert named(text) is None
-    assert named("DataLoader timed out after 600 seconds") is None
-    assert named("CUDA out of memory") is None
+    assert workers.explain(text) is None
+    assert workers.explain("DataLoader timed out after 600 seconds") is None
+    assert workers.explain("CUDA out of memory") is None
 
 
 SCRIPT = """
@@ -256,23 +255,22 @@ STORM = """
 import os, random, signal, sys, time
 import torch
 from torch.utils.data import DataLoader
-from classifier.data.folder import FolderSet
-from classifier.data.images import ImageReader
-from classifier.data.sets import whole_batch
-from classifier.data.workers import workers
+from classifier.data.sets import FileSet, identity_collate
+from classifier.data.workers import worker_settings
+from classifier.images.read import ImageReader
 from pathlib import Path
 
 torch.set_num_threads(1)
 paths = sorted(Path("photos").glob("*/*.png"))
-images = FolderSet(paths, torch.zeros(len(paths)), ImageReader(3, torch.nn.Identity()), 0)
+images = FileSet(paths, torch.zeros(len(paths)), [], ImageReader(3, torch.nn.Identity()), 0)
 drawn = random.Random(0)
 for _ in range(40):
     pid = os.fork()
     if pid == 0:
         os.setsid()
         while True:
-            settings = workers(4) if sys.argv[1] == "ours" else {"num_workers": 4}
-            for _ in DataLoader(images, 2, collate_fn=whole_batch, **settings):
+            settings = worker_settings(4) if sys.argv[1] == "ours" else {"num_workers": 4}
+            for _ in DataLoader(images, 2, collate_fn=identity_collate, **settings):
                 pass
     time.sleep(drawn.uniform(0, 0.12))
     os.kill(pid, signal.SIGKILL)

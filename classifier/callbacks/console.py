@@ -30,14 +30,13 @@ class Console(EpochTracker):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         data = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning, undeclared
-        sizes = " / ".join(f"{len(s):,}" for s in (data.train_set, data.val_set, data.test_set))
         count = sum(p.numel() for p in pl_module.parameters())
         network = type(pl_module.network).__name__
         devices = f"{trainer.num_devices} x " if trainer.num_devices > 1 else ""
         place = f"{self.run.shown}: " if self.run else ""
         device = f"on {devices}{pl_module.device.type}"
-        images = f"{type(data).__name__}, {sizes} images to train / validate / test"
-        self._print(trainer, f"{place}{network}, {count:,} parameters, {device}; {images}")
+        line = f"{place}{network}, {count:,} parameters, {device}; {data.summary()}"
+        self._print(trainer, line)
         if trainer.current_epoch:
             self._print(trainer, f"resumed in epoch {trainer.current_epoch + 1}")
 

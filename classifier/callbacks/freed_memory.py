@@ -1,15 +1,13 @@
 """Keeps the memory that PyTorch frees in one step and needs again in the next."""
 
-import ctypes
-import platform
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
-TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+from classifier.platform import keep_freed_memory
+
 LARGEST = 2**30  # bytes of a block that is kept
-LARGEST_BY_ITSELF = 2**25  # bytes up to which glibc adapts
 
 
 class FreedMemory(Callback):
@@ -29,17 +27,10 @@ class FreedMemory(Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning, undeclared
         if data is not None and data.images_in_memory:
-            _keep(LARGEST)
+            keep_freed_memory(LARGEST)
 
     def teardown(self, *_: Any, **__: Any) -> None:
-        _keep(LARGEST_BY_ITSELF)
+        keep_freed_memory()
 
     def on_exception(self, *_: Any) -> None:
-        _keep(LARGEST_BY_ITSELF)
-
-
-def _keep(largest: int) -> None:
-    if platform.libc_ver()[0] == "glibc":
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(MMAP_THRESHOLD, largest)
-        mallopt(TRIM_THRESHOLD, 2 * largest - 1)
+        keep_freed_memory()

@@ -3,19 +3,16 @@
 Shapes and sizes are in bytes unless said otherwise.
 """
 
-import contextlib
 import struct
-import sys
 import zipfile
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import IO, Any
 
 import torch
 from torch import Tensor
 
-if sys.platform == "linux":
-    import resource  # once and now: later Python may look in the working folder first
+from classifier import platform
 
 MAX_LEVELS = 100
 MAX_VALUES = 10_000_000  # with everything that is referred to twice counted twice
@@ -55,24 +52,9 @@ def check_archive(file: IO[bytes]) -> None:
         raise ValueError("its entries are larger than the file")
 
 
-@contextlib.contextmanager
-def memory_limit(size: int) -> Iterator[None]:
-    """Lets the process allocate ``size`` more, and some to spare; beyond, a MemoryError is raised.
-
-    Only Linux can tell what a process has allocated; elsewhere nothing is limited.
-    """
-    if sys.platform != "linux":
-        yield
-        return
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    wanted = pages * resource.getpagesize() + size + SPARE_MEMORY
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limits = [limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY]
-    resource.setrlimit(resource.RLIMIT_AS, (min([wanted, *limits]), hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+def memory_limit(size: int) -> AbstractContextManager[None]:
+    """Lets the process allocate ``size`` more, and some to spare, where the system can."""
+    return platform.memory_limit(size + SPARE_MEMORY)
 
 
 def check_values(value: Any, size: int) -> None:

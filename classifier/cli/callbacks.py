@@ -24,7 +24,7 @@ from classifier.callbacks.stop_reasons import StopAtStep
 from classifier.cli.monitors import best_of, check_monitors
 from classifier.cli.record import facts_of, note_signature
 from classifier.cli.run_folder import folder_that_is_there
-from classifier.data.workers import WorkerNames
+from classifier.data.workers import WorkerErrorReporter
 from classifier.errors import UserError
 from classifier.runs import RunFolder, claim_folder
 
@@ -54,13 +54,13 @@ def callbacks_for(cli: "ClassifierCLI", config: Namespace) -> tuple[list[Callbac
     last_step = line.job.last_step if line.job else None
     if last_step is not None:
         config.callbacks = [c for c in config.callbacks if not isinstance(c, Timer)]
-    cli.worker_names = WorkerNames()
+    cli.worker_errors = WorkerErrorReporter()
     # Who hears of an event first, and why. Lightning moves checkpoint callbacks to the end.
     before = [
         LeanHooks(),
         keeper,  # the folder, before anybody looks at it
         checkpoints and ResumeRun(checkpoints, cli.config_text),  # before others do anything
-        cli.worker_names,  # completes an exception before others tell of it
+        cli.worker_errors,  # completes an exception before others tell of it
     ]
     after = [
         _progress_bar(config),

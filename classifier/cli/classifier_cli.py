@@ -42,13 +42,13 @@ from classifier.cli.words import read_words
 from classifier.cli.write_errors import write_error
 from classifier.cli.written import Written, comment
 from classifier.data import ImageDataModule
-from classifier.data.files import find_images
-from classifier.data.workers import WorkerNames
+from classifier.data.workers import WorkerErrorReporter
 from classifier.errors import DataWorkerError, UserError
 from classifier.internals.lightning import PlainCLI, described, without_signal_handlers
 from classifier.module import ClassificationModule
 from classifier.platform import cleaning
 from classifier.runs import RunFolder
+from classifier.sources.finder import find_images
 from classifier.weights.pretrained import switch_off_pretrained
 
 MAX_PROCESSES = max(8, os.cpu_count() or 1)  # of one training on this machine
@@ -127,7 +127,7 @@ class ClassifierCLI(PlainCLI):
         self.config_text = ""
         self.run: RunFolder | None = None
         self.root = Path("runs")
-        self.worker_names: WorkerNames | None = None
+        self.worker_errors: WorkerErrorReporter | None = None
         self.writer: PredictionWriter | None = None
         self.undirected: list[str] = []
         own: dict[str, Any] = {
@@ -154,7 +154,7 @@ class ClassifierCLI(PlainCLI):
             )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "ClassifierCLI":
-        """Itself: a module's optimizer holds what builds it, and a moving average copies modules."""
+        """Itself: an optimizer holds what builds it, and a moving average copies modules."""
         return self
 
     # ---- the parser ----
@@ -398,7 +398,7 @@ class ClassifierCLI(PlainCLI):
             with leave:
                 yield
         except RuntimeError as error:
-            if self.worker_names and self.worker_names.named:
+            if self.worker_errors and self.worker_errors.reported:
                 raise DataWorkerError(str(error)) from error
             if str(error).startswith(NOT_CONTIGUOUS) and self.model.channels_last:
                 raise UserError(NEEDS_CONTIGUOUS) from error

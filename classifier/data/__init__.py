@@ -3,11 +3,11 @@
 from classifier.data.base import ImageDataModule
 from classifier.data.cifar import CIFAR10, CIFAR100
 from classifier.data.digits import Digits
-from classifier.data.downloaded import DownloadedDataModule
 from classifier.data.folder import ImageFolder
-from classifier.data.images import ImageFiles
-from classifier.data.memory import InMemoryDataModule
+from classifier.data.image_files import FileDataModule
+from classifier.data.memory import DownloadedDataModule, InMemoryDataModule
 from classifier.data.mnist import MNIST, FashionMNIST
+from classifier.data.sets import ImageFiles
 
 __all__ = [
     "CIFAR10",
@@ -16,6 +16,7 @@ __all__ = [
     "Digits",
     "DownloadedDataModule",
     "FashionMNIST",
+    "FileDataModule",
     "ImageDataModule",
     "ImageFiles",
     "ImageFolder",

@@ -5,9 +5,10 @@ Shapes: N images, C channels, H rows, W columns, K classes.
 """
 
 import hashlib
+import inspect
 import warnings
-from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypedDict
@@ -15,18 +16,36 @@ from typing import Any, TypedDict
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities.warnings import PossibleUserWarning
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from classifier import terminal
 from classifier.checkpoint.file import FORMAT
-from classifier.data.images import FilesSet, ImageFiles, ImageReader
 from classifier.data.loader import TrainLoader
-from classifier.data.sets import Batch, EpochSampler, ImageSet, MemorySet, whole_batch
-from classifier.data.workers import workers
+from classifier.data.sets import (
+    Batch,
+    EpochSampler,
+    FileSet,
+    ImageFiles,
+    ImageSet,
+    MemorySet,
+    PredictionSet,
+    identity_collate,
+)
+from classifier.data.workers import worker_settings
 from classifier.errors import UserError
+from classifier.images.read import ImageReader
+from classifier.sources import Index, Source
+from classifier.sources.earlier import short_names
+from classifier.splits import PARTS, stratified_split
+
+# Mean and standard deviation of ImageNet's training images, on which most weights were pretrained,
+# of each colour and of grey.
+IMAGENET = {"mean": ([0.485, 0.456, 0.406], 0.449), "std": ([0.229, 0.224, 0.225], 0.226)}
+NOTED = {"fit": ["val", "test"], "validate": ["val"], "test": ["test"]}
 
 
-class Description(TypedDict):
+class Description(TypedDict, total=False):
     """What a checkpoint remembers of its data."""
 
     class_names: list[str]
@@ -36,9 +55,10 @@ class Description(TypedDict):
 
 
 class ImageDataModule(pl.LightningDataModule):
-    """Base of all data modules; a subclass says what the data is and loads its three sets.
+    """Base of all data modules.
 
-    After ``setup``, ``train_set``, ``val_set`` and ``test_set`` are disjoint sets with a length.
+    A subclass has an ``image_source`` and a ``reader``. Or it is as any LightningDataModule, with
+    ``setup``, loaders that yield batches as above, ``class_names`` and ``in_channels``.
 
     Args:
         batch_size: Images in a training batch, on each device. A last batch of fewer images is left
@@ -60,9 +80,26 @@ class ImageDataModule(pl.LightningDataModule):
 
     format: int = FORMAT
     """Of the run: one of an earlier version lists the images as that version did."""
+    seed = 0
+    """Seed of the training, from ``setup`` on; that of rank zero on all ranks."""
+    test_fraction = 0.1
+    """Share of the images that is set aside for test, where the source has no test images."""
     train_set: ImageSet
+    """Disjoint from the other two, as they are from each other, after ``setup``."""
     val_set: ImageSet
     test_set: ImageSet
+
+    # A subclass may have these itself; else they come from its description.
+    class_names: list[str]
+    """Names of the K classes, in the order of the labels."""
+    num_classes: int
+    """K."""
+    in_channels: int
+    """C."""
+    mean: list[float]
+    """Mean of each channel, in 0..1."""
+    std: list[float]
+    """Standard deviation of each channel, in 0..1."""
 
     def __init__(
         self,
@@ -77,91 +114,116 @@ class ImageDataModule(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         self.batch_size = at_least_one("batch_size", batch_size)
-        self.eval_batch_size = (
-            4 * batch_size
-            if eval_batch_size is None
-            else at_least_one("eval_batch_size", eval_batch_size)
-        )
+        eval_size = 4 * batch_size if eval_batch_size is None else eval_batch_size
+        self.eval_batch_size = at_least_one("eval_batch_size", eval_size)
         self.val_fraction = proper_fraction("val_fraction", val_fraction)
         self.split_seed = split_seed
         self.augment = augment or []
         self.mix = mix
-        self._given = {
-            name: values for name, values in (("mean", mean), ("std", std)) if values is not None
-        }
-        self._restored: dict[str, Any] | None = None
-        self._is_set_up = False
+        given = {"mean": mean, "std": std}
+        self._given = {name: values for name, values in given.items() if values is not None}
+        for name, values in self._given.items():
+            if self._has_own(name):
+                setattr(self, name, values)
+        self._restored: Description | None = None
+        self._is_checked = False
         self._epoch = 0
         self._sampler: EpochSampler | None = None
         self.files: list[Path] = []
         """Images to predict; with some, the data set itself is not asked for."""
-        self.seed = 0
-        """Seed of the training, from ``setup`` on; that of rank zero on all ranks."""
 
-    @property
+    @cached_property  # not a property, so that a subclass may set it
     def num_workers(self) -> int:
         """Worker processes of each loader; slicing a tensor needs none."""
         return 0
 
-    @abstractmethod
+    @property
+    def image_source(self) -> Source | None:
+        """What images there are; None for a subclass with a ``setup`` of its own."""
+        return None
+
     def own_description(self) -> Description:
-        """Describes the data set. May look at folders, but never downloads."""
+        """Describes the data. May look at folders, but never downloads.
 
-    @abstractmethod
-    def load_sets(self) -> tuple[ImageSet, ImageSet, ImageSet]:
-        """Loads the disjoint sets for training, validation and test."""
+        Where it says no more, images are RGB, with the mean and std of ImageNet's.
+        """
+        source = self.image_source
+        return Description(class_names=list(source.class_names)) if source else Description()
 
-    @abstractmethod
     def reader(self) -> ImageReader:
         """Returns what reads an image file as for evaluation, without the data set on disk."""
+        raise UserError(
+            f"{type(self).__name__} does not say how an image file is read: define reader, which "
+            "returns a classifier.images.read.ImageReader."
+        )
+
+    def train_reader(self) -> ImageReader:
+        """Returns what reads an image file for training."""
+        return self.reader()
 
     def describe(self) -> dict[str, Any]:
         """Returns class_names, in_channels, mean and std in plain types, for the checkpoint."""
-        own = self.own_description() if self._restored is None else self._restored
-        given = {name: per_channel(name, v, own["in_channels"]) for name, v in self._given.items()}
-        return {**own, **given}
+        return {
+            "class_names": list(self.class_names),
+            "in_channels": int(self.in_channels),
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
 
-    def restore(self, description: dict[str, Any]) -> None:
+    def __getattr__(self, name: str) -> Any:
+        """Takes from the description what neither a subclass nor the instance has itself."""
+        if name == "num_classes":
+            return len(self.class_names)
+        if name not in Description.__annotations__:
+            return self.__getattribute__(name)  # raises the error that led here
+        if name in self._given:
+            return per_channel(name, self._given[name], self.in_channels)
+        known: Mapping[str, Any] = self._restored or self.own_description()
+        if name in known:
+            return known[name]
+        if name == "class_names":
+            raise UserError(
+                f"{type(self).__name__} does not know its class_names before setup; define them, "
+                "a list of texts in the order of the labels."
+            )
+        if name == "in_channels":
+            return 3
+        colors, grey = IMAGENET[name]
+        return list(colors) if self.in_channels == 3 else [grey] * self.in_channels
+
+    def restore(self, description: Description) -> None:
         """Answers from a saved description from now on, without touching the disk."""
-        self._restored = dict(description)
+        self._restored = description
+        if self._has_own("class_names"):
+            compare_class_names(description["class_names"], list(self.class_names))
 
     @property
-    def class_names(self) -> list[str]:
-        """Names of the K classes, in the order of the labels."""
-        return list(self.describe()["class_names"])
-
-    @property
-    def num_classes(self) -> int:
-        """K."""
-        return len(self.class_names)
-
-    @property
-    def in_channels(self) -> int:
-        """C."""
-        return int(self.describe()["in_channels"])
-
-    @property
-    def mean(self) -> list[float]:
-        """Mean of each channel, in 0..1."""
-        return list(self.describe()["mean"])
-
-    @property
-    def std(self) -> list[float]:
-        """Standard deviation of each channel, in 0..1."""
-        return list(self.describe()["std"])
+    def sets(self) -> dict[str, ImageSet]:
+        """The sets by part, after ``setup``; without those of another kind, of a subclass."""
+        found = {part: getattr(self, f"{part}_set", None) for part in PARTS}
+        return {part: images for part, images in found.items() if isinstance(images, ImageSet)}
 
     @property
     def images_in_memory(self) -> bool:
         """Whether ``setup`` has read all images, so that no step reads a file."""
-        return isinstance(self.train_set, MemorySet)
+        return isinstance(self.sets.get("train"), MemorySet)
+
+    def summary(self) -> str:
+        """Says what the data is and how much there is of it, after ``setup``."""
+        sizes = " / ".join(f"{len(images):,}" for images in self.sets.values())
+        there = f", {sizes} images to train / validate / test" if sizes else ""
+        return f"{type(self).__name__}{there}"
 
     def fingerprint(self) -> str:
-        """Returns 16 hexadecimal digits that change with the content or the split of the sets."""
+        """Returns 16 hexadecimal digits that change with the content or the split of the sets.
+
+        It is "" where a subclass has sets of another kind, whose content is unknown.
+        """
         digest = hashlib.blake2b(digest_size=8)
-        for images in (self.train_set, self.val_set, self.test_set):
+        for images in self.sets.values():
             for part in images.content():
                 digest.update(part)
-        return digest.hexdigest()
+        return digest.hexdigest() if self.sets else ""
 
     def notes(self, stage: str) -> list[str]:
         """Says what a person should know of the data before a stage; call it after ``setup``.
@@ -172,26 +234,71 @@ class ImageDataModule(pl.LightningDataModule):
         Returns:
             A sentence for each thing.
         """
-        return []
+        training = stage == "fit"
+        notes = self.image_source.notes() if self.image_source and training else []
+        if self._has_own_loader and training:
+            notes.append(
+                f"{type(self).__name__} has its own train_dataloader, so a training that is "
+                "stopped and resumed may see other images than one that is not."
+            )
+        for part in NOTED.get(stage, ()):
+            present = set(self.sets[part].labels.tolist()) if part in self.sets else ()
+            missing = [name for k, name in enumerate(self.class_names) if k not in present]
+            if missing and present:
+                names = ", ".join(f"'{name}'" for name in missing[:5])
+                more = f" and {len(missing) - 5} other classes" if len(missing) > 5 else ""
+                notes.append(f"there are no {PARTS[part]} images of {names}{more}.")
+        return notes
 
     def setup(self, stage: str) -> None:
-        if stage == "predict" or self._is_set_up:
+        if stage == "predict" or self.sets:
             return
         if self._restored is not None:
-            compare_class_names(
-                self._restored["class_names"], self.own_description()["class_names"]
-            )
+            found = self.own_description().get("class_names", self.class_names)
+            compare_class_names(self._restored["class_names"], found)
         # Now, for the steps of a training seed the generator anew.
         self.seed = torch.initial_seed()
         if self.trainer:
             self.seed = self.trainer.strategy.broadcast(self.seed)
         self.train_set, self.val_set, self.test_set = self.load_sets()
-        self._is_set_up = True
 
-    def share(self, other: "ImageDataModule") -> None:
+    def load_sets(self) -> tuple[ImageSet, ImageSet, ImageSet]:
+        """Loads the sets for training, validation and test, disjoint from each other.
+
+        Parts that the source does not set apart are split off its training images.
+        """
+        source = self.image_source
+        if source is None:
+            raise UserError(
+                f"{type(self).__name__} does not say what images there are: define image_source, "
+                "or setup and the three loaders."
+            )
+        found = source.index()
+        train = found["train"]
+        fractions = {"val": self.val_fraction, "test": self.test_fraction}
+        missing = {part: fraction for part, fraction in fractions.items() if part not in found}
+        if missing:
+            order = train.draw_order(self.split_seed)
+            parts = stratified_split(train.labels, [*missing.values()], order, source.class_names)
+            for part, positions in zip(["train", *missing], parts, strict=True):
+                found[part] = train.select(positions)
+        sets = {part: self.image_set(part, found[part]) for part in PARTS}
+        return sets["train"], sets["val"], sets["test"]
+
+    def image_set(self, part: str, index: Index) -> ImageSet:
+        """Makes the set of a part out of its images."""
+        if isinstance(index.images, Tensor):
+            return MemorySet(index.images, index.labels)
+        read = self.train_reader() if part == "train" else self.reader()
+        keys = index.keys or list(map(str, index.images))
+        names = keys if self.format > 1 else short_names(keys)
+        return FileSet(index.images, index.labels, names, read, self.seed)
+
+    def reuse_sets_of(self, other: "ImageDataModule") -> None:
         """Takes the sets that another has set up, which differs in how they are batched only."""
-        self.train_set, self.val_set, self.test_set = other.train_set, other.val_set, other.test_set
-        self.seed, self._is_set_up = other.seed, True
+        self.seed = other.seed
+        for part, images in other.sets.items():
+            setattr(self, f"{part}_set", images)
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the order and the random transforms of training without a Trainer; its own wins.
@@ -237,12 +344,12 @@ class ImageDataModule(pl.LightningDataModule):
 
     def files_dataloader(self, paths: Sequence[Path]) -> DataLoader[ImageFiles]:
         """Reads image files to predict, in the order given, as batches of ``ImageFiles``."""
-        files = FilesSet(paths, self.reader())
+        files = PredictionSet(paths, self.reader())
         return DataLoader(
             files,
             batch_size=self.eval_batch_size,  # by name: Lightning makes a loader like it
-            collate_fn=whole_batch,
-            **workers(self.num_workers),
+            collate_fn=identity_collate,
+            **worker_settings(self.num_workers),
         )
 
     def predict_dataloader(self) -> DataLoader[ImageFiles]:
@@ -250,8 +357,37 @@ class ImageDataModule(pl.LightningDataModule):
         return self.files_dataloader(self.files)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        if self._has_own_loader and not self._is_checked:
+            self._check_images(batch)
         training = self.trainer is not None and self.trainer.training
-        return self.augmented(batch) if training else batch
+        changes = self.augment or self.mix is not None
+        return self.augmented(batch) if training and changes else batch
+
+    def _check_images(self, batch: Any) -> None:
+        """Checks the first images of a subclass's own loader: their channels and their range."""
+        self._is_checked = True
+        images = batch[0] if type(batch) in (list, tuple) else None
+        if not isinstance(images, Tensor):  # for a module of the user's own
+            return
+        kind = type(self).__name__
+        if images.shape[1] != self.in_channels:
+            raise UserError(
+                f"The images of {kind} have {images.shape[1]} channels, but its in_channels is "
+                f"{self.in_channels}: define in_channels."
+            )
+        if images.is_floating_point() and images.max() < 8:  # normalised ones reach 3
+            terminal.warn(
+                f"the images of {kind} are not in 0..255, as the network gets them in training and "
+                "afterwards: leave out conversion and normalisation, which the model does itself."
+            )
+
+    def _has_own(self, name: str) -> bool:
+        """Whether a subclass or this instance has a value instead of the description's."""
+        return inspect.getattr_static(self, name, None) is not None
+
+    @property
+    def _has_own_loader(self) -> bool:
+        return type(self).train_dataloader is not ImageDataModule.train_dataloader
 
     def augmented(self, batch: Batch) -> Batch:
         """Applies ``augment``, then ``mix``, to a training batch.
@@ -292,8 +428,8 @@ class ImageDataModule(pl.LightningDataModule):
             batch_size,
             sampler=sampler,
             drop_last=sampler.shuffle and len(sampler) >= batch_size,
-            collate_fn=whole_batch,
-            **workers(self.num_workers),
+            collate_fn=identity_collate,
+            **worker_settings(self.num_workers),
             persistent_workers=self.num_workers > 0,
             pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
             generator=torch.Generator(),  # else each start of a loader draws from the global one

@@ -5,7 +5,7 @@ Mean and std are the values in general use for the 50,000 training images.
 
 from torchvision import datasets
 
-from classifier.data.downloaded import DownloadedDataModule
+from classifier.data.memory import DownloadedDataModule
 
 FINE_CLASSES = """
 apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus

@@ -1,13 +1,9 @@
 """Handwritten digits that come with the package: they need no download."""
 
-from pathlib import Path
-
-import numpy as np
-import torch
 from torch import Tensor
 
 from classifier.data.memory import InMemoryDataModule
-from classifier.splits import random_order, stratified_split
+from classifier.sources.arrays import load_digits
 
 
 class Digits(InMemoryDataModule):
@@ -25,11 +21,4 @@ class Digits(InMemoryDataModule):
 
     def load(self, train: bool) -> tuple[Tensor, Tensor]:
         """Returns images, uint8 ``(N, 1, 8, 8)``, and labels, int64 ``(N,)``."""
-        with np.load(Path(__file__).with_name("digits.npz")) as file:
-            images = torch.from_numpy(file["images"])[:, None]  # 0..16
-            labels = torch.from_numpy(file["labels"]).long()
-        # A seed of its own: the test set must not change with split_seed.
-        order = random_order(len(labels), seed=0)
-        train_part, test_part = stratified_split(labels, [0.2], order, self.classes)
-        part = train_part if train else test_part
-        return (images[part].float() * (255 / 16)).round().byte(), labels[part]
+        return load_digits(train)

@@ -1,18 +1,18 @@
 """The training batches of a run, in an order and with random numbers that nothing else changes."""
 
-import random
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from classifier.data.sets import Batch, EpochSampler, MemorySet, mixed_seed
+from classifier.data.sets import Batch, EpochSampler, MemorySet
+from classifier.internals.torch import LoaderProxy
+from classifier.seeds import derive_seed, seed_generators
 
 
-class TrainLoader:
+class TrainLoader(LoaderProxy):
     """Yields the batches that a training has not seen yet, each with a seed of its own.
 
     Which batches come, and what the step on each draws (dropout, MixUp, augmentation), depends on
@@ -54,7 +54,7 @@ class TrainLoader:
         sampler.start = position * self.images_per_batch if self.seen is None else self.seen
         self.seen = None
         for number, batch in enumerate(self._batches(sampler), position):
-            self._seed_step(mixed_seed(sampler.seed, epoch, number, sampler.rank))
+            self._seed_step(derive_seed(sampler.seed, epoch, number, sampler.rank))
             yield batch
 
     def _batches(self, sampler: EpochSampler) -> Iterable[Batch]:
@@ -68,25 +68,12 @@ class TrainLoader:
         return (images.__getitems__(part) for part in parts if len(part) >= least)
 
     def _seed_step(self, seed: int) -> None:
-        """Seeds every generator that a training step may draw from, in 10 microseconds."""
-        # torch.manual_seed takes 90 of them, looking for kinds of devices that are not there.
-        torch.default_generator.manual_seed(seed)
+        """Seeds every generator that a training step may draw from."""
+        seed_generators(seed)
         if self.trainer.strategy.root_device.type == "cuda":
             torch.cuda.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002  # other people's transforms use it
 
-    # Lightning ends the workers of what has this attribute of DataLoader, also after a failure.
-
-    @property
-    def _iterator(self) -> Any:
-        return self.loader._iterator
-
-    @_iterator.setter
-    def _iterator(self, value: Any) -> None:
-        self.loader._iterator = value
-
-    # It warns of a loader that cannot go on inside an epoch unless it has these.
+    # Lightning warns of a loader that cannot go on inside an epoch unless it has these.
 
     def state_dict(self) -> dict[str, Any]:
         return {}

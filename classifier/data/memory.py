@@ -1,15 +1,17 @@
-"""Base of the small data sets that fit into memory."""
+"""Bases of the small data sets that fit into memory, and of those that torchvision downloads."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 from torchvision.transforms.v2 import Resize
 
 from classifier.data.base import Description, ImageDataModule
-from classifier.data.images import ImageReader
-from classifier.data.sets import MemorySet
-from classifier.splits import random_order, stratified_split
+from classifier.images.read import ImageReader
+from classifier.sources.arrays import Arrays, load_torchvision
 
 
 class InMemoryDataModule(ImageDataModule):
@@ -32,6 +34,11 @@ class InMemoryDataModule(ImageDataModule):
     def load(self, train: bool) -> tuple[Tensor, Tensor]:
         """Returns images, uint8 ``(N, C, H, W)``, and labels, int64 ``(N,)``, from the disk."""
 
+    @cached_property
+    def image_source(self) -> Arrays:
+        """What ``load`` returns."""
+        return Arrays(self.classes, self.load)
+
     def own_description(self) -> Description:
         """Describes the data set by its class attributes."""
         return Description(
@@ -41,18 +48,52 @@ class InMemoryDataModule(ImageDataModule):
             std=list(self.pixel_std),
         )
 
-    def load_sets(self) -> tuple[MemorySet, MemorySet, MemorySet]:
-        """Loads the sets and cuts the validation images from the training images."""
-        images, labels = self.load(train=True)
-        order = random_order(len(labels), self.split_seed)
-        train, val = stratified_split(labels, [self.val_fraction], order, self.classes)
-        return (
-            MemorySet(images[train], labels[train]),
-            MemorySet(images[val], labels[val]),
-            MemorySet(*self.load(train=False)),
-        )
-
     def reader(self) -> ImageReader:
         """Returns a reader that resizes to the data set's own size."""
         channels, *size = self.image_shape
         return ImageReader(channels, Resize(size, antialias=True))
+
+
+class DownloadedDataModule(InMemoryDataModule):
+    """A data set of ``torchvision.datasets``, with its official test set.
+
+    A subclass sets the class attributes, here and of InMemoryDataModule; no code is needed.
+
+    Args:
+        root: Folder of the downloaded data.
+        download: Whether to download what is missing in root.
+        **kwargs: Arguments of ImageDataModule.
+    """
+
+    source: type[Any]
+    """Class of the torchvision data set."""
+    folder: str
+    """Where in ``root`` torchvision keeps its files."""
+
+    def __init__(self, root: str = "data", download: bool = True, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.root = root
+        self.download = download
+
+    def prepare_data(self) -> None:
+        if not self.files:
+            self._open(train=False, download=self.download)  # fetches both sets, reads the smaller
+
+    def load(self, train: bool) -> tuple[Tensor, Tensor]:
+        """Returns images, uint8 ``(N, C, H, W)``, and labels, int64 ``(N,)``."""
+        return load_torchvision(self._open(train, download=False))
+
+    def _open(self, train: bool, download: bool) -> Any:
+        try:
+            return self.source(self.root, train=train, download=download)
+        except (RuntimeError, OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[-1]  # the lines before list the mirrors
+            failure, remedy = (
+                (" and could not be downloaded", "check the connection, or copy the files there")
+                if download
+                else ("", "set root to the folder that has them, or download to true")
+            )
+            raise FileNotFoundError(
+                f"The files of {type(self).__name__} are missing or damaged in "
+                f"'{Path(self.root, self.folder)}'{failure} ({reason}); {remedy}."
+            ) from error

@@ -2,7 +2,7 @@
 
 from torchvision import datasets
 
-from classifier.data.downloaded import DownloadedDataModule
+from classifier.data.memory import DownloadedDataModule
 
 
 class MNIST(DownloadedDataModule):

@@ -3,21 +3,34 @@
 Shapes: N images, C channels, H rows, W columns.
 """
 
-import contextlib
-import hashlib
-import random
 from abc import abstractmethod
-from collections.abc import Iterator
-from typing import TypeVar
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
+from classifier.data.workers import reading
+from classifier.images.read import ImageReader, refusal, stack
+from classifier.seeds import derive_seed, seeded
+
 Batch = tuple[Tensor, Tensor]  # images, uint8 (N, C, H, W) in 0..255; labels, int64 (N,)
 Buffer = bytes | memoryview
 T = TypeVar("T")
+
+
+class ImageFiles(NamedTuple):
+    """A batch of image files to predict, in the order they were given."""
+
+    images: Tensor
+    """uint8 ``(N, C, H, W)`` of the readable files; ``(0, C, 1, 1)`` when there are none."""
+    files: list[str]
+    """The N readable files."""
+    unreadable: list[tuple[str, str]]
+    """The other files, each with the reason in one line."""
 
 
 class ImageSet(Dataset[Batch]):
@@ -42,6 +55,7 @@ class ImageSet(Dataset[Batch]):
         """Yields what tells this set from others, for a fingerprint."""
 
 
+@dataclass(eq=False)
 class MemorySet(ImageSet):
     """Images in one tensor, so that a batch is one slice of it.
 
@@ -50,9 +64,8 @@ class MemorySet(ImageSet):
         labels: int64 ``(N,)``.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
-        self.images = images
-        self.labels = labels
+    images: Tensor
+    labels: Tensor
 
     def __getitems__(self, keys: list[int] | Tensor) -> Batch:
         indices = torch.as_tensor(keys) % len(self)
@@ -64,6 +77,40 @@ class MemorySet(ImageSet):
         yield repr(tuple(self.images.shape)).encode()
         yield self.images.contiguous().numpy().data
         yield self.labels.contiguous().numpy().data
+
+
+@dataclass(eq=False)
+class FileSet(ImageSet):
+    """Image files that are read and transformed when a batch needs them.
+
+    Args:
+        paths: The N files.
+        labels: int64 ``(N,)``.
+        names: Of the files, in a fingerprint.
+        read: Reads one of them.
+        seed: Makes random transforms a function of (seed, epoch, image) alone.
+    """
+
+    paths: Sequence[Path]
+    labels: Tensor
+    names: Sequence[str]
+    read: ImageReader
+    seed: int
+
+    def __getitems__(self, keys: list[int]) -> Batch:
+        images = stack([self._image(key) for key in keys])
+        return images, self.labels[torch.tensor(keys) % len(self)]
+
+    def _image(self, key: int) -> Tensor:
+        path = self.paths[key % len(self)]
+        with seeded(derive_seed(self.seed, key)), reading(path):
+            return self.read(path)
+
+    def content(self) -> Iterator[Buffer]:
+        """Yields name and size of each file, and its label."""
+        for path, name, label in zip(self.paths, self.names, self.labels.tolist(), strict=True):
+            line = f"{name} {path.stat().st_size} {label}\n"
+            yield line.encode("utf-8", "surrogateescape")
 
 
 class EpochSampler(DistributedSampler[int]):
@@ -98,7 +145,7 @@ class EpochSampler(DistributedSampler[int]):
         """The keys of the images to come, int64 ``(N,)``."""
         if not self.shuffle:
             return torch.arange(self.start + self.rank, self.number, self.num_replicas)
-        generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.epoch))
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, self.epoch))
         order = torch.randperm(self.number, generator=generator) + self.epoch * self.number
         left = (self.number - self.start) // self.num_replicas * self.num_replicas
         return order[self.start :][self.rank : left : self.num_replicas]
@@ -109,28 +156,36 @@ class EpochSampler(DistributedSampler[int]):
         return len(range(self.rank, self.number, self.num_replicas))
 
 
-def mixed_seed(*numbers: int) -> int:
-    """Hashes numbers into one seed, so that (0, 1) and (1, 0) share nothing."""
-    return int.from_bytes(hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest(), "big")
+@dataclass(eq=False)
+class PredictionSet(Dataset[ImageFiles]):
+    """Image files without labels, for prediction.
+
+    Args:
+        paths: The files.
+        read: Reads one of them.
+    """
+
+    paths: Sequence[Path]
+    read: ImageReader
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitems__(self, indices: list[int]) -> ImageFiles:
+        images: list[Tensor] = []
+        files: list[str] = []
+        unreadable: list[tuple[str, str]] = []
+        for path in (self.paths[index] for index in indices):
+            try:
+                with reading(path):
+                    images.append(self.read(path))
+                files.append(str(path))
+            except ValueError as error:
+                unreadable.append((str(path), str(error).removeprefix(refusal(path))))
+        none = torch.empty(0, self.read.in_channels, 1, 1, dtype=torch.uint8)
+        return ImageFiles(stack(images) if images else none, files, unreadable)
 
 
-@contextlib.contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Runs a block on random numbers of its own: those of torch's CPU, Python and NumPy."""
-    # NumPy's old, global generator: it is the one that other people's transforms use.
-    states = random.getstate(), np.random.get_state()  # noqa: NPY002
-    with torch.random.fork_rng(devices=[]):
-        # Not torch.manual_seed, which would also reset the generators of the devices.
-        torch.default_generator.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002
-        try:
-            yield
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])  # noqa: NPY002
-
-
-def whole_batch(batch: T) -> T:
+def identity_collate(batch: T) -> T:
     """Collates nothing: the sets yield whole batches."""
     return batch

@@ -4,127 +4,118 @@ Left to PyTorch, a worker whose trainer is killed while it starts lives forever,
 hangs the trainer, and one that is killed is known by its PID alone.
 """
 
-import ctypes
 import multiprocessing
 import os
 import re
-import signal
-import sys
-import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing.connection import wait
+from functools import partial
+from multiprocessing.sharedctypes import RawArray, RawValue
 from pathlib import Path
-from types import FrameType
 from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from lightning_fabric.utilities.seed import pl_worker_init_function
 from pytorch_lightning.callbacks import Callback
-from torch.utils.data._utils import signal_handling
 
-from classifier.platform import STOPS
+from classifier.internals.torch import watch_workers_again
+from classifier.platform import die_with_parent, ignore_first_stop, ignored_child_exits
 
 HANG_SECONDS = 600
 PATH_BYTES = 4096
-PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
-def workers(number: int) -> dict[str, Any]:
-    """Arguments of a ``DataLoader`` that reads with so many processes; with none, none.
+class WorkerSlot:
+    """What a worker says of itself, in memory shared with the trainer.
+
+    Attributes:
+        pid: Its process; 0 before it has started.
+        path: The file that it reads, as bytes; empty between two files.
+    """
+
+    def __init__(self) -> None:
+        self.pid: Any = RawValue("q", 0)
+        self.path: Any = RawArray("c", PATH_BYTES)
+
+    def __str__(self) -> str:
+        path = os.fsdecode(self.path.value)
+        return f"(PID {self.pid.value}{f', reading {path!r}' if path else ''})"
+
+
+class WorkerPool:
+    """The workers of one loader.
+
+    Args:
+        number: How many.
+    """
+
+    known: ClassVar["weakref.WeakSet[WorkerPool]"] = weakref.WeakSet()
+    """Those of this process."""
+
+    def __init__(self, number: int) -> None:
+        self.slots = [WorkerSlot() for _ in range(number)]
+        self.trainer = os.getpid()
+        self.rank = rank_zero_only.rank  # type: ignore[attr-defined]  # set by Lightning, undeclared
+        WorkerPool.known.add(self)
+
+
+own_slot: WorkerSlot | None = None
+"""That of this process, if it is a worker."""
+
+
+def worker_settings(number: int) -> dict[str, Any]:
+    """Returns the arguments of a ``DataLoader`` that reads with so many processes; for 0, none.
 
     A loader that gets nothing from them for ten minutes raises.
     """
     if number == 0:
         return {}
-    return {"num_workers": number, "worker_init_fn": Crew(number), "timeout": HANG_SECONDS}
+    watch_workers_again()
+    init = partial(init_worker, WorkerPool(number))
+    return {"num_workers": number, "worker_init_fn": init, "timeout": HANG_SECONDS}
 
 
-class Desk(ctypes.Structure):
-    """Where a worker lays, in memory shared with the trainer, what it is about."""
-
-    _fields_: ClassVar = [("pid", ctypes.c_int64), ("path", ctypes.c_char * PATH_BYTES)]
-
-
-class Crew:
-    """The workers of one loader; each calls it, with its number, when it starts.
+def init_worker(pool: WorkerPool, number: int) -> None:
+    """Binds this process to its trainer, and does what Lightning does for a worker.
 
     Args:
-        number: How many workers.
+        pool: Its pool.
+        number: Its place there.
     """
-
-    known: ClassVar["weakref.WeakSet[Crew]"] = weakref.WeakSet()
-    """Those of this process."""
-    desk: ClassVar[Desk | None] = None
-    """That of this process, if it is a worker."""
-
-    def __init__(self, number: int) -> None:
-        self.desks = multiprocessing.RawArray(Desk, number)
-        self.trainer = os.getpid()
-        self.rank = rank_zero_only.rank  # type: ignore[attr-defined]  # set by Lightning, undeclared
-        Crew.known.add(self)
-        if signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL:
-            # PyTorch notices at once that a worker died, by a handler that it sets only once; but
-            # Lightning takes it away at the end of each run. So it is told to set it again.
-            signal_handling._SIGCHLD_handler_set = False
-
-    def __call__(self, number: int) -> None:
-        """Binds this process to its trainer, and does what Lightning does for a worker."""
-        die_with(self.trainer)
-        for stop in STOPS:
-            signal.signal(stop, _leave_to_trainer)
-        Crew.desk = self.desks[number]
-        Crew.desk.pid = os.getpid()
-        pl_worker_init_function(number, self.rank)
-
-
-def die_with(trainer: int) -> None:
-    """Ends this process when the one that started it dies, however it dies."""
-    parent = multiprocessing.parent_process()
-    if parent is not None and multiprocessing.get_start_method() == "forkserver":
-        # The kernel takes the fork server for the parent, which lives as long as this process.
-        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
-    elif sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != trainer:  # it is dead already
-            os._exit(1)
-
-
-def _leave_to_trainer(number: int, frame: FrameType | None) -> None:
-    """Ignores the first signal, as those that a cluster or a terminal sends to all processes."""
-    signal.signal(number, signal.SIG_DFL)
-
-
-def _end_with(sentinel: int) -> None:
-    wait([sentinel])
-    os._exit(1)
+    global own_slot
+    die_with_parent(pool.trainer)
+    ignore_first_stop()
+    own_slot = pool.slots[number]
+    own_slot.pid.value = os.getpid()
+    pl_worker_init_function(number, pool.rank)
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
     """Notes, in a worker, which file is being read meanwhile; 2 microseconds."""
-    desk = Crew.desk
-    if desk is None:
+    if own_slot is None:
         yield
         return
-    desk.path = os.fsencode(path)[: PATH_BYTES - 1]
+    own_slot.path.value = os.fsencode(path)[: PATH_BYTES - 1]
     try:
         yield
     finally:
-        desk.path = b""
+        own_slot.path.value = b""
 
 
-class WorkerNames(Callback):
+class WorkerErrorReporter(Callback):
     """Says which worker failed a loader, and what it was reading; ends those that hang.
 
+    A worker that is killed fails whatever the trainer is about at the time, not only its loader.
+
     Attributes:
-        named: Whether it said so of the error that ended a run.
+        reported: Whether it said so of the error that ended a run.
     """
 
     state_key = "WorkerNames"
-    named = False
+    reported = False
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
@@ -132,24 +123,24 @@ class WorkerNames(Callback):
         if not isinstance(exception, RuntimeError):
             return
         # While a batch is awaited, the cause alone tells how a worker ended.
-        texts = [named(str(error)) for error in (exception.__cause__, exception)]
+        texts = [explain(str(error)) for error in (exception.__cause__, exception)]
         if text := texts[0] or texts[1]:
             exception.args = (text,)
-            self.named = True
+            self.reported = True
 
 
-def named(text: str) -> str | None:
-    """What PyTorch says of a worker, with its name; None if that is not what it says."""
+def explain(text: str) -> str | None:
+    """Names the worker in what PyTorch says of it; returns None if that is not what it says."""
     if text.startswith("DataLoader timed out"):
-        return _hung()
-    told = re.match(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) ([^.]+)", text)
-    if told is None:
+        return _kill_stalled_workers()
+    found = re.match(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) ([^.]+)", text)
+    if found is None:
         return None
-    lost = [int(pid) for pid in told[1].split(",")]
-    names = [_name(desk, number) for desk, number in _desks() if desk.pid in lost]
+    lost = [int(pid) for pid in found[1].split(",")]
+    names = [f"{number} {slot}" for number, slot in _slots() if slot.pid.value in lost]
     if not names:
         return None
-    text = f"data worker {', '.join(names)} {told[2].strip()}."
+    text = f"data worker {', '.join(names)} {found[2].strip()}."
     if "exit code" in text:
         return text
     memory = "shared memory, /dev/shm," if "Bus error" in text else "memory"
@@ -159,29 +150,24 @@ def named(text: str) -> str | None:
     )
 
 
-def _hung() -> str | None:
+def _kill_stalled_workers() -> str | None:
     alive = {child.pid: child for child in multiprocessing.active_children()}
-    desks = [(desk, number) for desk, number in _desks() if desk.pid in alive]
-    # Those that are about nothing wait for the one that the trainer waits for.
-    hung = [(desk, number) for desk, number in desks if desk.path] or desks
-    if not hung:
+    running = [(number, slot) for number, slot in _slots() if slot.pid.value in alive]
+    # Those that read nothing wait for the one that the trainer waits for.
+    stalled = [(number, slot) for number, slot in running if slot.path.value] or running
+    if not stalled:
         return None
-    names = ", ".join(_name(desk, number) for desk, number in hung)
-    react = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's reaction is to raise again
-    for desk, _ in hung:
-        alive[desk.pid].kill()  # stopped or not; otherwise this process could not end
-        alive[desk.pid].join(5)  # a disk that is gone may hold it even now
-    signal.signal(signal.SIGCHLD, react)
+    names = ", ".join(f"{number} {slot}" for number, slot in stalled)
+    with ignored_child_exits():  # PyTorch's reaction is to raise again
+        for _, slot in stalled:
+            process = alive[slot.pid.value]
+            process.kill()  # stopped or not; otherwise this process could not end
+            process.join(5)  # a disk that is gone may hold it even now
     return (
         f"data worker {names} did not deliver for {HANG_SECONDS} seconds.\n"
         "See whether the file can be read, and how its disk or network is."
     )
 
 
-def _desks() -> list[tuple[Desk, int]]:
-    return [(desk, number) for crew in Crew.known for number, desk in enumerate(crew.desks)]
-
-
-def _name(desk: Desk, number: int) -> str:
-    path = os.fsdecode(desk.path)
-    return f"{number} (PID {desk.pid}{f', reading {path!r}' if path else ''})"
+def _slots() -> list[tuple[int, WorkerSlot]]:
+    return [place for pool in WorkerPool.known for place in enumerate(pool.slots)]

@@ -142,7 +142,7 @@ class Candidate(ClassifierCLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Builds a trainer that trains and does nothing else."""
         if self.loaded is not None:
-            self.datamodule.share(self.loaded)
+            self.datamodule.reuse_sets_of(self.loaded)
         config = self.config_init.trainer
         callbacks = [c for c in config.callbacks or [] if not isinstance(c, NOT_TIMED)]
         callbacks += [

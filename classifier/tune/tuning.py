@@ -12,7 +12,6 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
@@ -21,6 +20,7 @@ import torch
 from classifier.cli.command_line import CommandLine
 from classifier.cli.errors import message_of
 from classifier.data import ImageDataModule
+from classifier.platform import memory_may_double
 from classifier.tune.candidate import Candidate
 
 PRECISION, LAYOUT = "trainer.precision", "model.channels_last"
@@ -330,11 +330,4 @@ def may_fit() -> bool:
 
     Linux would kill the process, which at most doubles. A GPU says no without harm.
     """
-    facts = Path("/proc/meminfo")
-    if torch.cuda.is_available() or not facts.exists():
-        return True
-    import resource
-
-    lines = dict(line.split(":") for line in facts.read_text().splitlines())
-    free = int(lines["MemAvailable"].split()[0])  # KiB, as the other
-    return free > resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return torch.cuda.is_available() or memory_may_double()

@@ -7,13 +7,13 @@ import fnmatch
 import glob
 import os
 import re
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from classifier.data.images import (
+from classifier.images.read import (
     HEIF_SUFFIXES,
     UNREAD_SUFFIXES,
     image_suffixes,
@@ -29,6 +29,10 @@ LITTER = {
     *("@eadir", "@recycle", "@recently-snapshot", "#recycle", "#snapshot"),
     *("lost+found", ".ipynb_checkpoints", "__pycache__"),
 }
+
+EXCLUDED = "by data.exclude"
+LINKED_FOLDERS = "links to folders that are read without them"
+LINKED_IMAGES = "links to images that are read without them"
 
 
 @dataclass
@@ -67,13 +71,6 @@ class Finder:
             for their paths below root.
         unread: Whether to find the images that no installed package reads, too.
 
-    Attributes:
-        excluded: What the patterns left out.
-        repeated: Folders that were met once more, by a link.
-        copies: Images that were met once more, by a link.
-        litter: The names that it met.
-        unread: Images that no installed package reads, by suffix.
-        namesakes: Images that differ from another in nothing but the suffix.
     """
 
     def __init__(
@@ -81,12 +78,9 @@ class Finder:
     ) -> None:
         self.root = root
         self.suffixes = image_suffixes() | (UNREAD_SUFFIXES if unread else set())
-        self.excluded = Tally()
-        self.repeated = Tally()
-        self.copies = Tally()
-        self.litter: set[str] = set()
-        self.unread: dict[str, Tally] = {}
-        self.namesakes = Tally()
+        self._left_out: defaultdict[str, Tally] = defaultdict(Tally)  # by reason or, unread, suffix
+        self._litter: set[str] = set()
+        self._namesakes = Tally()  # images that differ from another in nothing but the suffix
         self._namesake_suffixes: Counter[str] = Counter()
         self._patterns = {pattern: re.compile(fnmatch.translate(pattern)) for pattern in exclude}
         self._unmatched = set(exclude)
@@ -130,7 +124,7 @@ class Finder:
         for path, number in sorted(links):
             target = os.path.realpath(path)
             if target in seen:
-                self.copies.add(key(path, self.root))
+                self._leave_out(LINKED_IMAGES, path)
             else:
                 seen.add(target)
                 found[number].append(path)
@@ -142,37 +136,37 @@ class Finder:
     def notes(self) -> list[str]:
         """Says in a sentence each what was left out, and what looks as if it should be."""
         notes = self.left_out()
-        if self.litter:
-            names = ", ".join(f"'{name}'" for name in sorted(self.litter))
+        if self._litter:
+            names = ", ".join(f"'{name}'" for name in sorted(self._litter))
             notes.append(f"left out what systems and tools leave in folders: {names}.")
         notes += [f"data.exclude: no image matches '{p}'." for p in sorted(self._unmatched)]
-        if self.namesakes.number:
+        if (alike := self._namesakes).number:
             # Of two kinds the rarer one is rather the masks; else what no camera writes.
             suffixes = self._namesake_suffixes
             rarest = min(suffixes, key=lambda s: (suffixes[s], s.lower() in (".jpg", ".jpeg"), s))
             notes.append(
-                "images that share their name with another but for the suffix: "
-                f"{self.namesakes.number}, such as {self.namesakes.example}. If they are masks or "
-                f'copies, data.exclude: ["*{rarest}"] leaves them out.'
+                f"images that share their name with another but for the suffix: {alike.number}, "
+                f"such as {alike.example}. If they are masks or copies, data.exclude: "
+                f'["*{rarest}"] leaves them out.'
             )
         return notes
 
     def left_out(self) -> list[str]:
         """Says which images were left out, and why, in a sentence for each reason."""
-        notes = [
-            f"left out {tally.number} {suffix}, such as '{tally.example}': {remedy(suffix)}"
-            for suffix, tally in sorted(self.unread.items())
+        left, reasons = self._left_out, (EXCLUDED, LINKED_FOLDERS, LINKED_IMAGES)
+        unread = [
+            f"left out {left[suffix].number} {suffix}, such as '{left[suffix].example}': "
+            f"{remedy(suffix)}"
+            for suffix in sorted(left.keys() - {*reasons})
         ]
-        if self.excluded.number:
-            left = f"{self.excluded.number}, such as '{self.excluded.example}'"
-            notes.append(f"left out by data.exclude: {left}.")
-        if self.repeated.number:
-            links = f"{self.repeated.number}, such as '{self.repeated.example}'"
-            notes.append(f"left out links to folders that are read without them: {links}.")
-        if self.copies.number:
-            links = f"{self.copies.number}, such as '{self.copies.example}'"
-            notes.append(f"left out links to images that are read without them: {links}.")
-        return notes
+        return unread + [
+            f"left out {reason}: {left[reason].number}, such as '{left[reason].example}'."
+            for reason in reasons
+            if reason in left
+        ]
+
+    def _leave_out(self, reason: str, path: str) -> None:
+        self._left_out[reason].add(key(path, self.root))
 
     def _walk(self, tops: Sequence[Path]) -> Iterator[tuple[str, int, Contents]]:
         """Yields each folder once, with the number of its top."""
@@ -185,7 +179,7 @@ class Finder:
             folder, number = (real or links).popleft()
             place = _place(folder)
             if place in seen:
-                self.repeated.add(key(folder, self.root))
+                self._leave_out(LINKED_FOLDERS, folder)
                 continue
             seen.add(place)
             contents = self._contents.pop(folder, None) or self._scan(folder)
@@ -200,7 +194,7 @@ class Finder:
                 name = entry.name
                 lower = name.lower()
                 if lower in LITTER:
-                    self.litter.add(name)
+                    self._litter.add(name)
                 elif lower[0] == ".":
                     continue
                 elif entry.is_dir(follow_symlinks=False):
@@ -222,7 +216,7 @@ class Finder:
             return False
         if suffix in self.suffixes or (suffix in HEIF_SUFFIXES and self._reads_heif):
             return True
-        self.unread.setdefault(suffix, Tally()).add(key(path, self.root))
+        self._leave_out(suffix, path)
         return False
 
     @cached_property
@@ -233,7 +227,7 @@ class Finder:
         below = key(path, self.root)
         matched = {p for p, e in self._patterns.items() if e.match(below if "/" in p else name)}
         if matched:
-            self.excluded.add(below)
+            self._leave_out(EXCLUDED, path)
             self._unmatched -= matched
         return bool(matched)
 
@@ -245,7 +239,7 @@ class Finder:
             by_stem.setdefault(path[: path.rfind(".")], []).append(path)
         for first, *others in by_stem.values():
             for other in others:
-                self.namesakes.add(f"'{key(other, self.root)}' beside '{Path(first).name}'")
+                self._namesakes.add(f"'{key(other, self.root)}' beside '{Path(first).name}'")
                 self._namesake_suffixes.update(path[path.rfind(".") :] for path in (first, other))
 
 

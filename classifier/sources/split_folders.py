@@ -12,8 +12,8 @@ from typing import Literal
 
 import yaml
 
-from classifier.data.files import Contents, Finder
 from classifier.errors import UserError, did_you_mean
+from classifier.sources.finder import Contents, Finder
 
 WORDS = {
     "train": "train training trn tr learn fit",

@@ -6,18 +6,14 @@ Shapes: N images, C channels, H rows, W columns.
 """
 
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
-from classifier.data.workers import reading
 from classifier.errors import UserError
 
 HEIF_SUFFIXES = {".heic", ".heif", ".hif"}
@@ -29,17 +25,6 @@ OTHERS = (
 UNREAD_SUFFIXES = HEIF_SUFFIXES | {*OTHERS.split()}
 """Suffixes of images that nothing reads unless Pillow, or a plugin of it, registers them."""
 PROFILE_BYTES = 16 * 2**20  # of a colour profile or text; Pillow's own limit, 1 MiB, is exceeded
-
-
-class ImageFiles(NamedTuple):
-    """A batch of image files to predict, in the order they were given."""
-
-    images: Tensor
-    """uint8 ``(N, C, H, W)`` of the readable files; ``(0, C, 1, 1)`` when there are none."""
-    files: list[str]
-    """The N readable files."""
-    unreadable: list[tuple[str, str]]
-    """The other files, each with the reason in one line."""
 
 
 def read_image(path: Path, in_channels: int) -> Tensor:
@@ -59,7 +44,7 @@ def read_image(path: Path, in_channels: int) -> Tensor:
     try:
         return _decode(path, mode)
     except Exception as error:  # Pillow's readers raise nearly anything on damaged files
-        raise UserError(_refusal(path) + _reason(path, error)) from None
+        raise UserError(refusal(path) + _reason(path, error)) from None
 
 
 def image_suffixes() -> set[str]:
@@ -99,7 +84,8 @@ def stack(images: list[Tensor]) -> Tensor:
     return torch.stack(images)
 
 
-def _refusal(path: Path) -> str:
+def refusal(path: Path) -> str:
+    """How the text begins of an error about a file that cannot be read."""
     return f"Cannot read image '{path}': "
 
 
@@ -188,40 +174,10 @@ class ImageReader:
             ValueError: The file cannot be read.
             UserError: The transform changed the pixels' type, so their 0..255 scale is in doubt.
         """
-        with reading(path):
-            image: Tensor = self.transform(read_image(path, self.in_channels))
+        image: Tensor = self.transform(read_image(path, self.in_channels))
         if image.dtype != torch.uint8:
             raise UserError(
                 f"The transforms turn uint8 images into {image.dtype}; leave out conversion and "
                 "normalisation, which the model does itself."
             )
         return image
-
-
-class FilesSet(Dataset[ImageFiles]):
-    """Image files without labels, for prediction.
-
-    Args:
-        paths: The files.
-        read: Reads one of them.
-    """
-
-    def __init__(self, paths: Sequence[Path], read: ImageReader) -> None:
-        self.paths = list(paths)
-        self.read = read
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitems__(self, indices: list[int]) -> ImageFiles:
-        images: list[Tensor] = []
-        files: list[str] = []
-        unreadable: list[tuple[str, str]] = []
-        for path in (self.paths[index] for index in indices):
-            try:
-                images.append(self.read(path))
-                files.append(str(path))
-            except ValueError as error:
-                unreadable.append((str(path), str(error).removeprefix(_refusal(path))))
-        none = torch.empty(0, self.read.in_channels, 1, 1, dtype=torch.uint8)
-        return ImageFiles(stack(images) if images else none, files, unreadable)

@@ -1,0 +1,102 @@
+"""Base of data whose images are files, which are read when a batch needs them."""
+
+from typing import Any
+
+import torch
+from lightning_fabric.utilities.data import suggested_max_num_workers
+from torch import nn
+from torch.utils.data import DataLoader
+from torchvision.transforms import v2
+
+from classifier.data.base import ImageDataModule, at_least_one, proper_fraction
+from classifier.data.sets import ImageSet, MemorySet, identity_collate
+from classifier.data.workers import worker_settings
+from classifier.errors import UserError
+from classifier.images.read import ImageReader
+from classifier.sources import Index
+
+MAX_WORKERS = 1024  # more bring a machine down before they read an image
+
+
+class FileDataModule(ImageDataModule):
+    """Data whose images are files; a subclass has an ``image_source`` that lists them.
+
+    Args:
+        image_size: Height and width of the images that the network gets, in pixels.
+        in_channels: 3 reads images as RGB, 1 as greyscale.
+        train_transform: Modules that each map one uint8 image (C, H, W), drawn anew each time it
+            is read. A random crop of random scale and a horizontal flip if not given.
+        eval_transform: The same for validation, test and prediction. Resizes the shorter side to
+            8/7 of image_size and crops the centre if not given.
+        in_memory: Whether to decode all images once, with eval_transform, and keep them in memory:
+            for images so small that all fit. The shorter side is then resized to image_size itself.
+        num_workers: Processes that read images, for each device. One fewer than the processor
+            cores, at most eight, if not given.
+        test_fraction: Share of the images that is set aside for test, above 0 and below 1. Not used
+            by data that has its own test set.
+        **kwargs: Arguments of ImageDataModule.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 224,
+        in_channels: int = 3,
+        train_transform: list[nn.Module] | None = None,
+        eval_transform: list[nn.Module] | None = None,
+        in_memory: bool = False,
+        num_workers: int | None = None,
+        test_fraction: float = 0.1,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if in_channels not in (1, 3):
+            raise UserError(f"in_channels must be 1 (greyscale) or 3 (RGB), not {in_channels}.")
+        if in_memory and train_transform:
+            raise UserError(
+                "With in_memory each image is transformed only once, so train_transform would "
+                "never vary; use augment instead."
+            )
+        if not 0 <= (num_workers or 0) <= MAX_WORKERS:
+            raise UserError(
+                f"num_workers is a number of processes, 0 to {MAX_WORKERS}, not {num_workers}."
+            )
+        self.image_size = at_least_one("image_size", image_size)
+        self.in_channels = in_channels
+        self._train_transform = train_transform
+        self._eval_transform = eval_transform
+        self.in_memory = in_memory
+        self._num_workers = num_workers
+        self.test_fraction = proper_fraction("test_fraction", test_fraction)
+
+    @property
+    def num_workers(self) -> int:
+        """Worker processes of each loader."""
+        return 0 if self.in_memory else self._num_readers()
+
+    def _num_readers(self) -> int:
+        if self._num_workers is not None:
+            return self._num_workers
+        return min(8, suggested_max_num_workers(self.trainer.num_devices if self.trainer else 1))
+
+    def reader(self) -> ImageReader:
+        """Returns a reader with ``eval_transform``."""
+        size = self.image_size
+        resized = size if self.in_memory else round(size * 8 / 7)  # 256 for 224
+        default = [v2.Resize(resized, antialias=True), v2.CenterCrop(size)]
+        return ImageReader(self.in_channels, nn.Sequential(*(self._eval_transform or default)))
+
+    def train_reader(self) -> ImageReader:
+        """Returns a reader with ``train_transform``; that for evaluation with ``in_memory``."""
+        if self.in_memory:
+            return self.reader()
+        default = [v2.RandomResizedCrop(self.image_size, antialias=True), v2.RandomHorizontalFlip()]
+        return ImageReader(self.in_channels, nn.Sequential(*(self._train_transform or default)))
+
+    def image_set(self, part: str, index: Index) -> ImageSet:
+        """Makes the set of a part; with ``in_memory`` it reads the images."""
+        images = super().image_set(part, index)
+        if not self.in_memory or isinstance(images, MemorySet):
+            return images
+        settings = worker_settings(self._num_readers())
+        batches = DataLoader(images, 64, collate_fn=identity_collate, **settings)
+        return MemorySet(torch.cat([pixels for pixels, _ in batches]), index.labels)
