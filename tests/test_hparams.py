@@ -13,8 +13,8 @@ from searches import trials_of
 
 from classifier import runs
 from classifier.__main__ import main
+from classifier.search.hparams import write_experiment
 from classifier.search.space import Space
-from classifier.search.tensorboard import write_experiment
 
 pytestmark = pytest.mark.filterwarnings("ignore:html5lib:DeprecationWarning")  # TensorBoard's
 
@@ -210,6 +210,6 @@ def test_the_columns_are_written_once(own_folder):
 
 
 def test_the_columns_are_written_without_torch(own_folder):
-    program = "import sys, classifier.search.tensorboard; sys.exit('torch' in sys.modules)"
+    program = "import sys, classifier.search.hparams; sys.exit('torch' in sys.modules)"
 
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0

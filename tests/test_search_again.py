@@ -22,7 +22,7 @@ from searches import (
 from classifier import runs
 from classifier.__main__ import main
 from classifier.errors import UserError
-from classifier.search.same import continued
+from classifier.search.resume import continued
 from classifier.search.settings import parse, save
 
 SPACE = {"lr": {"low": 0.001, "high": 0.1, "log": True}, "width": [2, 4]}

@@ -15,7 +15,7 @@ from optuna.exceptions import ExperimentalWarning
 
 from classifier.errors import UserError
 from classifier.module import ClassificationModule
-from classifier.search.same import differences
+from classifier.search.resume import differences
 from classifier.search.settings import (
     DEFAULT_MONITOR,
     DIRECTIONS,

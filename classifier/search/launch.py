@@ -15,14 +15,14 @@ from classifier.checkpoint.trust import Trust, active
 from classifier.errors import UserError
 from classifier.search import console, results, watch
 from classifier.search.engines import share_cores, start
-from classifier.search.rehearsal import rehearse
-from classifier.search.same import continued
+from classifier.search.hparams import write_experiment
+from classifier.search.preflight import rehearse
+from classifier.search.resume import continued
 from classifier.search.settings import BASE, FILE, Settings, save
 from classifier.search.signed import is_own, sign
 from classifier.search.space import Space
 from classifier.search.stop import Stop
 from classifier.search.study import Study, open_storage
-from classifier.search.tensorboard import write_experiment
 
 
 def search(settings: Settings) -> int:

@@ -8,7 +8,7 @@ from classifier.anchored_yaml import setting_in
 from classifier.errors import UserError
 from classifier.search import console, launch
 from classifier.search.results import groups
-from classifier.search.same import differences
+from classifier.search.resume import differences
 from classifier.search.settings import FILE, Settings, load
 from classifier.search.space import SEED
 from classifier.search.study import Study

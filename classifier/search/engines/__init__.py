@@ -45,13 +45,13 @@ def start(settings: Settings, workers: int, until: float | None) -> Engine:
         remedy = "'classifier search --config FILE' begins one of your own."
         refuse_of_others(f"engine {settings.engine}", remedy)
     if settings.engine == "slurm":
-        from classifier.search import slurm
+        from classifier.search.engines import slurm
 
         return slurm.start(folder, workers, options, until)
     if settings.engine == "ray":
-        from classifier.search import cluster_ray
+        from classifier.search.engines import ray
 
-        return cluster_ray.start(folder, workers, options, until)
+        return ray.start(folder, workers, options, until)
     share_cores(settings.workers)
     return Local(folder, shares(settings.workers)[:workers], until)
 
