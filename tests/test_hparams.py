@@ -168,9 +168,9 @@ def test_the_best_value_of_a_trial_is_the_lowest_where_that_is_better(train, mon
     folder = train(0, {"lr": 0.01})
 
     losses = [float(row["val_loss"]) for row in runs.read_metrics(folder)]
-    assert runs.best_value(folder, "val_loss", "minimize") == min(losses)
-    assert runs.best_value(folder, "val_loss", "maximize") == max(losses)
-    assert runs.best_value(folder, "val_recall", "maximize") is None
+    assert runs.best_value(runs.read_metrics(folder), "val_loss", "minimize") == min(losses)
+    assert runs.best_value(runs.read_metrics(folder), "val_loss", "maximize") == max(losses)
+    assert runs.best_value(runs.read_metrics(folder), "val_recall", "maximize") is None
 
 
 def test_a_trial_that_failed_is_shown_as_failed(train, write_module):

@@ -125,7 +125,8 @@ class TrialReport(Callback):
         return bad[0] if bad else best(values, default=None)
 
     def _log_best(self, trainer: pl.Trainer) -> None:
-        best = runs.best_value(self.trial.folder, self.trial.monitor, self.trial.direction)
+        rows = runs.read_metrics(self.trial.folder)
+        best = runs.best_value(rows, self.trial.monitor, self.trial.direction)
         for writer in _writers(trainer):
             if best is not None:
                 writer.add_scalar(f"best/{self.trial.monitor}", best, trainer.global_step - 1)

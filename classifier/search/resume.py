@@ -21,7 +21,7 @@ LISTED = 3  # differences in a message
 WIDTH = 60  # of a value in a message, in characters
 
 
-def continued(settings: Settings) -> Settings:
+def resumed(settings: Settings) -> Settings:
     """The search that the folder holds, with those settings changed that may change.
 
     All else stays as the folder has it, so that all trials are written from one base config.

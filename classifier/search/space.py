@@ -120,12 +120,12 @@ class Space:
         except (LookupError, ValueError):
             return None
 
-    def as_shown(self, params: Mapping[str, Any], seed: int | None = None) -> dict[str, Any]:
+    def labelled(self, params: Mapping[str, Any], seed: int | None = None) -> dict[str, Any]:
         """A configuration with its seed in the order of the names; blocks by their labels."""
-        shown = {name: self._entries[name].shown(param) for name, param in params.items()}
+        labels = {name: self._entries[name].label(param) for name, param in params.items()}
         if seed is not None:
-            shown[SEED] = seed
-        return {name: shown[name] for name in self.names if name in shown}
+            labels[SEED] = seed
+        return {name: labels[name] for name in self.names if name in labels}
 
     # ---- all configurations ----
 

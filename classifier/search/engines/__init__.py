@@ -13,8 +13,7 @@ from classifier.atomic import appended
 from classifier.cli.errors import is_users, message_of
 from classifier.search.settings import Settings
 from classifier.search.signed import refuse_of_others
-from classifier.search.stop import Stop
-from classifier.search.worker import work
+from classifier.search.worker import Stop, work
 
 RESTARTS = 3  # of one worker, in a search
 
@@ -71,7 +70,7 @@ class Local:
     def __init__(self, folder: Path, shares: list[dict[str, str]], until: float | None) -> None:
         self.folder = folder
         self.until = until
-        self.told = Stop()
+        self.stopping = Stop()
         self.shares = shares
         self.restarts = [0] * len(shares)
         self.pool = ThreadPoolExecutor(len(shares), "worker")
@@ -83,7 +82,7 @@ class Local:
 
     def _work(self, slot: int) -> None:
         try:
-            work(self.folder, self.told, self.until, self.shares[slot])
+            work(self.folder, self.stopping, self.until, self.shares[slot])
         except Exception as error:
             trace = "" if is_users(error) else traceback.format_exc()
             with appended(self.folder / "workers" / f"local-{slot}.log") as log:
@@ -99,7 +98,7 @@ class Local:
         return sum(not worker.done() for worker in self.workers)
 
     def stop(self) -> None:
-        self.told.set()
+        self.stopping.set()
         self.pool.shutdown()
 
     def describe(self) -> str:
