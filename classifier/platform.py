@@ -1,4 +1,4 @@
-"""The signals that tell a command to end."""
+"""What a command asks the system: the signals that tell it to end, the processors it may use."""
 
 import contextlib
 import os
@@ -52,3 +52,10 @@ def cleaning(clean: Callable[[], object]) -> Iterator[None]:
 
 
 _cleaning: list[Callable[[], object]] = []
+
+
+def cores() -> int:
+    """The processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from classifier.atomic import appended
 from classifier.cli.errors import is_users, message_of
+from classifier.platform import cores
 from classifier.search.settings import Settings
 from classifier.search.signed import refuse_of_others
 from classifier.search.worker import Stop, work
@@ -132,13 +133,6 @@ def shares(workers: int) -> list[dict[str, str]]:
         own = found[slot * many : (slot + 1) * many] or found[slot % max(1, len(found)) :][:1]
         result.append({"CUDA_VISIBLE_DEVICES": ",".join(own)} if own else {})
     return result
-
-
-def cores() -> int:
-    """The processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def gpus() -> list[str]:
