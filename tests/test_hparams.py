@@ -14,6 +14,7 @@ from searches import trials_of
 from classifier import runs
 from classifier.__main__ import main
 from classifier.search.hparams import write_experiment
+from classifier.search.process import Trial
 from classifier.search.space import Space
 
 pytestmark = pytest.mark.filterwarnings("ignore:html5lib:DeprecationWarning")  # TensorBoard's
@@ -51,18 +52,16 @@ STATUSES = ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNIN
 
 
 @pytest.fixture
-def train(write_config, monkeypatch):
+def train(write_config):
     """Trains a trial and returns its folder."""
 
     def run(number, values, *arguments, changes=None, code=0):
         folder = Path("searches/tiny/trials").resolve() / f"{number:04}"
         folder.mkdir(parents=True, exist_ok=True)
         config = shutil.move(write_config(changes), folder / "trial.yaml")
-        facts = {"folder": str(folder), "monitor": "val_accuracy", "direction": "maximize"}
-        trial = {**facts, "hyperparameters": values, "channel": None, "words": ["own.Stop"]}
-        with monkeypatch.context() as patch:
-            patch.setenv("CLASSIFIER_TRIAL", json.dumps(trial))
-            assert main(["fit", "--config", str(config), *arguments]) == code
+        given = ["--config", str(config), *arguments]
+        trial = Trial(given, folder, "val_accuracy", "maximize", values, words=["own.Stop"])
+        assert main(["search", "trial", trial.to_json()]) == code
         return folder
 
     return run
@@ -164,7 +163,7 @@ def test_no_trial_is_hidden_because_choices_are_of_several_kinds(train):
     assert shown == [0.5, "auto", "null", True, 2]
 
 
-def test_the_best_value_of_a_trial_is_the_lowest_where_that_is_better(train, monkeypatch):
+def test_the_best_value_of_a_trial_is_the_lowest_where_that_is_better(train):
     folder = train(0, {"lr": 0.01})
 
     losses = [float(row["val_loss"]) for row in runs.read_metrics(folder)]

@@ -14,7 +14,6 @@ from queue import SimpleQueue
 from typing import Any
 
 import pytorch_lightning as pl
-from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -86,9 +85,7 @@ class TrialReport(Callback):
         self.trial = trial
         self.started_session = False
         self.is_pruned = False
-        # The other ranks inherit the variable, not the descriptor; theirs may be any other file.
-        first = rank_zero_only.rank == 0  # type: ignore[attr-defined]  # set by Lightning, undeclared
-        self.channel = _Channel(trial.channel) if trial.channel is not None and first else None
+        self.channel = None if trial.channel is None else _Channel(trial.channel)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         values = {name: _plain(value) for name, value in self.trial.hyperparameters.items()}
@@ -102,7 +99,7 @@ class TrialReport(Callback):
             self._log_best(trainer)
             if self.channel is not None:
                 stop = self.channel.ask((trainer.current_epoch + 1, value))
-        if self.trial.channel is not None and trainer.strategy.broadcast(stop):
+        if trainer.strategy.broadcast(stop):
             trainer.should_stop = self.is_pruned = True
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

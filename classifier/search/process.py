@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from classifier.atomic import appended
+from classifier.cli.run import COMMAND
 from classifier.runs import Direction
 
 OUTPUT = "output.log"  # what a trial prints, in its folder
@@ -189,15 +190,8 @@ def _fit(
         os.dup2(file.fileno(), 2)
     os.chdir(working_folder)
     os.environ.update(environment)
-    # Not the number itself: the connection closes it.
-    facts = {**json.loads(trial.to_json()), "channel": os.dup(channel.fileno())}
-    del facts["arguments"]
-    os.environ["CLASSIFIER_TRIAL"] = json.dumps(facts)
-    channel.close()
-    sys.argv[1:] = [
-        "fit",
-        *trial.arguments,
-    ]  # Lightning starts the ranks of several devices with it
-    from classifier.cli import run
+    # Lightning starts the ranks of several devices with it.
+    sys.argv = [*COMMAND[1:], "search", "trial", trial.to_json()]
+    from classifier.search.trial import run
 
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(run(trial, channel))
