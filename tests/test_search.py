@@ -174,7 +174,7 @@ def test_a_folder_that_holds_something_else_is_refused(own_folder):
     told = again()
 
     assert told.returncode == 2
-    assert "exists and holds no search" in told.stderr
+    assert "exists and is not a search folder" in told.stderr
 
 
 # ---- the budget ----

@@ -91,7 +91,9 @@ def check_new(settings: Settings) -> None:
     folder = settings.folder
     found = folder.glob("[!.]*")  # hidden are our locks, and files that were being written
     if any(path.name not in (BASE, "dry_run") for path in found):
-        raise UserError(f"'{folder}' exists and holds no search; name another, --folder DIR.")
+        raise UserError(
+            f"'{folder}' exists and is not a search folder; name another, --folder DIR."
+        )
     check_name(settings)
     space = Space(settings.space)
     base = settings.base.read_text(encoding="utf-8")

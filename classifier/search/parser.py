@@ -19,7 +19,7 @@ from classifier.search.samplers import (
     GRIDS,
     NO_GRID,
     spec_of,
-    without_notes,
+    without_experimental_warnings,
 )
 
 DEFAULTS = {"sampler": DEFAULT_SAMPLER, "pruner": DEFAULT_PRUNER}
@@ -58,7 +58,7 @@ def parse(
     aside = {key: given.pop(key) for key in ASIDE if isinstance(given.get(key), dict)}
     parser = _parser(schema)
     try:
-        with without_notes():
+        with without_experimental_warnings():
             found = parser.parse_args([f"--config={literal(given)}", *arguments])
     except (TypeError, ValueError, argparse.ArgumentError) as error:
         names = [action.dest for action in parser._actions]
@@ -68,7 +68,7 @@ def parse(
 
 
 def _check_class(key: str, value: Any, where: Where) -> None:
-    """Refuses what is no class before jsonargparse tries to make one of it."""
+    """Refuses what is not a class before jsonargparse tries to make one of it."""
     for name in value if isinstance(value, dict) else ():
         if name not in ("class_path", "init_args"):
             hint = did_you_mean(str(name), ["init_args"], "; it has class_path and init_args.")
@@ -76,8 +76,8 @@ def _check_class(key: str, value: Any, where: Where) -> None:
     named = value.get("class_path") if isinstance(value, dict) else value
     if value is not None and not isinstance(named, str):
         raise UserError(
-            f"{where(key)}{key}: {literal(value)} names no class, as "
-            f"{DEFAULTS[key]['class_path']} does."
+            f"{where(key)}{key}: {literal(value)} is not a class, as "
+            f"{DEFAULTS[key]['class_path']} is."
         )
 
 
@@ -111,9 +111,9 @@ def _parser(schema: type) -> ArgumentParser:
         prog="classifier search",
         usage="classifier search --config FILE [--KEY VALUE ...]",
         description="Trains a config with many values of its hyperparameters. The same command "
-        "goes on with a search that was stopped.",
+        "resumes a search that was stopped.",
         epilog="classifier search status|table|best|importance|refit DIR looks at a search, or "
-        "trains its best anew; classifier search worker DIR joins in. --sampler.help CLASS and "
+        "trains its best again; classifier search worker DIR joins in. --sampler.help CLASS and "
         "--pruner.help CLASS show the settings of a class.",
         formatter_class=_HelpFormatter,
         exit_on_error=False,
@@ -140,13 +140,13 @@ def _parser(schema: type) -> ArgumentParser:
 
 def _explained(message: str, names: Sequence[str], where: Where) -> str:
     if lonely := re.match(r"argument (--\S+): expected one argument", message):
-        return f"{lonely[1]}: a value is missing behind it."
+        return f"{lonely[1]}: expected a value."
     if unknown := re.search(r"Expected a dot import path string: (.+)$", message, re.M):
         key = "pruner" if 'Parser key "pruner"' in message else "sampler"
         hint = did_you_mean(unknown[1], WORKING[key], f"; there are {', '.join(WORKING[key])}.")
         return f"{where(key)}{key}: there is no class '{unknown[1]}'{hint}"
     if "optuna.samplers.GridSampler" in message:  # it lacks what the space says already
-        return f"{where('sampler')}{NO_GRID}"
+        return f"{where('sampler')}sampler: {NO_GRID}"
     if "Problem with given class_path" in message:  # then nobody meant the word grid
         message = re.sub(r".*Expected a typing.Literal\['grid'\]\n", "", message)
     return explain(message, names, where)

@@ -21,7 +21,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from classifier.anchored_yaml import setting_in
 from classifier.errors import UserError
 from classifier.search import signed
-from classifier.search.settings import Settings, load, make_pruner, make_sampler
+from classifier.search.samplers import make_pruner, make_sampler
+from classifier.search.settings import Settings, load
 from classifier.search.space import Distribution, Space
 from classifier.search.storage import Outcome, TrialRecord, Worker, open_storage
 
@@ -64,7 +65,7 @@ class Study:
         self.storage = storage or open_storage(settings.storage, folder)
         self.lock = FileLock(folder / ".lock")
         self.last_beats: dict[int, tuple[Any, float]] = {}
-        pruner = make_pruner(settings)
+        pruner = make_pruner(settings.pruner)
         if begin:
             self.study = optuna.create_study(
                 storage=self.storage,
@@ -163,7 +164,7 @@ class Study:
                 record = replace(before, attempt=before.attempt + 1, worker=worker.identity)
                 record.save(self.storage, trial_id, before)
             self.storage.set_trial_state_values(trial_id, TrialState.RUNNING)
-            self.study.sampler = make_sampler(self.settings, number)
+            self.study.sampler = make_sampler(self.settings.sampler, number)
             trial = Trial(self.study, trial_id)
             for name, distribution in self.space.parameters.items():
                 suggest(trial, name, distribution)

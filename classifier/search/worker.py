@@ -166,7 +166,7 @@ def fit(trial: ClaimedTrial, stop: Stop, environment: Mapping[str, str]) -> int:
         monitor=study.settings.monitor,
         direction=study.settings.direction,
         hyperparameters=trial.values,
-        **signed.for_trials(study.folder),
+        **signed.trust_for_trials(study.folder),
     )
     process = FitProcess(task, study.working_folder, environment)
     alive = time.monotonic()

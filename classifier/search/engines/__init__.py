@@ -26,7 +26,7 @@ class Engine(Protocol):
         """How many are running, or waiting to."""
 
     def stop(self) -> None:
-        """Lets them put back their trials and end."""
+        """Lets them requeue their trials and end."""
 
     def describe(self) -> str:
         """Says what was started, on one line."""
