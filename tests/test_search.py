@@ -33,7 +33,7 @@ from classifier.search.engines import share_cores, shares
 from classifier.search.process import FitProcess, Trial
 from classifier.search.results import TrialRun
 from classifier.search.settings import parse, save
-from classifier.search.storage import Outcome, Worker
+from classifier.search.storage import Outcome, Worker, active_worker
 from classifier.search.study import ATTEMPTS, Study
 
 
@@ -183,7 +183,7 @@ def test_a_folder_that_holds_something_else_is_refused(own_folder):
 def test_there_are_never_more_trials_than_wanted(make_study):
     study = make_study()
 
-    with Worker(study.folder) as worker:
+    with active_worker(study.folder) as worker:
         taken = [study.claim_next(worker) for _ in range(6)]
 
     assert [trial and trial.number for trial in taken] == [0, 1, 2, 3, None, None]
@@ -191,7 +191,7 @@ def test_there_are_never_more_trials_than_wanted(make_study):
 
 def test_a_trial_is_sampled_alike_whoever_takes_it(make_study):
     first = make_study(n_trials=6)
-    with Worker(first.folder) as worker:
+    with active_worker(first.folder) as worker:
         expected = [first.claim_next(worker).params for _ in range(6)]
 
     second = make_study(n_trials=6, folder="other")
@@ -204,7 +204,7 @@ def test_a_trial_is_sampled_alike_whoever_takes_it(make_study):
 def test_a_grid_is_trained_once_each_in_order(make_study):
     study = make_study(sampler="grid", n_trials=None, space={"lr": [0.1, 0.2], "width": [2, 4]})
 
-    with Worker(study.folder) as worker:
+    with active_worker(study.folder) as worker:
         taken = [study.claim_next(worker).params for _ in range(4)]
         assert study.claim_next(worker) is None
 
@@ -216,7 +216,7 @@ def test_every_configuration_is_trained_with_every_seed(make_study):
     space = {**SEARCH["space"], "seed_everything": [5, 7]}
     study = make_study(space=space)
 
-    with Worker(study.folder) as worker:
+    with active_worker(study.folder) as worker:
         taken = [study.claim_next(worker) for _ in range(4)]
 
     assert [trial.values["seed_everything"] for trial in taken] == [5, 7, 5, 7]
@@ -229,8 +229,8 @@ def test_every_configuration_is_trained_with_every_seed(make_study):
 
 def dead_worker(folder):
     """A worker whose process is gone: nobody holds its lock."""
-    worker = Worker(folder)
-    worker.path.touch()
+    worker = Worker.new()
+    worker.lock_in(folder).touch()
     return worker
 
 
@@ -238,7 +238,7 @@ def test_the_trial_of_a_dead_worker_goes_on_under_its_number(make_study):
     study = make_study()
     first = study.claim_next(dead_worker(study.folder))
 
-    with Worker(study.folder) as worker:
+    with active_worker(study.folder) as worker:
         second = study.claim_next(worker)
 
         assert (second.number, second.params) == (first.number, first.params)
@@ -249,7 +249,7 @@ def test_the_trial_of_a_dead_worker_goes_on_under_its_number(make_study):
 def test_the_trial_of_a_living_worker_is_left_alone(make_study):
     study = make_study()
 
-    with Worker(study.folder) as one, Worker(study.folder) as other:
+    with active_worker(study.folder) as one, active_worker(study.folder) as other:
         assert study.claim_next(one).number == 0
         assert study.claim_next(other).number == 1
 
@@ -259,7 +259,7 @@ def test_a_trial_taken_by_nobody_goes_on(make_study):
     study = make_study()
     study.claim_next(None)
 
-    with Worker(study.folder) as worker:
+    with active_worker(study.folder) as worker:
         assert study.claim_next(worker).number == 0
 
 
@@ -278,7 +278,7 @@ def test_a_trial_whose_workers_end_by_themselves_goes_on_as_often_as_needed(make
     # as for a full disk: nobody could even note that the trial waits
     study = make_study()
 
-    taken = [study.claim_next(Worker(study.folder)).number for _ in range(2 * ATTEMPTS)]
+    taken = [study.claim_next(Worker.new()).number for _ in range(2 * ATTEMPTS)]
 
     assert taken == [0] * len(taken)
 
@@ -286,7 +286,7 @@ def test_a_trial_whose_workers_end_by_themselves_goes_on_as_often_as_needed(make
 def test_a_trial_that_was_told_to_stop_goes_on_as_often_as_needed(make_study):
     study = make_study()
 
-    with Worker(study.folder) as worker:
+    with active_worker(study.folder) as worker:
         for _ in range(2 * ATTEMPTS):
             trial = study.claim_next(worker)
             assert trial.number == 0
@@ -303,12 +303,11 @@ def clock(monkeypatch):
 
 def test_a_silent_worker_of_another_machine_is_given_up(make_study, clock):
     study = make_study(heartbeat=10)
-    far = Worker(study.folder)
-    far.identity = replace(far.identity, host="another")
+    far = replace(Worker.new(), host="another")
     study.claim_next(far)
 
     taken = []
-    with Worker(study.folder) as worker:
+    with active_worker(study.folder) as worker:
         for clock[0] in (1, 30, 60):
             taken.append(study.claim_next(worker).number)
 
@@ -317,12 +316,11 @@ def test_a_silent_worker_of_another_machine_is_given_up(make_study, clock):
 
 def test_a_beating_worker_of_another_machine_is_left_alone(make_study, clock):
     study = make_study(heartbeat=10)
-    far = Worker(study.folder)
-    far.identity = replace(far.identity, host="another")
+    far = replace(Worker.new(), host="another")
     trial = study.claim_next(far)
 
     taken = []
-    with Worker(study.folder) as worker:
+    with active_worker(study.folder) as worker:
         for clock[0] in (1, 30, 60):
             trial.beat()
             taken.append(study.claim_next(worker).number)
@@ -334,7 +332,7 @@ def test_a_trial_that_was_passed_on_and_dropped_is_not_left_to_its_first_worker(
     # the second worker died after it took the trial; the first one is still alive
     study = make_study()
 
-    with Worker(study.folder) as first, Worker(study.folder) as third:
+    with active_worker(study.folder) as first, active_worker(study.folder) as third:
         study.claim_next(first).requeue("killed by signal 9")
         second = dead_worker(study.folder)
         assert study.claim_next(second).number == 0

@@ -4,7 +4,8 @@ import json
 import os
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -82,21 +83,21 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
 
 
 @dataclass(frozen=True)
-class WorkerIdentity:
-    """Which process runs a trial, and on which machine."""
+class Worker:
+    """A process that runs trials, and its machine."""
 
     id: str
     host: str
     pid: int
 
     @classmethod
-    def new(cls) -> "WorkerIdentity":
-        """One that no other worker has."""
+    def new(cls) -> "Worker":
+        """This process, under an id that no other worker has."""
         host, pid = platform.node(), os.getpid()
         return cls(f"{host}-{pid}-{os.urandom(4).hex()}", host, pid)
 
     def lock_in(self, folder: Path) -> Path:
-        """The worker's lock file in a search folder.
+        """The lock file of the worker in a search folder; one that ends by itself removes it.
 
         Raises:
             UserError: If no worker has made the id up: the lock of a dead one is removed.
@@ -120,27 +121,16 @@ class WorkerIdentity:
         return True
 
 
-class Worker:
-    """Who runs trials: an identity, and a lock file that the system frees when it dies.
-
-    Args:
-        folder: The search folder.
-        environment: Variables that are set for the trials.
-    """
-
-    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
-        self.identity = WorkerIdentity.new()
-        self.environment = environment or {}
-        self.path = self.identity.lock_in(folder)
-        self.lock = FileLock(self.path)
-
-    def __enter__(self) -> "Worker":
-        self.lock.acquire()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.path.unlink(missing_ok=True)  # first: a lock that nobody holds is a sign of death
-        self.lock.release()
+@contextmanager
+def active_worker(folder: Path) -> Iterator[Worker]:
+    """Within, this process is a worker of a search: it holds a lock, which ends with it."""
+    worker = Worker.new()
+    path = worker.lock_in(folder)
+    with FileLock(path):
+        try:
+            yield worker
+        finally:
+            path.unlink(missing_ok=True)  # before the release: a free lock is a sign of death
 
 
 @dataclass(frozen=True)
@@ -173,7 +163,7 @@ class TrialRecord:
     """
 
     attempt: int = 0
-    worker: WorkerIdentity | None = None
+    worker: Worker | None = None
     beat: int = 0
     pruned: bool = False
     outcome: Outcome | None = None
@@ -182,7 +172,7 @@ class TrialRecord:
     def of(cls, trial: FrozenTrial) -> "TrialRecord":
         """Reads the record of a trial."""
         attrs = {name: trial.user_attrs[name] for name in vars(cls()) if name in trial.user_attrs}
-        for name, kind in (("worker", WorkerIdentity), ("outcome", Outcome)):
+        for name, kind in (("worker", Worker), ("outcome", Outcome)):
             if attrs.get(name) is not None:
                 attrs[name] = kind(**attrs[name])
         return cls(**attrs)

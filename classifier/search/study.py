@@ -161,7 +161,7 @@ class Study:
             trial_id = self._id(number)
             before = record = TrialRecord.of(self.trials()[number])
             if worker is not None:  # first, so that no running trial is ascribed to an earlier one
-                record = replace(before, attempt=before.attempt + 1, worker=worker.identity)
+                record = replace(before, attempt=before.attempt + 1, worker=worker)
                 record.save(self.storage, trial_id, before)
             self.storage.set_trial_state_values(trial_id, TrialState.RUNNING)
             self.study.sampler = make_sampler(self.settings.sampler, number)

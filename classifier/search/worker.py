@@ -20,7 +20,7 @@ from classifier.runs import RunFolder
 from classifier.search import signed
 from classifier.search.process import FitProcess, Trial, warm_up
 from classifier.search.results import Results, TrialRun, why_failed
-from classifier.search.storage import Worker
+from classifier.search.storage import active_worker
 from classifier.search.study import ClaimedTrial, Study
 
 POLL = 1.0  # seconds between looks at what the other workers do
@@ -96,10 +96,10 @@ def work(
     if study.total is None and math.isinf(until):
         raise UserError("this search has no n_trials; say when it ends, --until UNIX_TIME.")
     warm_up()  # before a trial is claimed, whose heartbeat would be missed meanwhile
-    with Worker(folder, environment) as worker:
+    with active_worker(folder) as worker:
         while not stop.wait(0) and time.time() < until:
             if trial := study.claim_next(worker):
-                run_trial(trial, stop, worker.environment)
+                run_trial(trial, stop, environment or {})
             elif study.unfinished():
                 stop.wait(POLL)  # others run the rest; if one of them dies, this takes over
             else:

@@ -62,7 +62,6 @@ class Tasks:
         ray.wait(self.tasks, num_returns=len(self.tasks), timeout=GRACE_SECONDS)
 
     def describe(self) -> str:
-        """Says what was started, on one line."""
         return f"{len(self.tasks)} workers as tasks of Ray, output in '{self.logs}'"
 
 

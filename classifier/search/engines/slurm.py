@@ -64,7 +64,6 @@ class JobArray:
         _run("scancel", self.job)
 
     def describe(self) -> str:
-        """Says what was queued, on one line."""
         return f"{self.workers} workers in SLURM job {self.job}, output in '{self.logs}'"
 
 
