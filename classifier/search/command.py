@@ -1,7 +1,7 @@
 """``classifier search``: the command line."""
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from classifier.checkpoint.trust import Trust, confined, packages_in
@@ -28,12 +28,15 @@ def _act(given: Sequence[str]) -> int:
     if given[0].startswith("-"):
         with confined(Trust(words=None)):
             return search(parse(given))
-    options = vars(_action_parser(given[0]).parse_args(given))
-    action, folder, trusted = options.pop("action"), options["folder"], options.pop("trust")
-    with confined(trust_in(folder, packages_in(trusted))):
+    if given[0] not in ACTIONS:
+        hint = did_you_mean(given[0], ACTIONS, f"; there are {', '.join(ACTIONS)}, --config FILE.")
+        raise UserError(f"search has no '{given[0]}'{hint}")
+    action, _ = ACTIONS[given[0]]
+    options = vars(_parsers()[given[0]].parse_args(given[1:]))
+    with confined(trust_in(options["folder"], packages_in(options.pop("trust")))):
         if action in TRAINING:
-            check_trusted(folder)
-        return int(action(**options))
+            check_trusted(options["folder"])
+        return action(**options)
 
 
 def _work(folder: Path, until: float | None, attached: bool) -> int:
@@ -41,53 +44,36 @@ def _work(folder: Path, until: float | None, attached: bool) -> int:
 
 
 TRAINING = (refit, _work)
+ACTIONS: dict[str, tuple[Callable[..., int], str]] = {
+    "status": (report.status, "Shows how far a search is; on a terminal, until it ends."),
+    "table": (report.table, "Lists the trials, best first."),
+    "best": (report.best, "Shows the best configuration, which best.yaml holds."),
+    "refit": (refit, "Trains the best again, with new seeds: the best of many is also lucky."),
+    "importance": (report.importance, "Shows how much each searched name explains."),
+    "worker": (_work, "Runs trials until there are none left. Any number may run, anywhere."),
+}
 
 
-def _action_parser(name: str) -> argparse.ArgumentParser:
-    """The parser of all actions.
-
-    Args:
-        name: The action that is wanted.
-
-    Raises:
-        UserError: If there is none of that name.
-    """
-    parser = CommandParser(prog="classifier search")
-    actions = parser.add_subparsers()
-
-    def add(name: str, action: Callable[..., int], meaning: str) -> argparse.ArgumentParser:
-        one = actions.add_parser(name, description=meaning, allow_abbrev=False)
-        one.set_defaults(action=action)
-        one.add_argument("folder", type=Path, metavar="DIR", help="The search folder.")
-        help_text = "What it may import although it is not signed with your key."
-        one.add_argument(
-            "--trust", action="append", default=[], metavar="PACKAGE[,PACKAGE]", help=help_text
-        )
-        return one
-
-    add("status", report.status, "Shows how far a search is; on a terminal, until it ends.")
-    add("table", report.table, "Lists the trials, best first.")
-    add("best", report.best, "Shows the best configuration, which best.yaml holds.")
-    meaning = (
-        "Trains the best configurations again, with new seeds: the winner of many is also lucky."
+def _parsers() -> Mapping[str, argparse.ArgumentParser]:
+    """The parser of each action."""
+    common = CommandParser(add_help=False)
+    common.add_argument("folder", type=Path, metavar="DIR", help="The search folder.")
+    help_text = "What it may import although it is not signed with your key."
+    common.add_argument(
+        "--trust", action="append", default=[], metavar="PACKAGE[,PACKAGE]", help=help_text
     )
-    one = add("refit", refit, meaning)
-    one.add_argument("--top_k", type=_positive, default=3, help="How many of the best. (3)")
-    one.add_argument("--seeds", type=_positive, default=3, help="New seeds for each. (3)")
-    one.add_argument("--workers", type=_positive, help="As many as the search, if not given.")
-    meaning = "Shows how much of the differences each searched name explains."
-    one = add("importance", report.importance, meaning)
-    one.add_argument("--plot", type=Path, help="Also draw them into this file.")
-    meaning = (
-        "Runs trials until there are none left. On as many machines as there are, at any time."
-    )
-    one = add("worker", _work, meaning)
-    one.add_argument("--until", type=float, help="Unix time after which no trial is begun.")
-    one.add_argument("--attached", action="store_true", help="End when standard input is closed.")
-    if name not in actions.choices:
-        otherwise = f"; there are {', '.join(actions.choices)}, and --config FILE."
-        raise UserError(f"search has no '{name}'{did_you_mean(name, actions.choices, otherwise)}")
-    return parser
+    actions = CommandParser(prog="classifier search").add_subparsers()
+    for name, (_, meaning) in ACTIONS.items():
+        actions.add_parser(name, description=meaning, parents=[common], allow_abbrev=False)
+    add = actions.choices["refit"].add_argument
+    add("--top_k", type=_positive, default=3, help="How many of the best. (3)")
+    add("--seeds", type=_positive, default=3, help="New seeds for each. (3)")
+    add("--workers", type=_positive, help="As many as the search, if not given.")
+    actions.choices["importance"].add_argument("--plot", type=Path, help="Draws them, too.")
+    add = actions.choices["worker"].add_argument
+    add("--until", type=float, help="Unix time after which no trial is begun.")
+    add("--attached", action="store_true", help="End when standard input is closed.")
+    return actions.choices
 
 
 def _positive(text: str) -> int:
