@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import optuna
-from jsonargparse import ArgumentParser, DefaultHelpFormatter
+from jsonargparse import ArgumentParser
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 
 from classifier.anchored_yaml.scalars import literal
 from classifier.cli.errors import Where, explain
 from classifier.errors import UserError, did_you_mean
+from classifier.internals.jsonargparse import Formatter, names_of
 from classifier.search.samplers import (
     DEFAULT_PRUNER,
     DEFAULT_SAMPLER,
@@ -61,8 +62,7 @@ def parse(
         with without_experimental_warnings():
             found = parser.parse_args([f"--config={literal(given)}", *arguments])
     except (TypeError, ValueError, argparse.ArgumentError) as error:
-        names = [action.dest for action in parser._actions]
-        raise UserError(_explained(str(error), names, where)) from None
+        raise UserError(_explained(str(error), names_of(parser), where)) from None
     settings = {key: spec_of(value) for key, value in vars(found).items() if key != "config"}
     return settings | aside
 
@@ -81,15 +81,15 @@ def _check_class(key: str, value: Any, where: Where) -> None:
         )
 
 
-class _HelpFormatter(DefaultHelpFormatter):
+class _HelpFormatter(Formatter):
     """Leaves types out: the texts say what is expected."""
 
     def add_argument(self, action: Any) -> None:
         if not action.dest.endswith(".help"):  # the epilog explains them
             super().add_argument(action)
 
-    def _expand_help(self, action: Any) -> str:
-        text: str = super()._expand_help(action)
+    def text_of(self, name: str, text: str) -> str:
+        """Returns the text with a default that says something."""
         text, facts, *_ = [*re.split(r" \((?:required, )?type: ", text), ""]
         default = re.search(r"default: ([\w.]+)\)$", facts)
         shown = default and default[1] not in ("null", "None", ".")
@@ -101,7 +101,7 @@ class _Parser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         if option := re.search(r"Option '([^']+)' is not accepted$", message):
-            names = [action.dest for action in self._actions if not action.dest.endswith("help")]
+            names = [name for name in names_of(self) if not name.endswith("help")]
             message += did_you_mean(option[1], names, f"; it has {', '.join(names)}.")
         super().error(message, ex)
 
