@@ -33,7 +33,14 @@ from typing_extensions import Self
 from classifier.checkpoint.file import FORMAT
 from classifier.checkpoint.modules import serve_on
 from classifier.checkpoint.overrides import follow_new_settings
-from classifier.checkpoint.read import KEY, Saved, is_plain, opened, resolve, without_pretrained
+from classifier.checkpoint.read import (
+    KEY,
+    OpenCheckpoint,
+    is_plain,
+    open_checkpoint,
+    resolve_checkpoint,
+    without_pretrained,
+)
 from classifier.checkpoint.trust import PACKAGES, Found, Trust, confined
 from classifier.errors import UnfitWeightsError, UserError, did_you_mean
 from classifier.finite import LossWatch, largest, mean_over_ranks
@@ -172,8 +179,8 @@ class ClassificationModule(pl.LightningModule):
             raise UserError(f"load_from_checkpoint takes no {unknown[0]}{hint}")
         if not settings.pop("weights_only", True):
             raise UserError("weights_only: a checkpoint is never read in a way that runs code.")
-        path = resolve(str(checkpoint_path), "best")
-        with opened(path) as read:
+        path = resolve_checkpoint(str(checkpoint_path), "best")
+        with open_checkpoint(path) as read:
             module, missing = cls._load(path, read, trust, settings)
         module._missing, module._trained_by = missing, {}
         module._objects |= missing
@@ -181,7 +188,7 @@ class ClassificationModule(pl.LightningModule):
 
     @classmethod
     def _load(
-        cls, path: Path, read: Saved, trust: Sequence[str], settings: dict[str, Any]
+        cls, path: Path, read: OpenCheckpoint, trust: Sequence[str], settings: dict[str, Any]
     ) -> tuple[Self, set[str]]:
         """Builds the module out of a file; also returns which of its objects are missing."""
         saved = read.content.get("hyper_parameters", {})

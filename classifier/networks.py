@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from classifier.checkpoint.limits import check_archive, check_values, limited_memory
+from classifier.checkpoint.limits import check_archive, check_values, memory_limit
 from classifier.errors import UserError, did_you_mean
 
 __all__ = ["MNISTNet", "ResNet9", "SmallResNet", "torchvision_model"]
@@ -326,7 +326,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         if zipfile.is_zipfile(path):  # older files are none
             with path.open("rb") as file:
                 check_archive(file)
-        with limited_memory(2 * path.stat().st_size):
+        with memory_limit(2 * path.stat().st_size):
             state = torch.load(path, map_location="cpu", weights_only=True)
         check_values(state, path.stat().st_size)
     except ImportError as error:

@@ -17,18 +17,20 @@ from torch import Tensor
 
 from classifier import runs, terminal
 from classifier.anchored_yaml import load
-from classifier.checkpoint.provenance import decisive, flat
-from classifier.checkpoint.read import KEY, folder_name, read_whose, weights_digest
+from classifier.checkpoint.provenance import flatten, weight_affecting_settings
+from classifier.checkpoint.read import KEY, folder_name, read_with_origin, weights_digest
 from classifier.checkpoint.signature import Origin
 from classifier.checkpoint.trust import origin_of_run
 from classifier.cli.job import Job
 from classifier.cli.run import COMMAND, CommandParser, explained
 from classifier.cli.run import run as fit
 from classifier.errors import UserError, did_you_mean
+from classifier.platform import handled_by
+from classifier.runs import RunFolder
 
 FACTS = ("seed", "device", "devices", "precision", "parameters", "data", "code", "environment")
 # The name of a machine changes no bit, nor do its idle cores.
-BESIDE_THE_POINT = ("environment.host", "environment.cores")
+IGNORED_FACTS = ("environment.host", "environment.cores")
 RECORDED = ("seed_everything", "trainer.precision")  # settings that FACTS have, too
 AGAIN = "--again"  # the action of the process that trains: folder, last step, words of fit
 SECTIONS = ("data", "hyperparameters", "model", "seed_everything", "trainer", "trust")
@@ -73,16 +75,16 @@ class Trained:
         if record["state"] == "running":
             with runs.locked(folder):  # else it was killed
                 pass
-        last = folder / "checkpoints" / "last.ckpt"
-        if last.is_file():
-            kept = cls.of_checkpoint(last)
+        run = RunFolder(folder)
+        if run.last.is_file():
+            kept = cls.of_checkpoint(run.last)
             if runs.is_config_edited(folder):
                 terminal.note(
-                    f"'{folder / 'config.yaml'}' was edited since the run wrote it; trained "
+                    f"'{run.config}' was edited since the run wrote it; trained "
                     "again is what last.ckpt holds."
                 )
         elif "weights_sha256" in record:
-            text = (folder / "config.yaml").read_text(encoding="utf-8")
+            text = run.config.read_text(encoding="utf-8")
             steps, digest = record["steps"], record["weights_sha256"]
             there = _started_in(record, origin_of_run(record, text))
             kept = cls(record, text, steps, digest, None, _epochs_of(folder, steps), folder, there)
@@ -107,7 +109,7 @@ class Trained:
         Raises:
             ValueError: If it carries no config.
         """
-        saved, origin = read_whose(path)
+        saved, origin = read_with_origin(path)
         own = saved.get(KEY, {})
         if "config" not in own:
             raise UserError(
@@ -193,7 +195,7 @@ def _reproduce(options: argparse.Namespace) -> int:
     terminal.out(f"trains '{options.run}' again up to step {before.steps:,}, in {folder}")
     code = _train(before, folder, options.settings)
     if code:
-        runs.give_back(folder)
+        runs.remove_if_unused(folder)
         terminal.error(f"the training ended with exit code {code}; there is nothing to compare.")
         return code
     return _compare(before, Trained.of_folder(folder), options.tolerance)
@@ -206,10 +208,10 @@ def _find(path: Path) -> Trained:
         if path.suffix != ".ckpt":  # by which fit knows it from a config file
             raise UserError(f"'{path}' is a checkpoint, but its name does not end in .ckpt.")
         return trained
-    if not (path / "run.json").is_file() or not (path / "config.yaml").is_file():
+    if not RunFolder(path).begun or not RunFolder(path).config.is_file():
         raise UserError(
-            f"'{path}' is no run folder: run.json or config.yaml is missing. Name the folder of a "
-            "run, such as runs/digits/version_0, or a checkpoint file."
+            f"'{path}' is not a run folder: run.json or config.yaml is missing. Name the folder of "
+            "a run, such as runs/digits/version_0, or a checkpoint file."
         )
     return Trained.of_folder(path)
 
@@ -273,16 +275,13 @@ def _train(before: Trained, folder: Path, settings: Sequence[str]) -> int:
 
 def _wait(process: subprocess.Popen[bytes]) -> int:
     """Waits for the training, which ends in good order on the signals that come meanwhile."""
-    handlers = {
-        signal.SIGTERM: lambda *_: process.terminate(),
-        signal.SIGINT: lambda *_: None,  # Ctrl-C reaches both
-    }
-    former = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    try:
+
+    def hand_on(number: int, _: object) -> None:
+        if number != signal.SIGINT:  # Ctrl-C reaches both
+            process.send_signal(number)
+
+    with handled_by(hand_on):
         code = process.wait()
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
     return 128 - code if code < 0 else code
 
 
@@ -378,18 +377,18 @@ def _differences(before: Trained, now: Trained) -> list[str]:
         for then in (_facts(start) for start in (*before.record.get("resumed", ()), before.record))
         for key in {**then, **again}
     ]
-    old, new = (decisive(load(trained.config)) for trained in (before, now))
+    old, new = (weight_affecting_settings(load(trained.config)) for trained in (before, now))
     found += [(key, old.get(key), new.get(key)) for key in {**old, **new} if key not in RECORDED]
     lines = (f"{key}: {_short(a)} then, {_short(b)} now" for key, a, b in found if a != b)
     return list(dict.fromkeys(lines))
 
 
 def _facts(record: Mapping[str, Any]) -> dict[str, Any]:
-    facts = flat({name: record[name] for name in FACTS if name in record})
+    facts = flatten({name: record[name] for name in FACTS if name in record})
     return {
         key.removeprefix("environment."): value
         for key, value in facts.items()
-        if key not in BESIDE_THE_POINT
+        if key not in IGNORED_FACTS
     }
 
 

@@ -1,4 +1,4 @@
-"""The run folder: its name, its record, and what is known of the machine and the code.
+"""The run folder: its names, claiming it, its record and its metrics.
 
 ``runs/<config name>/version_N/`` holds ``config.yaml``, ``run.json``, ``metrics.csv``,
 ``checkpoints/best.ckpt``, ``checkpoints/last.ckpt``, TensorBoard events, and ``.lock``, which
@@ -7,95 +7,68 @@ whoever trains in the folder holds.
 
 import contextlib
 import csv
-import functools
 import hashlib
 import io
 import json
 import math
 import os
-import platform
-import re
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from importlib import metadata
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
 from classifier import terminal
-from classifier.atomic import written_whole
+from classifier.atomic import write_text
 from classifier.errors import UserError
 
-DIFFERENCE = ("diff", "--no-ext-diff", "--no-textconv", "--ignore-submodules=all", "HEAD")
-HARMLESS = re.compile(  # settings of a repository by which a diff runs no program
-    rb"core\.(repositoryformatversion|filemode|bare|logallrefupdates|ignorecase|symlinks"
-    rb"|precomposeunicode|autocrlf|eol|safecrlf|quotepath)|remote\..*\.(url|pushurl|fetch|tagopt)"
-    rb"|(branch|user|submodule|advice|color|commit|gc|http|init|merge|pull|push|rebase|tag)\..*"
-    rb"|lfs\.(repositoryformatversion|.*\.(access|locksverify))",  # others name programs
-    re.DOTALL,
-)
 Direction = Literal["minimize", "maximize"]
 
 LOCK = ".lock"
 EVENTS = "events.out.tfevents"
 LOCK_SECONDS = 10  # an earlier process, or its data loader workers, may still be ending
-PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "jsonargparse", "numpy")
 
 
-@dataclass(frozen=True)
 class RunFolder:
-    """The folder of a run: all names in it."""
+    """The folder of a run: all names in it.
 
-    path: Path
+    Args:
+        path: The folder; it has no names before ``take`` if none is given.
+    """
 
-    @property
-    def config(self) -> Path:
-        """The config of the run, complete."""
-        return self.path / "config.yaml"
+    def __init__(self, path: Path | None = None) -> None:
+        self.is_taken = False
+        if path:
+            self.take(path)
 
-    @property
-    def record(self) -> Path:
-        """What is known of the run."""
-        return self.path / "run.json"
-
-    @property
-    def metrics(self) -> Path:
-        """A row an epoch."""
-        return self.path / "metrics.csv"
-
-    @property
-    def lock(self) -> Path:
-        """Held by whoever trains in the folder."""
-        return self.path / ".lock"
-
-    @property
-    def checkpoints(self) -> Path:
-        """The folder of the three checkpoints."""
-        return self.path / "checkpoints"
+    def take(self, path: Path) -> None:
+        """Gives the run its folder."""
+        self.path, self.is_taken = path, True
+        self.config = path / "config.yaml"  # complete
+        self.record = path / "run.json"
+        self.metrics = path / "metrics.csv"  # a row an epoch
+        self.traceback = path / "traceback.txt"  # where the code failed, if it did
+        self.lock = path / LOCK  # held by whoever trains in the folder
+        self.checkpoints = path / "checkpoints"
+        self.best = self.checkpoints / "best.ckpt"  # the weights of the best validation
+        self.last = self.checkpoints / "last.ckpt"  # the newest state, to resume from
+        self.previous = self.checkpoints / "previous.ckpt"  # the one before, should it be damaged
 
     @property
-    def last(self) -> Path:
-        """The newest state of the training, to resume from."""
-        return self.checkpoints / "last.ckpt"
+    def begun(self) -> bool:
+        """Whether a training has begun in it."""
+        return self.record.is_file()
 
     @property
-    def previous(self) -> Path:
-        """The state before it, should that be damaged."""
-        return self.checkpoints / "previous.ckpt"
-
-    @property
-    def best(self) -> Path:
-        """The weights of the best validation."""
-        return self.checkpoints / "best.ckpt"
+    def shown(self) -> Path:
+        """The folder as messages name it."""
+        return terminal.display_path(self.path)
 
     @property
     def resume_command(self) -> str:
         """What resumes the run."""
-        return terminal.command("fit", "--ckpt_path", terminal.display_path(self.path))
+        return terminal.command("fit", "--ckpt_path", self.shown)
 
 
 def claim_folder(root: Path, name: str) -> Path:
@@ -117,7 +90,7 @@ def claim_folder(root: Path, name: str) -> Path:
             return folder
 
 
-def give_back(folder: Path) -> None:
+def remove_if_unused(folder: Path) -> None:
     """Removes a claimed folder in which no run began; any other stays as it is.
 
     Lightning opens TensorBoard's events before it knows whether there is something to train.
@@ -135,26 +108,23 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         ValueError: If one does; names it as far as it is known.
     """
-    lock = FileLock(folder / LOCK)
     try:
-        lock.acquire(LOCK_SECONDS)
+        lock = FileLock(RunFolder(folder).lock).acquire(LOCK_SECONDS)
     except Timeout:
-        record = read_record(folder) if (folder / "run.json").exists() else {}
+        record = read_record(folder) if RunFolder(folder).begun else {}
         host = record.get("environment", {}).get("host")
         known = f" (PID {record['pid']} on {host})" if "pid" in record else ""
         raise UserError(
             f"'{folder}' is being trained by another process{known}; wait for it or stop it."
         ) from None
-    try:
+    with lock:
         yield
-    finally:
-        lock.release()
 
 
 def run_folder_of(checkpoint: Path) -> Path | None:
     """The run folder that a checkpoint lies in, if it still does."""
     folder = checkpoint.resolve().parent.parent
-    return folder if (folder / "run.json").is_file() else None
+    return folder if RunFolder(folder).begun else None
 
 
 def refuse_links(folder: Path) -> None:
@@ -173,21 +143,10 @@ def refuse_links(folder: Path) -> None:
                 )
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a file as a whole or not at all."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file as a whole or not at all."""
-    with written_whole(path) as file:
-        file.write(content)
-
-
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Writes ``run.json``."""
     text = json.dumps(_finite(record), indent=2, ensure_ascii=False, allow_nan=False)
-    write_text(folder / "run.json", text + "\n")
+    write_text(RunFolder(folder).record, text + "\n")
 
 
 def _finite(value: Any) -> Any:
@@ -201,17 +160,19 @@ def _finite(value: Any) -> Any:
 
 def read_record(folder: Path) -> dict[str, Any]:
     """Reads ``run.json``."""
-    path = folder / "run.json"
+    path = RunFolder(folder).record
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"'{path}' is damaged: {error}. Mend it, or move the run away.") from error
+        raise UserError(
+            f"'{path}' is damaged: {error}. Fix the file, or move the run folder away."
+        ) from error
     return record
 
 
 def save_config(folder: Path, text: str) -> None:
     """Writes ``config.yaml``; a different one of an earlier start is kept as ``config_N.yaml``."""
-    path = folder / "config.yaml"
+    path = RunFolder(folder).config
     if path.exists():
         if path.read_text(encoding="utf-8") == text:
             return
@@ -227,7 +188,7 @@ def is_config_edited(folder: Path) -> bool:
 
     Runs of format 1 do not say what they wrote: theirs counts as it is.
     """
-    path = folder / "config.yaml"
+    path = RunFolder(folder).config
     record = read_record(folder)
     starts = [*record.get("resumed", []), record]
     known = [start["config_sha256"] for start in starts if "config_sha256" in start]
@@ -244,12 +205,12 @@ def write_metrics(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     writer = csv.DictWriter(text, columns)
     writer.writeheader()
     writer.writerows(rows)
-    write_text(folder / "metrics.csv", text.getvalue())
+    write_text(RunFolder(folder).metrics, text.getvalue())
 
 
 def read_metrics(folder: Path) -> list[dict[str, str]]:
     """Reads the rows of ``metrics.csv``; none if there is no such file yet."""
-    path = folder / "metrics.csv"
+    path = RunFolder(folder).metrics
     if not path.exists():
         return []
     with path.open(encoding="utf-8", newline="") as file:
@@ -267,7 +228,7 @@ def direction_of(metric: str) -> Direction:
 
 
 def best_value(
-    rows: Iterable[Mapping[str, str]], monitor: str, direction: Direction
+    rows: Sequence[Mapping[str, str]], monitor: str, direction: Direction
 ) -> float | None:
     """The best finite ``monitor`` of rows of ``metrics.csv``; None if no row has one."""
     values = [float(text) for row in rows if (text := row.get(monitor))]
@@ -287,77 +248,3 @@ def sha256(path: Path) -> str:
 def text_sha256(text: str) -> str:
     """The SHA-256 of a text, in hexadecimal."""
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def environment(modules: Iterable[str] = ()) -> dict[str, Any]:
-    """What a result depends on besides the config: packages, code and machine.
-
-    Args:
-        modules: Top-level modules that the config names; the versions of their packages are added.
-    """
-    import torch
-
-    return {
-        "python": platform.python_version(),
-        "packages": _versions(modules),
-        "git": git_state(Path.cwd()),
-        "host": platform.node(),
-        "system": platform.platform(),
-        "processor": _processor(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-    }
-
-
-def git_state(folder: Path) -> dict[str, str | None] | None:
-    """Commit of the repository around ``folder`` and a hash of what differs from it, if anything.
-
-    None without git or outside a repository. The hash is missing where finding it could run
-    programs, which a repository names in its own settings and a stranger's folder may be one.
-    """
-    commit = _git(folder, "rev-parse", "HEAD")
-    if commit is None:
-        return None
-    state: dict[str, str | None] = {"commit": commit.decode().strip()}
-    names = _git(folder, "config", "--local", "--includes", "--name-only", "--list", "-z")
-    if names is not None and all(map(HARMLESS.fullmatch, names.split(b"\0")[:-1])):
-        difference = _git(folder, *DIFFERENCE)
-        state["dirty_diff_sha256"] = hashlib.sha256(difference).hexdigest() if difference else None
-    return state
-
-
-def _git(folder: Path, *arguments: str) -> bytes | None:
-    command = ["git", "--no-optional-locks", "-c", f"core.hooksPath={os.devnull}", *arguments]
-    try:
-        answer = subprocess.run(command, cwd=folder, capture_output=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return answer.stdout if answer.returncode == 0 else None
-
-
-@functools.cache
-def distributions() -> Mapping[str, list[str]]:
-    """The installed distributions that each top-level module belongs to; 0.15 s the first time."""
-    return metadata.packages_distributions()
-
-
-def _versions(modules: Iterable[str]) -> dict[str, str]:
-    owners = distributions()
-    named = {owner for module in modules for owner in owners.get(module, [])}
-    versions = {}
-    for name in sorted({"classifier", *PACKAGES, *named}):
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue  # run from a source tree
-    return versions
-
-
-def _processor() -> str:
-    if sys.platform == "linux":
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()

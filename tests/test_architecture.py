@@ -11,7 +11,7 @@ LAYERS = [
     {"atomic", "terminal", "platform"},
     {"internals"},
     {"anchored_yaml"},
-    {"augment", "metrics", "splits"},
+    {"augment", "metrics", "splits", "environment"},
     {"runs"},
     {"checkpoint"},
     {"networks", "finite"},

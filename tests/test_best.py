@@ -164,6 +164,43 @@ def test_the_validation_that_an_end_causes_counts_for_best_but_not_for_going_on(
     check(ended, capsys)
 
 
+LOOKS = """
+from pytorch_lightning.callbacks import Callback
+
+FOUND = []
+
+
+class Looks(Callback):
+    "Keeps the trainer, and what its checkpoint callback says at each start of an epoch."
+
+    def on_train_epoch_start(self, trainer, module):
+        found = trainer.checkpoint_callback
+        FOUND.append((trainer, found.best_model_path, found.last_model_path))
+"""
+
+
+def test_the_checkpoint_callback_is_lightnings_and_best_and_last_mean_those_of_the_run(
+    fit, write_config, write_module
+):
+    write_module(LOOKS)
+    folder = fit("--config", write_config({"trainer.callbacks": [{"class_path": "own.Looks"}]}))
+    import own
+
+    best, last = (folder.resolve() / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
+    trainer = own.FOUND[0][0]
+    assert [paths for _, *paths in own.FOUND] == [["", ""], [str(best), str(last)]]
+    keeper = trainer.checkpoint_callback
+    assert (keeper.monitor, keeper.mode, keeper.dirpath) == ("val_loss", "min", str(best.parent))
+    assert float(keeper.best_model_score) == runs.read_record(folder)["best"]["value"]
+    (scores,) = trainer.validate(
+        trainer.lightning_module, datamodule=trainer.datamodule, ckpt_path="best"
+    )
+    assert scores["val_loss"] == float(keeper.best_model_score)
+    trainer.fit_loop.max_epochs = 3
+    trainer.fit(trainer.lightning_module, datamodule=trainer.datamodule, ckpt_path="last")
+    assert [row["step"] for row in runs.read_metrics(folder)] == ["4", "8", "12"]
+
+
 MONITORS = ("val_loss", "val_accuracy", "val_f1", "val_accuracy_top5")
 SETTINGS = {
     "trainer.val_check_interval": (1.0, 0.5, 0.3, 3, 5, 12),

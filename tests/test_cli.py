@@ -16,7 +16,7 @@ from pytorch_lightning import cli as lightning_cli
 
 from classifier import __version__
 from classifier.__main__ import VERBS, main
-from classifier.checkpoint.trust import imported
+from classifier.checkpoint.trust import import_class
 
 
 def printed(capsys, *arguments: str) -> str:
@@ -178,4 +178,4 @@ def test_a_module_of_the_command_line_saves_plain_hyperparameters(trained):
 
 
 def test_a_function_is_found_behind_a_module_of_its_name():
-    assert callable(imported("torchvision.models.googlenet"))
+    assert callable(import_class("torchvision.models.googlenet"))

@@ -118,7 +118,6 @@ PLAIN = "lightning_fabric.plugins.io.TorchCheckpointIO"
             "Scattered does not write .* use 'ddp'",
         ),
         ([f"--trainer.plugins={ASYNC}"], "AsyncCheckpointIO, .* leave it out"),
-        ([f"--trainer.plugins=[{PLAIN}]"], "TorchCheckpointIO, .* leave it out"),
         (
             ["--trainer.strategy=DDPStrategy", f"--trainer.strategy.checkpoint_io={ASYNC}"],
             "AsyncCheckpointIO, .* leave it out",
@@ -138,6 +137,13 @@ def test_what_would_not_write_checkpoints_our_way_is_refused(
     (line,) = capsys.readouterr().err.splitlines()
     assert re.match(f"error: .*{message}", line)
     assert not list(Path("runs").glob("*"))
+
+
+def test_lightnings_plain_writer_of_checkpoints_gives_way_to_the_atomic_one(write_config):
+    assert main(["fit", "--config", write_config(), f"--trainer.plugins=[{PLAIN}]"]) == 0
+
+    last = Path("runs/tiny/version_0/checkpoints/last.ckpt")
+    assert b"sha256:" in last.read_bytes()[-256:]
 
 
 @pytest.mark.slow
@@ -291,4 +297,5 @@ def test_a_rank_that_hangs_is_named_and_ends_the_job(rank, how, write_config):
     first, last = ended.stderr.splitlines()
     place = r"\S*own\.py:\d+ \(on_train_batch_end\)" if how == "sleeps" else ".*"
     assert re.match(rf"error: rank {rank} \(PID \d+ on \S+, last at {place}\) did not", first)
-    assert last == "classifier fit --ckpt_path runs/tiny/version_0 goes on."
+    assert first.endswith("the other ranks wait. Resume with")
+    assert last == "  classifier fit --ckpt_path runs/tiny/version_0"

@@ -146,7 +146,7 @@ def test_a_run_of_a_later_format_is_refused_with_the_remedy(trained, own_folder,
 def callbacks(kind=Callback):
     for subclass in kind.__subclasses__():
         yield from callbacks(subclass)
-        if subclass.__module__.startswith("classifier.") and subclass.__name__ != "EpochWatch":
+        if subclass.__module__.startswith("classifier.") and subclass.__name__ != "EpochTracker":
             yield subclass
 
 

@@ -438,7 +438,7 @@ def test_two_runs_with_modules_of_one_name_are_not_mixed_up(begin, own_folder, m
     second = begin(PARTS["network"])
 
     assert ClassificationModule.load_from_checkpoint(first)
-    with pytest.raises(ValueError, match=r"of before is not the one .* begin Python anew"):
+    with pytest.raises(ValueError, match=r"of before is not the one .* restart Python"):
         ClassificationModule.load_from_checkpoint(second)
     forget()
     assert ClassificationModule.load_from_checkpoint(second)

@@ -28,7 +28,7 @@ from PIL import Image
 from searches import SEARCH, write_files
 
 import classifier
-from classifier import runs
+from classifier import environment, runs
 from classifier.cli.command_line import STRATEGIES
 from classifier.search.settings import parse, save
 from classifier.search.signed import LINE, sign
@@ -643,7 +643,7 @@ def repository(own_folder: Path) -> Callable[[Mapping[str, str]], Path]:
 def test_no_program_that_a_repository_names_runs(settings, repository, own_folder):
     folder = repository(settings)
 
-    state = runs.git_state(folder)
+    state = environment.git_state(folder)
 
     assert state is not None
     assert len(state["commit"]) == 40
@@ -657,12 +657,12 @@ def test_the_extensions_of_git_lfs_are_no_harmless_settings(repository):
     """The user may have it in his own settings; it runs what those of a repository name."""
     usual = {"lfs.repositoryformatversion": "0", "lfs.https://x/y.git/info/lfs.access": "basic"}
     folder = repository(usual)
-    usual_state = runs.git_state(folder)
+    usual_state = environment.git_state(folder)
 
     subprocess.run(["git", "config", "lfs.extension.x.clean", "program"], check=True)
 
     assert usual_state.keys() == {"commit", "dirty_diff_sha256"}
-    assert runs.git_state(folder).keys() == {"commit"}
+    assert environment.git_state(folder).keys() == {"commit"}
 
 
 def test_a_training_in_such_a_repository_runs_no_program(repository, fit, own_folder, write_config):

@@ -455,7 +455,7 @@ MISTAKES = [
     ("nothing", lambda *_: [], "reproduce: the following arguments are required: RUN"),
     ("no run", lambda *_: ["nosuch"], "No checkpoint 'nosuch'"),
     ("typo", lambda trained, _: [f"{trained}0"], "did you mean '.*version_0'"),
-    ("empty", empty_folder, "'empty' is no run folder"),
+    ("empty", empty_folder, "'empty' is not a run folder"),
     ("option", lambda *_: ["x", "--tolerence", "1"], "no --tolerence, did you mean 'tolerance'"),
     ("number", lambda *_: ["x", "--tolerance", "all"], "'all' is not a number of at least 0"),
     ("plain", plain_checkpoint, "'plain.ckpt' carries no config and no run record"),

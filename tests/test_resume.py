@@ -631,4 +631,4 @@ def test_going_on_with_another_precision_is_noted(stopped, capsys):
     resume(stopped, "--trainer.precision", "bf16-mixed")
 
     told = capsys.readouterr().err
-    assert "may differ from before: precision bf16-mixed, not 32-true." in told
+    assert "may differ from before: precision bf16-mixed, not 32-true" in told

@@ -81,7 +81,7 @@ def test_what_the_step_number_ended_says_so_and_is_left_as_it_is(fit, write_conf
     code, out, _ = resume()
 
     assert code == 0
-    assert "nothing to train: 6 steps are done; a larger trainer.max_steps goes on." in out
+    assert "nothing to train: 6 steps are done; raise trainer.max_steps to continue." in out
     assert contents() == before
 
 
@@ -94,7 +94,7 @@ def test_a_run_that_the_time_ended_goes_on_with_more_time(path, fit, write_confi
     code, out, _ = resume("--trainer.max_epochs", "3")  # which is not what had ended it
 
     assert code == 0
-    assert "nothing to train: ended by the time; a longer trainer.max_time" in out
+    assert "nothing to train: ended by the time; raise or drop trainer.max_time" in out
     assert contents() == before
     checkpoint = RUN / "checkpoints" / "last.ckpt"
     if path == "elsewhere.ckpt":
@@ -115,7 +115,7 @@ def test_a_run_that_early_stopping_ended_goes_on_when_it_is_lifted(
     code, out, _ = resume("--trainer.max_epochs", "6")
 
     assert code == 0
-    assert "nothing to train: ended by EarlyStopping; other arguments of it" in out
+    assert "nothing to train: ended by EarlyStopping; change its arguments" in out
     assert contents() == before
     lifted = {"patience": ["--config", "lifted.yaml"]}.get(way, ["--trainer.callbacks", "null"])
     patient = {**STOPPING, "init_args": {**STOPPING["init_args"], "patience": 9}}
@@ -340,7 +340,7 @@ def test_where_an_epoch_cannot_go_on_it_begins_anew_and_says_so(
     code, out, err = resume("--trainer.max_steps", "-1", f"--{name}", value)
 
     assert code == 0
-    assert "note: epoch 1 begins anew, so that the first 320 of its images are trained on" in err
+    assert "note: epoch 1 begins again, so that the first 320 of its images are trained on" in err
     assert "epoch 2/2" in out
     seen = images_by_epoch()
     batches = int(value) if "limit" in name else 8

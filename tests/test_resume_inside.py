@@ -148,7 +148,7 @@ def test_a_signal_saves_at_the_next_step_and_says_what_goes_on(name, code, stop,
     assert captured.err == ""
     last = [line.strip() for line in captured.out.splitlines()[-2:]]
     assert last == [
-        "stopped in epoch 2; it goes on with",
+        "stopped in epoch 2; resume with",
         f"classifier fit --ckpt_path {RUN}",
     ]
     assert main(GO_ON) == 0
@@ -293,8 +293,8 @@ def test_a_run_that_was_killed_when_all_was_trained_still_gets_its_last_metrics(
 EPOCHS = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
 BATCHES = {"ready": 2, "started": 2, "processed": 2, "completed": 1}
 PARTS = {
-    "epoch_loop._should_accumulate()": False,
-    "epoch_loop._is_training_done": False,
+    "loop._can_stop_early": True,
+    "trainer.is_last_batch": False,
     "epoch_loop._should_check_val_fx(loop._data_fetcher)": False,
     "epoch_loop.restarting": False,
     "loop._restarting": False,

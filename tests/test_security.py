@@ -31,7 +31,7 @@ import classifier
 from classifier import runs
 from classifier.__main__ import main
 from classifier.checkpoint import signature, trust
-from classifier.checkpoint.limits import limited_memory
+from classifier.checkpoint.limits import memory_limit
 from classifier.checkpoint.read import read_checkpoint
 from classifier.cli.harmless import harmless_callbacks
 from classifier.module import ClassificationModule
@@ -189,7 +189,7 @@ NETWORKS = {
     "what is no plain value": spec("torch.ops.load_library", path="code.pt"),
     "a function of torch": spec("torch.save", obj=1, f="ran"),
     "this command": spec("classifier.__main__.main", arguments=["fit", "--config", "net.yaml"]),
-    "a function of this package": spec("classifier.runs.write_text", path="ran", text=""),
+    "a function of this package": spec("classifier.atomic.write_text", path="ran", text=""),
     "a command line of Lightning": spec("pytorch_lightning.cli.LightningCLI"),
     "jsonargparse": spec("jsonargparse.set_parsing_settings"),
     "a path": spec("../../own.Net"),
@@ -652,7 +652,7 @@ def test_the_memory_is_unlimited_again_after_reading(trained):
     limits = resource.getrlimit(resource.RLIMIT_AS)
 
     read_checkpoint(trained / "checkpoints" / "best.ckpt")
-    with contextlib.suppress(RuntimeError), limited_memory(0):
+    with contextlib.suppress(RuntimeError), memory_limit(0):
         torch.empty(1 << 40)
 
     assert resource.getrlimit(resource.RLIMIT_AS) == limits

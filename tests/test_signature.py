@@ -25,7 +25,7 @@ import classifier
 from classifier import runs
 from classifier.__main__ import main
 from classifier.checkpoint import signature
-from classifier.checkpoint.read import read_whose
+from classifier.checkpoint.read import read_with_origin
 from classifier.module import ClassificationModule
 
 SOURCES = Path(classifier.__file__).parents[1]
@@ -181,6 +181,17 @@ def test_eight_processes_that_begin_at_once_make_one_key(key):
     assert names_in(key.parent) == ["key"]
 
 
+def test_on_a_file_system_without_links_a_key_is_made_too(key, monkeypatch):
+    def refuse(*_):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "link", refuse)
+
+    assert signature.sign("run", "x") == signature.sign("run", "x") is not None
+    assert mode(key) == 0o600
+    assert names_in(key.parent) == ["key"]
+
+
 def test_a_key_that_another_process_is_writing_is_waited_for(key, monkeypatch):
     """As on file systems without links, where it is made in place."""
     key.parent.mkdir(parents=True)
@@ -253,12 +264,12 @@ def below_a_file(path):
 
 
 FAULTS = {
-    "empty": (empty, "is no key, which has 32 bytes"),
-    "short": (short, "is no key, which has 32 bytes"),
-    "endless": (endless, "is no key, which has 32 bytes"),
-    "folder": (Path.mkdir, "is no regular file"),
-    "pipe": (os.mkfifo, "is no regular file"),
-    "device": (lambda path: path.symlink_to("/dev/zero"), "is no regular file"),
+    "empty": (empty, "is not a key, which has 32 bytes"),
+    "short": (short, "is not a key, which has 32 bytes"),
+    "endless": (endless, "is not a key, which has 32 bytes"),
+    "folder": (Path.mkdir, "is not a regular file"),
+    "pipe": (os.mkfifo, "is not a regular file"),
+    "device": (lambda path: path.symlink_to("/dev/zero"), "is not a regular file"),
     "dangling link": (dangling, "is a link that leads nowhere"),
     "link to itself": (lambda path: path.symlink_to(path.name), "cannot be read"),
     "file as folder": (below_a_file, "cannot be read"),
@@ -364,7 +375,7 @@ def test_a_run_with_a_network_of_ones_own_goes_on_and_is_tested_without_a_flag(
 UNSIGNED = {
     "read by others": (lambda key: (signature.sign("run", ""), key.chmod(0o644)), "chmod 600"),
     "no folder": (below_a_file, "cannot be read: Not a directory"),
-    "no key": (short, "is no key"),
+    "no key": (short, "is not a key"),
 }
 
 
@@ -382,7 +393,7 @@ def test_a_training_that_cannot_be_signed_says_so_once_and_goes_on(
     assert told in line
     assert line.endswith(" Without it, test and resuming will want --trust own.")
     assert runs.read_record(folder)["signature"] is None
-    assert read_whose(folder / "checkpoints/last.ckpt")[1] == "unsigned"
+    assert read_with_origin(folder / "checkpoints/last.ckpt")[1] == "unsigned"
     assert main(["test", "--ckpt_path", str(folder)]) == 2
     assert "--trust own" in capsys.readouterr().err
     assert main(["test", "--ckpt_path", str(folder), "--trust", "own"]) == 0

@@ -25,11 +25,11 @@ from searches import write_files
 
 from classifier import runs
 from classifier.__main__ import main
-from classifier.atomic import appended
+from classifier.atomic import open_to_append
 from classifier.checkpoint import signature, trust
 from classifier.checkpoint.file import COMMENT, END, END_SIZE, _crc
 from classifier.checkpoint.modules import digest
-from classifier.checkpoint.read import read_whose
+from classifier.checkpoint.read import read_with_origin
 from classifier.cli.run import COMMAND
 from classifier.module import ClassificationModule
 from classifier.search import signed
@@ -136,7 +136,7 @@ def refused_everywhere(path, mark, capsys):
 
 def test_no_byte_of_a_signed_checkpoint_can_be_changed(checkpoint):
     content = checkpoint.read_bytes()
-    assert read_whose(checkpoint)[1] == "own"
+    assert read_with_origin(checkpoint)[1] == "own"
     draw = random.Random(0)
     comment = len(content) - 190  # checksum and signature, and what counts their bytes
     places = [*draw.sample(range(comment), 150), *draw.sample(range(comment, len(content)), 50)]
@@ -146,7 +146,7 @@ def test_no_byte_of_a_signed_checkpoint_can_be_changed(checkpoint):
         checkpoint.write_bytes(changed)
 
         with pytest.raises(ValueError, match=r"last\.ckpt"):
-            read_whose(checkpoint)
+            read_with_origin(checkpoint)
 
 
 def test_a_signed_checkpoint_that_is_cut_off_is_damaged(checkpoint):
@@ -156,7 +156,7 @@ def test_a_signed_checkpoint_that_is_cut_off_is_damaged(checkpoint):
         checkpoint.write_bytes(content[:size])
 
         with pytest.raises(ValueError, match=r"last\.ckpt"):
-            read_whose(checkpoint)
+            read_with_origin(checkpoint)
 
 
 def with_comment(content, comment):
@@ -699,7 +699,7 @@ def test_what_a_trial_prints_is_written_through_no_link(own_folder):
         Path(name).symlink_to("profile")
 
         with pytest.raises(OSError, match=r"symbolic links"):
-            appended(Path(name))
+            open_to_append(Path(name))
     Path(".probe").symlink_to("profile")
 
     assert has_space(Path())

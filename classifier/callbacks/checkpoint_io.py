@@ -6,14 +6,14 @@ from typing import Any
 import pytorch_lightning as pl
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.strategies import Strategy
-from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 
 from classifier.checkpoint.file import write_checkpoint
 from classifier.checkpoint.read import read_checkpoint
 from classifier.errors import UserError
+from classifier.internals.lightning import starts_by_command
 
 
-class DurableCheckpointIO(TorchCheckpointIO):
+class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes checkpoints that are there as a whole or not at all, and reads none that is damaged.
 
     Lightning's own writes into the folder of temporary files and moves the file from there: a
@@ -28,20 +28,18 @@ class DurableCheckpointIO(TorchCheckpointIO):
         return read_checkpoint(Path(path))
 
 
-def save_durably(trainer: pl.Trainer) -> None:
-    """Lets a trainer write and read its checkpoints by ``DurableCheckpointIO``.
-
-    What it asks is in part private in Lightning; tests/test_ddp.py watches it.
+def use_atomic_checkpoints(trainer: pl.Trainer) -> None:
+    """Lets a trainer write and read its checkpoints by ``AtomicCheckpointIO``.
 
     Raises:
         UserError: If its strategy or plugin does it in another way, which would otherwise show
             after an epoch of training, or if its processes would be copies of this one.
     """
-    strategy: Any = trainer.strategy
-    given = strategy._checkpoint_io
-    if given is not None and not isinstance(given, DurableCheckpointIO):
+    strategy = trainer.strategy
+    given = type(strategy.checkpoint_io)
+    if given not in (TorchCheckpointIO, AtomicCheckpointIO):
         raise UserError(
-            f"{type(given).__name__}, in trainer.plugins or trainer.strategy, writes checkpoints "
+            f"{given.__name__}, in trainer.plugins or trainer.strategy, writes checkpoints "
             "without the checksum that every reading verifies; leave it out."
         )
     if type(strategy).save_checkpoint is not Strategy.save_checkpoint:
@@ -49,9 +47,9 @@ def save_durably(trainer: pl.Trainer) -> None:
             f"trainer.strategy: {type(strategy).__name__} does not write a checkpoint as one file "
             "of the whole training, as which a run is kept; use 'ddp', or leave it out."
         )
-    if not isinstance(strategy.launcher, _SubprocessScriptLauncher | None):
+    if not starts_by_command(strategy):
         raise UserError(
             "trainer.strategy: processes that are copied from this one (spawn, fork, notebook) "
             "lack what it holds; use 'ddp', which starts each by the same command line."
         )
-    strategy.checkpoint_io = DurableCheckpointIO()
+    strategy.checkpoint_io = AtomicCheckpointIO()

@@ -1,31 +1,30 @@
 """What a person sees of a training: a line to begin with, a line each epoch, where the run is."""
 
 import shlex
-from pathlib import Path
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import RichProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from classifier import terminal
-from classifier.callbacks import stops
+from classifier.callbacks import stop_reasons
 from classifier.callbacks.checkpoints import best_checkpoint
-from classifier.callbacks.epochs import EpochWatch
-from classifier.callbacks.position import is_broken_off
+from classifier.callbacks.epochs import EpochTracker, is_epoch_incomplete
+from classifier.runs import RunFolder
 
 
-class Console(EpochWatch):
+class Console(EpochTracker):
     """Prints the start, each epoch and the end of a training.
 
     Args:
-        folder: The run folder; None when nothing is kept (``fast_dev_run``).
+        run: The run folder; None when nothing is kept (``fast_dev_run``).
     """
 
     state_key = "Console"
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, run: RunFolder | None) -> None:
         super().__init__()
-        self.folder = folder
+        self.run = run
         self.epochs = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -35,13 +34,10 @@ class Console(EpochWatch):
         count = sum(p.numel() for p in pl_module.parameters())
         network = type(pl_module.network).__name__
         devices = f"{trainer.num_devices} x " if trainer.num_devices > 1 else ""
-        line = (
-            f"{network}, {count:,} parameters, on {devices}{pl_module.device.type}; "
-            f"{type(data).__name__}, {sizes} images to train / validate / test"
-        )
-        self._print(
-            trainer, f"{terminal.display_path(self.folder)}: {line}" if self.folder else line
-        )
+        place = f"{self.run.shown}: " if self.run else ""
+        device = f"on {devices}{pl_module.device.type}"
+        images = f"{type(data).__name__}, {sizes} images to train / validate / test"
+        self._print(trainer, f"{place}{network}, {count:,} parameters, {device}; {images}")
         if trainer.current_epoch:
             self._print(trainer, f"resumed in epoch {trainer.current_epoch + 1}")
 
@@ -54,7 +50,7 @@ class Console(EpochWatch):
         self.epochs += 1
         last = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else "?"
         place = f"epoch {trainer.current_epoch + 1}/{last}"
-        if is_broken_off(trainer):
+        if is_epoch_incomplete(trainer):
             place += f", up to step {trainer.global_step}"
         self._print_metrics(trainer, place, self.end_metrics(trainer))
 
@@ -65,44 +61,45 @@ class Console(EpochWatch):
         self._print(trainer, f"{place}  {values}  {self.epoch_seconds():.1f} s")
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.folder is None:
+        if self.run is None:
             return
         why = self._why_it_ended(trainer)
         if self.epochs == 0:
             self._print(trainer, f"nothing to train: {'ended by ' * trainer.should_stop}{why}")
-            if not self.folder.exists():  # given back
+            if not self.run.path.exists():  # removed, for nothing was in it
                 return
         elif trainer.should_stop:
             self._print(trainer, f"ended by {why}")
         seconds = f"{self.seconds():.1f} s"
-        kept = f"run kept in {terminal.display_path(self.folder)}"
-        best = best_checkpoint(trainer)
-        if best is None:
+        kept = f"run kept in {self.run.shown}"
+        checkpoints = best_checkpoint(trainer)
+        if checkpoints is None:
             self._print(trainer, f"{kept} after {seconds}")
         else:
-            self._print(trainer, f"best {best.monitor} {best.score:.4f} after {seconds}, {kept}")
-            path = terminal.display_path(best.best)
+            best = f"best {checkpoints.monitor} {checkpoints.best.score:.4f}"
+            self._print(trainer, f"{best} after {seconds}, {kept}")
+            path = terminal.display_path(checkpoints.best_model_path)
             self._print(trainer, "  " + terminal.command("test", "--ckpt_path", path))
-        if any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers):
-            parent = str(terminal.display_path(self.folder.parent))
-            self._print(trainer, "  " + shlex.join(["tensorboard", "--logdir", parent]))
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                parent = str(terminal.display_path(logger.log_dir).parent)
+                self._print(trainer, "  " + shlex.join(["tensorboard", "--logdir", parent]))
 
     def _why_it_ended(self, trainer: pl.Trainer) -> str:
-        """What ended the training, and what lets it go on."""
+        """What ended the training, and what resumes it."""
         if trainer.should_stop:
-            return stops.explained(stops.stopped_by(trainer))
+            return stop_reasons.describe(stop_reasons.stop_reason(trainer))
         if 0 <= trainer.max_steps <= trainer.global_step:
-            return f"{trainer.global_step} steps are done; a larger trainer.max_steps goes on."
-        return f"{trainer.current_epoch} epochs are done; a larger number of epochs goes on."
+            return f"{trainer.global_step} steps are done; raise trainer.max_steps to continue."
+        return f"{trainer.current_epoch} epochs are done; raise trainer.max_epochs to continue."
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        if isinstance(exception, Exception) or self.folder is None:
+        if isinstance(exception, Exception) or self.run is None:
             return
-        go_on = terminal.command("fit", "--ckpt_path", terminal.display_path(self.folder))
-        last = self.folder / "checkpoints" / "last.ckpt"
-        hint = f"; it goes on with\n  {go_on}" if last.exists() else ""
+        run = self.run
+        hint = f"; resume with\n  {run.resume_command}" if run.last.exists() else ""
         self._print(trainer, f"stopped in epoch {trainer.current_epoch + 1}{hint}")
 
     def _print(self, trainer: pl.Trainer, text: str) -> None:

@@ -6,10 +6,10 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
-from classifier.callbacks.position import is_broken_off, is_measured
+from classifier.internals.lightning import can_stop_early, measured_by_validation
 
 
-class EpochWatch(Callback):
+class EpochTracker(Callback):
     """Takes the time of an epoch and tells which metrics are its own."""
 
     def __init__(self) -> None:
@@ -25,14 +25,13 @@ class EpochWatch(Callback):
         self.validated = self.validated_inside = False
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.state.fn != "fit" or trainer.sanity_checking:
+        if not is_part_of_fit(trainer):
             return
         self.validated = True
-        self.validated_inside = is_broken_off(trainer)
+        self.validated_inside = is_epoch_incomplete(trainer)
         if self.validated_inside:
-            metrics = self.epoch_metrics(trainer)
-            own = {name: value for name, value in metrics.items() if is_measured(trainer, name)}
-            self.on_validation_inside(trainer, own)
+            metrics, measured = self.epoch_metrics(trainer), measured_by_validation(trainer)
+            self.on_validation_inside(trainer, {k: metrics[k] for k in metrics if k in measured})
 
     def on_validation_inside(self, trainer: pl.Trainer, metrics: dict[str, float]) -> None:
         """Called after a validation before the end of an epoch, with what it has measured."""
@@ -55,10 +54,8 @@ class EpochWatch(Callback):
 
     def end_metrics(self, trainer: pl.Trainer) -> dict[str, float]:
         """Those of the end of this epoch, without those of a validation inside it."""
-        metrics = self.epoch_metrics(trainer)
-        if not self.validated_inside:
-            return metrics
-        return {name: value for name, value in metrics.items() if not name.startswith("val_")}
+        hidden = "val_" if self.validated_inside else ()
+        return {k: v for k, v in self.epoch_metrics(trainer).items() if not k.startswith(hidden)}
 
     def seconds(self) -> float:
         """How long training takes so far."""
@@ -67,3 +64,29 @@ class EpochWatch(Callback):
     def epoch_seconds(self) -> float:
         """How long the epoch takes so far."""
         return time.monotonic() - self.epoch_started
+
+
+def is_part_of_fit(trainer: pl.Trainer) -> bool:
+    """Whether a validation belongs to a training, and is not the check before it."""
+    return trainer.state.fn == "fit" and not trainer.sanity_checking
+
+
+def is_epoch_incomplete(trainer: pl.Trainer) -> bool:
+    """Whether the training has left its epoch before the last batch, perhaps before the first."""
+    batches = trainer.fit_loop.batch_idx + 1
+    return not (trainer.is_last_batch or batches == trainer.num_training_batches)
+
+
+def is_inside_epoch(trainer: pl.Trainer) -> bool:
+    """Whether the optimizer has stepped on the batch before, and more batches follow it.
+
+    After the last one the epoch has yet to be ended, which a resumed training would not do.
+    """
+    has_stepped = (trainer.fit_loop.batch_idx + 1) % trainer.accumulate_grad_batches == 0
+    return has_stepped and is_epoch_incomplete(trainer)
+
+
+def is_epoch_ending(trainer: pl.Trainer) -> bool:
+    """Whether no further batch of the epoch will be trained on."""
+    done = not is_epoch_incomplete(trainer) or 0 <= trainer.max_steps <= trainer.global_step
+    return done or (trainer.should_stop and can_stop_early(trainer))

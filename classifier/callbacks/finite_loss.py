@@ -3,7 +3,6 @@
 import io
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NoReturn
 
 import pytorch_lightning as pl
@@ -11,9 +10,11 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from classifier import runs, terminal
+from classifier import terminal
+from classifier.atomic import write_bytes
 from classifier.checkpoint.read import read_checkpoint
 from classifier.finite import EXPLODED, LossWatch, largest, mean_over_ranks
+from classifier.runs import RunFolder
 
 MAX_IN_A_ROW = 10  # skipped steps; after so many the weights are broken, not the batch
 REMEDY = (
@@ -66,14 +67,14 @@ class FiniteLoss(Callback):
     ten in a row, or a whole epoch, were left out.
 
     Args:
-        folder: The run folder; None when nothing is kept (``fast_dev_run``).
+        run: The run folder; None when nothing is kept (``fast_dev_run``).
         seed: That of the run.
     """
 
     state_key = "FiniteLoss"
 
-    def __init__(self, folder: Path | None, seed: int | None) -> None:
-        self.folder = folder
+    def __init__(self, run: RunFolder | None, seed: int | None) -> None:
+        self.run = run
         self.seed = seed
         self.newest: Step | None = None
         self.pending = False
@@ -142,7 +143,7 @@ class FiniteLoss(Callback):
 
     def _keep(self, trainer: pl.Trainer, step: Step) -> None:
         """Writes what a replay of the step needs; each rank its own batch."""
-        if self.folder is None:
+        if self.run is None:
             return
         images, labels = step.batch
         file = io.BytesIO()
@@ -157,7 +158,7 @@ class FiniteLoss(Callback):
             "rank": trainer.global_rank,
         }
         torch.save(facts, file)
-        runs.write_bytes(self.folder / _file_name(trainer.global_rank), file.getvalue())
+        write_bytes(self.run.path / _file_name(trainer.global_rank), file.getvalue())
 
     def _stop(self, trainer: pl.Trainer, what: str, remedy: str) -> NoReturn:
         if not trainer.is_global_zero:
@@ -166,8 +167,8 @@ class FiniteLoss(Callback):
         step = self.newest
         assert step is not None
         lines = [f"{what} in epoch {step.epoch + 1}, step {step.number}", remedy]
-        if self.folder:
-            lines.insert(1, _kept(self.folder))
+        if self.run:
+            lines.insert(1, _kept(self.run))
         raise FloatingPointError("\n".join(lines))
 
 
@@ -188,11 +189,10 @@ def _file_name(rank: int) -> str:
     return f"bad_batch_rank_{rank}.pt" if rank else "bad_batch.pt"
 
 
-def _kept(folder: Path) -> str:
+def _kept(run: RunFolder) -> str:
     """What is kept, and where a training can go on."""
-    batch = f"The batch is kept in {terminal.display_path(folder / _file_name(0))}"
-    last = folder / "checkpoints" / "last.ckpt"
-    if not last.exists():
+    batch = f"The batch is kept in {terminal.display_path(run.path / _file_name(0))}"
+    if not run.last.exists():
         return f"{batch}; there is no checkpoint yet."
-    go_on = terminal.command("fit", "--ckpt_path", terminal.display_path(folder))
-    return f"{batch}; from step {read_checkpoint(last)['global_step']} goes on: {go_on}"
+    step = read_checkpoint(run.last)["global_step"]
+    return f"{batch}; from step {step} it is resumed with: {run.resume_command}"

@@ -5,7 +5,7 @@ import contextlib
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
-from classifier.internals.lightning import lean_hooks
+from classifier.internals.lightning import skip_empty_hooks
 
 
 class LeanHooks(Callback):
@@ -17,7 +17,7 @@ class LeanHooks(Callback):
         self.within = contextlib.ExitStack()
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        self.within.enter_context(lean_hooks(trainer))
+        self.within.enter_context(skip_empty_hooks(trainer))
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self.within.close()

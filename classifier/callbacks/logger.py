@@ -3,34 +3,59 @@
 import contextlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from lightning_fabric.loggers.logger import rank_zero_experiment
 from pytorch_lightning.loggers import TensorBoardLogger
 
+from classifier.callbacks.run_keeper import RunKeeper
 from classifier.runs import EVENTS
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 class RunLogger(TensorBoardLogger):
     """Lightning's TensorBoard logger, writing into the run folder itself.
 
     Args:
-        folder: The run folder.
+        keeper: Takes the run folder.
         purge_step: First optimizer step that a resumed training takes again; what an earlier
             process wrote from there on is dropped from the curves.
     """
 
-    def __init__(self, folder: Path, purge_step: int | None = None) -> None:
-        parent = folder.parent
-        super().__init__(
-            parent.parent,
-            parent.name,
-            folder.name,
-            default_hp_metric=False,  # otherwise a made-up metric of -1
-            purge_step=purge_step,
-        )
-        self.folder = folder
-        self.earlier = set(folder.glob(f"{EVENTS}*"))
+    def __init__(self, keeper: RunKeeper, purge_step: int | None = None) -> None:
+        # Without default_hp_metric=False it would log a made-up metric of -1.
+        super().__init__("", default_hp_metric=False, purge_step=purge_step)
+        self.keeper = keeper
+        self.earlier: set[Path] = set()
         self.is_used = False
+
+    @property
+    def log_dir(self) -> str:
+        return str(self.keeper.run.path)
+
+    root_dir = log_dir
+
+    @property
+    def save_dir(self) -> str:
+        return str(Path(self.log_dir).parents[1])
+
+    @property
+    def name(self) -> str:
+        return Path(self.log_dir).parent.name
+
+    @property
+    def version(self) -> str:
+        return Path(self.log_dir).name
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> "SummaryWriter":
+        if not self.keeper.is_open:
+            self.earlier = set(self.keeper.open().path.glob(f"{EVENTS}*"))
+        writer: SummaryWriter = super().experiment
+        return writer
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         self.is_used = True
@@ -47,7 +72,7 @@ class RunLogger(TensorBoardLogger):
             super().finalize(status)
         if status == "success" and not self.is_used:
             # Lightning opens the file even where there is nothing to train.
-            for file in set(self.folder.glob(f"{EVENTS}*")) - self.earlier:
+            for file in set(Path(self.log_dir).glob(f"{EVENTS}*")) - self.earlier:
                 file.unlink(missing_ok=True)
 
     def save(self) -> None:

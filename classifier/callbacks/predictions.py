@@ -11,7 +11,7 @@ from pytorch_lightning.callbacks import BasePredictionWriter
 from torch import Tensor
 
 from classifier import terminal
-from classifier.atomic import naming, written_new
+from classifier.atomic import atomic_create, naming_path
 from classifier.platform import cleaning
 
 
@@ -62,7 +62,7 @@ class PredictionWriter(BasePredictionWriter):
             FileExistsError: If there is such a file by then; names the one that has the rows.
             OSError: If it cannot be written.
         """
-        with written_new(self.path) as file, cleaning(Path(file.name).unlink):
+        with atomic_create(self.path) as file, cleaning(Path(file.name).unlink):
             self.rows = csv.writer(_Encoded(file))
             columns = ["file", "label", "probability"]
             for rank in range(2, self.top_k + 1):
@@ -86,7 +86,7 @@ class PredictionWriter(BasePredictionWriter):
         """Writes the probabilities ``(N, K)`` of one batch of image files."""
         best = prediction.topk(self.top_k)
         values, indices = best.values.tolist(), best.indices.tolist()
-        with naming(self.path):
+        with naming_path(self.path):
             for name, probabilities, classes in zip(batch.files, values, indices, strict=True):
                 row: list[str] = [name]
                 for probability, index in zip(probabilities, classes, strict=True):

@@ -1,6 +1,7 @@
 """Ends a run of several processes of which one hangs, and names it."""
 
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -16,90 +17,81 @@ from typing import Any, NamedTuple
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
-from torch.distributed import distributed_c10d
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # documented, undeclared
 
 from classifier import terminal
+from classifier.runs import RunFolder
 
 HANG_SECONDS = 600  # as long as a data worker may take
 BEATS = 20  # in that time
 
 
-class Beat(NamedTuple):
-    """What a rank says of itself.
+class Heartbeat(NamedTuple):
+    """What a rank says of itself."""
 
-    Attributes:
-        number: How often it has said so.
-        batches: How many batches it has begun.
-        place: Which line of code it is at.
-        waits: Whether it waits there for other ranks.
-        host: The machine it is on.
-        pid: Its process there.
-    """
-
-    number: int
-    batches: int
-    place: str
-    waits: bool
+    number: int  # how often it has said so
+    batches: int  # that it has begun
+    place: str  # the line of code that it is at
+    waits: bool  # there for other ranks
     host: str
     pid: int
+
+    def __str__(self) -> str:
+        return f"(PID {self.pid} on {self.host}, last at {self.place})"
 
 
 class RankWatch(Callback):
     """Watches, in threads of each rank, whether the run moves; ends it if it does not.
 
-    Otherwise all ranks wait for the one that hangs, until a time limit of the process group that is
-    half an hour by default, and then each reports its own connection. Time that the machine sleeps
-    does not count.
+    ``DDPStrategy(timeout=...)``, half an hour by default, names its own connection, leaves the rank
+    that hangs alive, and never ends where that is a stopped rank zero; ``monitored_barrier`` waits
+    once more a batch, for a rank zero that runs. Time that the machine sleeps does not count.
 
     Args:
-        folder: The run folder, if a run is kept.
+        run: The run folder, if a run is kept.
     """
 
     state_key = "RankWatch"
 
-    def __init__(self, folder: Path | None) -> None:
-        self.folder = folder
+    def __init__(self, run: RunFolder | None) -> None:
+        self.run = run
         self.batches = 0
-        self.heard: list[Beat | None] = []
+        self.heard: list[Heartbeat | None] = []
         self.ended = threading.Event()
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if trainer.world_size > 1 and torch.distributed.is_initialized():
             self.ended.clear()
-            own = own_store(stage), trainer.global_rank, trainer.world_size, threading.get_ident()
+            here = open_store(trainer), threading.get_ident()
             # Two, for talking takes forever when rank zero is stopped.
-            threading.Thread(target=self._talk, args=own, daemon=True).start()
+            threading.Thread(target=self._talk, args=(trainer, *here), daemon=True).start()
             threading.Thread(target=self._watch, args=(trainer,), daemon=True).start()
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        self.ended.set()
-
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
+    def _end_watch(self, *args: Any, **kwargs: Any) -> None:
         self.ended.set()
 
     def _count(self, *args: Any, **kwargs: Any) -> None:
         self.batches += 1
 
+    teardown = on_exception = _end_watch
     on_train_batch_start = on_validation_batch_start = _count
     on_test_batch_start = on_predict_batch_start = _count
 
-    def _talk(self, store: Any, rank: int, ranks: int, thread: int) -> None:
+    def _talk(self, trainer: pl.Trainer, store: TCPStore, thread: int) -> None:
         """Says where this rank is, and hears where the others are."""
         here = socket.gethostname(), os.getpid()
         for number in itertools.count():
-            place = place_of(thread)
+            beat = Heartbeat(number, self.batches, *place_of(thread), *here)
             with contextlib.suppress(RuntimeError):  # rank zero, which has the store, is gone
-                store.set(str(rank), json.dumps(Beat(number, self.batches, *place, *here)))
-                self.heard = beats(store, ranks)
+                store.set(str(trainer.global_rank), json.dumps(beat))
+                self.heard = heartbeats(store, trainer.world_size)
             if self.ended.wait(HANG_SECONDS / BEATS):
                 return
 
     def _watch(self, trainer: pl.Trainer) -> None:
         """Counts for how long this rank has begun no batch."""
         still = before = 0
-        then: list[Beat | None] = []
+        then: list[Heartbeat | None] = []
         while not self.ended.wait(HANG_SECONDS / BEATS):
             still = still + 1 if self.batches and self.batches == before else 0
             before = self.batches
@@ -111,14 +103,13 @@ class RankWatch(Callback):
                 if hung := hanging(then, now) if answered else {0: now[0]}:
                     self._end(trainer, hung)
 
-    def _end(self, trainer: pl.Trainer, hung: dict[int, Beat | None]) -> None:
+    def _end(self, trainer: pl.Trainer, hung: dict[int, Heartbeat | None]) -> None:
         """Ends this process, and those that it has started; one rank says why."""
         if trainer.global_rank == min(set(range(trainer.world_size)) - set(hung), default=0):
-            names = ", ".join(name_of(rank, beat) for rank, beat in hung.items())
+            names = ", ".join(f"rank {rank} {beat or ''}".strip() for rank, beat in hung.items())
             text = f"{names} did not move for {HANG_SECONDS} seconds; the other ranks wait."
-            if self.folder:
-                folder = terminal.display_path(self.folder)
-                text += f"\n{terminal.command('fit', '--ckpt_path', folder)} goes on."
+            if self.run:
+                text += f" Resume with\n  {self.run.resume_command}"
             terminal.error(text)
         else:
             time.sleep(HANG_SECONDS / BEATS)  # until it is said
@@ -132,25 +123,21 @@ class RankWatch(Callback):
         os._exit(1)  # the main thread waits in a place that no exception reaches
 
 
-def name_of(rank: int, beat: Beat | None) -> str:
-    """A rank, with where it was when it last said so."""
-    if beat is None:
-        return f"rank {rank}"
-    return f"rank {rank} (PID {beat.pid} on {beat.host}, last at {beat.place})"
-
-
-def beats(store: Any, ranks: int) -> list[Beat | None]:
+def heartbeats(store: Any, ranks: int) -> list[Heartbeat | None]:
     """What each rank has said last; None for one that never did."""
     names = [str(rank) for rank in range(ranks)]
-    return [Beat(*json.loads(store.get(n))) if store.check([n]) else None for n in names]
+    return [Heartbeat(*json.loads(store.get(n))) if store.check([n]) else None for n in names]
 
 
-def hanging(then: list[Beat | None], now: list[Beat | None]) -> dict[int, Beat | None]:
+def hanging(
+    then: list[Heartbeat | None], now: list[Heartbeat | None]
+) -> dict[int, Heartbeat | None]:
     """The ranks that the others wait for: silent ones, or else those behind, or not waiting.
 
     None if no rank waits: all may have much to do at the same place, such as to compile.
 
-    >>> waits, works = Beat(7, 3, "c10d.py:9", True, "a", 1), Beat(7, 3, "own.py:4", False, "a", 2)
+    >>> waits = Heartbeat(7, 3, "c10d.py:9", True, "a", 1)
+    >>> works = Heartbeat(7, 3, "own.py:4", False, "a", 2)
     >>> list(hanging([None, None], [waits, works]))
     [1]
     >>> list(hanging([None, works], [waits, works]))
@@ -178,12 +165,10 @@ def place_of(thread: int) -> tuple[str, bool]:
     return f"{terminal.display_path(path)}:{frame.f_lineno} ({frame.f_code.co_name})", waits
 
 
-def own_store(stage: str) -> Any:
-    """Values that the ranks share, in the store by which they found each other.
-
-    PyTorch has no public name for it; ``tests/test_ddp.py`` fails when the one it has changes.
-    """
-    # A connection of its own: the main thread may be waiting on the other one.
-    store = distributed_c10d._get_default_store().clone()
-    store.set_timeout(timedelta(seconds=HANG_SECONDS / BEATS))
-    return distributed_c10d.PrefixStore(f"classifier/{stage}", store)
+def open_store(trainer: pl.Trainer) -> TCPStore:
+    """Values that the ranks share; on the store of the process group they may be waiting."""
+    host, wait = os.environ["MASTER_ADDR"], timedelta(seconds=HANG_SECONDS / BEATS)
+    connect = functools.partial(TCPStore, host, timeout=wait, wait_for_workers=False)
+    store = connect(port=0, is_master=True) if trainer.is_global_zero else None
+    port = trainer.strategy.broadcast(store.port if store else 0)
+    return store or connect(port=port)

@@ -12,35 +12,36 @@ import pytorch_lightning as pl
 import torch
 
 from classifier import runs, terminal
-from classifier.callbacks.checkpoints import best_checkpoint, run_checkpoints
-from classifier.callbacks.epochs import EpochWatch
-from classifier.callbacks.position import is_broken_off
+from classifier.atomic import write_text
+from classifier.callbacks.checkpoints import best_checkpoint
+from classifier.callbacks.epochs import EpochTracker, is_epoch_incomplete
 from classifier.checkpoint.read import weights_digest
+from classifier.runs import RunFolder
 
 KEPT_BESIDE = ("epoch", "step", "seconds", "lr")  # the columns of metrics.csv besides the metrics
 
 
-class RunRecord(EpochWatch):
+class RunRecord(EpochTracker):
     """Writes ``config.yaml``, ``run.json`` and ``metrics.csv``, and tells the checkpoint of them.
 
     Args:
-        folder: The run folder. Under several processes, that of rank zero counts.
+        run: The run folder. Under several processes, that of rank zero counts.
         config: Text of the config.
         facts: What is known before the training: command line, seed, environment.
-        goes_on: Whether a checkpoint is trained on. Nothing is written before its first step, so
+        resumed: Whether a checkpoint is resumed. Nothing is written before its first step, so
             that a run with nothing to train stays as it is.
     """
 
     state_key = "RunRecord"
 
     def __init__(
-        self, folder: Path, config: str, facts: Mapping[str, Any], goes_on: bool = False
+        self, run: RunFolder, config: str, facts: Mapping[str, Any], resumed: bool = False
     ) -> None:
         super().__init__()
-        self.folder = folder
+        self.run = run
         self.config = config
         self.record: dict[str, Any] = {"state": "running", **facts}
-        self.goes_on = goes_on
+        self.resumed = resumed
         self.begun = False  # whether anything was written
         self.first_step = 0  # of this process
         self.rows: list[dict[str, Any]] = []  # of epochs that have ended
@@ -67,23 +68,23 @@ class RunRecord(EpochWatch):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Weights and optimizer are in place: a mistake no longer touches the folder.
-        if trainer.is_global_zero and not self.goes_on:
+        if trainer.is_global_zero and not self.resumed:
             self._begin()
 
     def _begin(self) -> None:
-        """Writes what is known before the training; what goes on has taken its first step."""
-        if not (self.folder / "run.json").exists():
-            runs.save_config(self.folder, self.config)  # first: a record without it is no run
+        """Writes what is known before the training; what is resumed has taken its first step."""
+        if not self.run.begun:
+            runs.save_config(self.run.path, self.config)  # first: a record without it is no run
         else:
-            earlier = runs.read_record(self.folder)
+            earlier = runs.read_record(self.run.path)
             done = ("metrics", "epochs", "steps")
             self.record |= {name: earlier[name] for name in done if name in earlier}
             self.record["resumed"] = [*earlier.pop("resumed", []), earlier]
         self.record |= {"pid": os.getpid(), "started": self.record.get("started", _now())}
         self.record["config_sha256"] = runs.text_sha256(self.config)
         # In this order, so that after a kill between the two the config is one that is known.
-        runs.write_record(self.folder, self.record)
-        runs.save_config(self.folder, self.config)
+        runs.write_record(self.run.path, self.record)
+        runs.save_config(self.run.path, self.config)
         self.begun = True
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -91,14 +92,11 @@ class RunRecord(EpochWatch):
         self.record["started"] = self.record.get("started", _now())
         self.first_step = trainer.global_step
         # The epochs that a resumed training repeats are written again.
-        rows = runs.read_metrics(self.folder)
-        here = trainer.is_global_zero and (self.folder / "run.json").exists()
+        rows = runs.read_metrics(self.run.path)
+        here = trainer.is_global_zero and self.run.begun
         if here and not rows and trainer.current_epoch:
             terminal.note("the run has no metrics.csv of its earlier epochs; a new one begins.")
         self.rows = [row for row in rows if int(row["epoch"]) < trainer.current_epoch]
-        checkpoints = run_checkpoints(trainer)
-        if checkpoints and checkpoints.begins_anew:
-            self.inside = []
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_epoch_start(trainer, pl_module)
@@ -106,9 +104,7 @@ class RunRecord(EpochWatch):
         # Now, for at its end the schedule has already moved on.
         self.rate = trainer.optimizers[0].param_groups[0]["lr"]
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
         if not self.begun and trainer.is_global_zero and trainer.global_step > self.first_step:
             self._begin()
 
@@ -140,23 +136,23 @@ class RunRecord(EpochWatch):
 
     def _write_rows(self, trainer: pl.Trainer) -> None:
         if trainer.is_global_zero:
-            runs.write_metrics(self.folder, [*self.rows, *self.inside])
+            runs.write_metrics(self.run.path, [*self.rows, *self.inside])
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         weights = trainer.strategy.lightning_module_state_dict()  # all ranks may have a part
         if not trainer.is_global_zero:
             return
-        if not self.begun and not self._take_up():
+        if not self.begun and not self._was_killed_when_done():
             return
         self.record["weights_sha256"] = weights_digest(weights)
         self._close(trainer, "finished")
 
-    def _take_up(self) -> bool:
+    def _was_killed_when_done(self) -> bool:
         """Whether a run is to be closed that was killed when all was trained."""
-        if not (self.folder / "run.json").exists():  # claimed for a training without a step
-            runs.give_back(self.folder)
+        if not self.run.begun:  # claimed for a training without a step
+            runs.remove_if_unused(self.run.path)
             return False
-        earlier = runs.read_record(self.folder)
+        earlier = runs.read_record(self.run.path)
         self.record |= earlier
         return bool(earlier["state"] == "running")
 
@@ -166,7 +162,7 @@ class RunRecord(EpochWatch):
         if not trainer.is_global_zero:
             return
         if not self.begun:  # nothing was written
-            runs.give_back(self.folder)
+            runs.remove_if_unused(self.run.path)
             return
         failed = isinstance(exception, Exception)
         with contextlib.suppress(OSError):  # of a full disk, which may be why it ended
@@ -175,7 +171,7 @@ class RunRecord(EpochWatch):
             self._close(trainer, "failed" if failed else "interrupted")
             if failed:
                 lines = traceback.format_exception(exception)
-                runs.write_text(self.folder / "traceback.txt", "".join(lines))
+                write_text(self.run.traceback, "".join(lines))
 
     def state_dict(self) -> dict[str, Any]:
         # Rows of validations inside the epoch, which only a checkpoint inside it needs.
@@ -192,24 +188,24 @@ class RunRecord(EpochWatch):
             "ended": _now(),
             "seconds": round(self.seconds(), 3),
             "epochs": trainer.current_epoch
-            - int(self.begun and state == "finished" and is_broken_off(trainer)),
+            - int(self.begun and state == "finished" and is_epoch_incomplete(trainer)),
             "steps": trainer.global_step,
         }
         if not self.begun:  # nothing was left to train after a kill
-            rows = runs.read_metrics(self.folder)
+            rows = runs.read_metrics(self.run.path)
             found = [row for row in rows if row["epoch"] == rows[-1]["epoch"]]
             texts = {name: row[name] for row in found for name in row if row[name]}
             names = sorted(texts.keys() - set(KEPT_BESIDE))
             self.record["metrics"] = {name: float(texts[name]) for name in names}
-        best = best_checkpoint(trainer)
-        if best is not None:
+        checkpoints = best_checkpoint(trainer)
+        if checkpoints is not None:
             self.record["best"] = {
-                "monitor": best.monitor,
-                "value": best.score,
-                "checkpoint": os.path.relpath(best.best, self.folder),
-                "sha256": runs.sha256(best.best),
+                "monitor": checkpoints.monitor,
+                "value": checkpoints.best.score,
+                "checkpoint": os.path.relpath(checkpoints.best_model_path, self.run.path),
+                "sha256": runs.sha256(Path(checkpoints.best_model_path)),
             }
-        runs.write_record(self.folder, self.record)
+        runs.write_record(self.run.path, self.record)
 
 
 def _now() -> str:

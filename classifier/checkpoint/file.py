@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import torch
 
-from classifier.atomic import sync, written_whole
+from classifier.atomic import atomic_write, fsync_directory
 from classifier.checkpoint import signature as signatures
 
 FORMAT = 2
@@ -52,7 +52,7 @@ def write_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
         OSError: If it cannot be written, for want of space or of permission; what was under the
             name is still there.
     """
-    with written_whole(path) as file:
+    with atomic_write(path) as file:
         hashed = _Hashed(file)
         try:
             torch.save(checkpoint, hashed)  # type: ignore[arg-type]  # it only writes
@@ -66,10 +66,10 @@ def write_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
         file.seek(-2, os.SEEK_END)
         file.write(len(comment).to_bytes(2, "little"))
         file.write(comment)
-    sync(path.parent)
+    fsync_directory(path.parent)
 
 
-def check_whole(file: IO[bytes]) -> signatures.Origin:
+def verify_checksum(file: IO[bytes]) -> signatures.Origin:
     """Finds out whether a checkpoint that was written by this package is undamaged, and whose.
 
     One from elsewhere has no checksum and is let through, unsigned.

@@ -56,7 +56,7 @@ def check_archive(file: IO[bytes]) -> None:
 
 
 @contextlib.contextmanager
-def limited_memory(size: int) -> Iterator[None]:
+def memory_limit(size: int) -> Iterator[None]:
     """Lets the process allocate ``size`` more, and some to spare; beyond, a MemoryError is raised.
 
     Only Linux can tell what a process has allocated; elsewhere nothing is limited.

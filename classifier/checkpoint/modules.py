@@ -156,7 +156,7 @@ class OwnModules(MetaPathFinder):
             loaded = _imported_source(other)
             strange = loaded and not is_installed(loaded) and not self._is(loaded, other)
             if strange or self._is_served_otherwise(other):
-                return f"'{loaded or other}' of before is not {self._was(other)}: begin Python anew"
+                return f"'{loaded or other}' of before is not {self._was(other)}: restart Python"
         found = _imported_source(name) or found_by_others(name)
         if found and not is_installed(found) and not self._is(found, name):
             return f"'{found}' is not {self._was(name)}"

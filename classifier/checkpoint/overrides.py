@@ -25,7 +25,7 @@ def follow_new_settings(checkpoint: dict[str, Any], settings: Settings) -> int |
         settings: The ``model`` settings that hold now, as plain mappings.
 
     Returns:
-        How many steps of a new schedule to play; None to go on with the saved one.
+        How many steps of a new schedule to play; None to keep the saved one.
     """
     saved = checkpoint.get("hyper_parameters", {})
     if "optimizer_states" not in checkpoint or "network" not in saved:

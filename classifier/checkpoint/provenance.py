@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 # How far, where to and how fast; what the data is tells its fingerprint.
-INDIFFERENT = (
+IGNORED_SETTINGS = (
     "hyperparameters",  # a change of one shows where it is used
     "ckpt_path",
     *(
@@ -21,28 +21,28 @@ INDIFFERENT = (
 )
 
 
-def flat(value: Any, name: str = "") -> dict[str, Any]:
+def flatten(value: Any, name: str = "") -> dict[str, Any]:
     """The values of nested mappings by dotted name.
 
-    >>> flat({"model": {"monitor": "val_loss", "mean": [0.5]}})
+    >>> flatten({"model": {"monitor": "val_loss", "mean": [0.5]}})
     {'model.monitor': 'val_loss', 'model.mean': [0.5]}
     """
     if not isinstance(value, Mapping) or not value:
         return {name: value}
-    parts = (flat(item, f"{name}.{key}" if name else str(key)) for key, item in value.items())
+    parts = (flatten(item, f"{name}.{key}" if name else str(key)) for key, item in value.items())
     return {key: item for part in parts for key, item in part.items()}
 
 
-def decisive(config: Mapping[str, Any]) -> dict[str, Any]:
+def weight_affecting_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that the weights after a given step depend on, by dotted name."""
     return {
         key: value
-        for key, value in flat(config).items()
-        if not any(key == name or key.startswith(f"{name}.") for name in INDIFFERENT)
+        for key, value in flatten(config).items()
+        if not any(key == name or key.startswith(f"{name}.") for name in IGNORED_SETTINGS)
     }
 
 
 def settings_digest(config: Mapping[str, Any]) -> str:
-    """The SHA-256 of the decisive settings of a complete config."""
-    text = json.dumps(decisive(config), sort_keys=True, default=str)
+    """The SHA-256 of the weight-affecting settings of a complete config."""
+    text = json.dumps(weight_affecting_settings(config), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()

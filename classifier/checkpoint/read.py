@@ -16,10 +16,11 @@ from typing import IO, Any
 
 import torch
 
-from classifier.checkpoint.file import FORMAT, check_whole
-from classifier.checkpoint.limits import check_archive, check_values, limited_memory
+from classifier.checkpoint.file import FORMAT, verify_checksum
+from classifier.checkpoint.limits import check_archive, check_values, memory_limit
 from classifier.checkpoint.signature import Origin
 from classifier.errors import UserError, did_you_mean
+from classifier.runs import RunFolder
 
 KEY = "classifier"  # the entry with the format, config text, data description and run record
 READINGS = 3  # of a file that is written to meanwhile
@@ -27,7 +28,7 @@ MAX_CONFIG = 1_000_000  # characters; reading YAML takes 10 s for so many
 
 
 @dataclass(frozen=True)
-class Saved:
+class OpenCheckpoint:
     """A checkpoint that was read.
 
     Attributes:
@@ -48,17 +49,17 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         FileNotFoundError: If there is no such file; names a similar one.
         ValueError: If the file is not a checkpoint, or holds anything but weights and plain values.
     """
-    return read_whose(path)[0]
+    return read_with_origin(path)[0]
 
 
-def read_whose(path: Path) -> tuple[dict[str, Any], Origin]:
+def read_with_origin(path: Path) -> tuple[dict[str, Any], Origin]:
     """Loads a checkpoint likewise, and says whose it is."""
-    with opened(path) as saved:
+    with open_checkpoint(path) as saved:
         return saved.content, saved.origin
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[Saved]:
+def open_checkpoint(path: Path) -> Iterator[OpenCheckpoint]:
     """Opens a checkpoint and reads it, as ``read_checkpoint`` does.
 
     What is loaded is what was verified, whatever happens to the name meanwhile.
@@ -66,7 +67,7 @@ def opened(path: Path) -> Iterator[Saved]:
     if path.is_dir():
         raise FileNotFoundError(f"'{path}' is a folder without checkpoints/best.ckpt or last.ckpt.")
     if not path.is_file():
-        raise FileNotFoundError(f"No checkpoint '{path}'{similar(path)}")
+        raise FileNotFoundError(f"No checkpoint '{path}'{similar_file(path)}")
     with path.open("rb") as file:
         for _ in range(READINGS):
             before = os.fstat(file.fileno())
@@ -83,16 +84,16 @@ def _changes(known: os.stat_result) -> tuple[int, ...]:
     return known.st_size, known.st_mtime_ns, known.st_ctime_ns
 
 
-def _read(path: Path, file: IO[bytes]) -> Saved:
+def _read(path: Path, file: IO[bytes]) -> OpenCheckpoint:
     size = os.fstat(file.fileno()).st_size
     try:
         check_archive(file)
-        origin = check_whole(file)
+        origin = verify_checksum(file)
         file.seek(0)
         # The same file under another name, for torch maps none into memory that has no name.
         same = Path(f"/dev/fd/{file.fileno()}")
         mapped = same.exists()
-        with limited_memory(size):
+        with memory_limit(size):
             checkpoint = torch.load(
                 same if mapped else file, map_location="cpu", weights_only=True, mmap=mapped
             )
@@ -108,7 +109,7 @@ def _read(path: Path, file: IO[bytes]) -> Saved:
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise UserError(f"'{path}' holds no training checkpoint: it has no 'state_dict'.")
     _check_types(path, checkpoint)
-    return Saved(checkpoint, origin, file)
+    return OpenCheckpoint(checkpoint, origin, file)
 
 
 def weights_digest(weights: Mapping[str, Any]) -> str:
@@ -224,16 +225,16 @@ def _is_description(value: Any) -> bool:
     )
 
 
-def resolve(path: str, prefer: str) -> Path:
+def resolve_checkpoint(path: str, prefer: str) -> Path:
     """The checkpoint meant: a file, or ``checkpoints/<prefer>.ckpt`` of a run folder.
 
     Raises:
         ValueError: If it is an address in the net.
     """
     if "://" in path or "::" in path:  # as fsspec, through which Lightning reads, writes them
-        raise UserError(f"'{path}' is no file of this machine; download it first.")
-    folder = Path(path) / "checkpoints"
-    found = [folder / f"{name}.ckpt" for name in (prefer, "last", "previous")]
+        raise UserError(f"'{path}' is a URL, not a local file; download it first.")
+    run = RunFolder(Path(path))
+    found = [run.checkpoints / f"{prefer}.ckpt", run.last, run.previous]
     return next((file for file in found if file.is_file()), Path(path))
 
 
@@ -253,7 +254,7 @@ def without_pretrained(network: Any) -> None:
                     settings[name] = off
 
 
-def similar(path: Path) -> str:
+def similar_file(path: Path) -> str:
     """Ends a sentence: ", did you mean '…'?" where the folder has a file of a similar name."""
     if not path.parent.is_dir():
         return f": there is no folder '{path.parent}'."

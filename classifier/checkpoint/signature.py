@@ -13,6 +13,9 @@ import time
 from pathlib import Path
 from typing import Literal
 
+from classifier.atomic import create_private
+from classifier.runs import RunFolder
+
 VARIABLE = "CLASSIFIER_KEY"
 SIZE = 32  # bytes of a key that is made here
 LARGEST = 4096  # of one that the user names
@@ -111,23 +114,28 @@ def _key(make: bool = False) -> bytes:
 
 
 def _read(path: Path) -> bytes:
+    end = time.monotonic() + PATIENCE
+    key, is_new = _content(path)
+    while len(key) < SIZE and is_new and time.monotonic() < end:  # else each checkpoint would wait
+        time.sleep(0.01)
+        key, is_new = _content(path)  # of another file by then, perhaps
+    if not SIZE <= len(key) <= LARGEST:
+        raise NoKeyError(
+            f"'{path}' is not a key, which has {SIZE} bytes; {VARIABLE}=FILE names another, which "
+            "is made if it is missing."
+        )
+    return key
+
+
+def _content(path: Path) -> tuple[bytes, bool]:
+    """What is in the file of a key, and whether it was just made."""
     if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait
-        raise NoKeyError(f"'{path}' is no regular file; {VARIABLE}=FILE names another.")
+        raise NoKeyError(f"'{path}' is not a regular file; {VARIABLE}=FILE names another.")
     with path.open("rb") as file:
         known = os.fstat(file.fileno())
         if os.name == "posix":
             _check_access(path, known)
-        is_new = abs(time.time() - known.st_mtime) < FRESH  # else each checkpoint would wait
-        end = time.monotonic() + PATIENCE * is_new
-        while len(key := file.read(LARGEST + 1)) < SIZE and time.monotonic() < end:
-            time.sleep(0.01)
-            file.seek(0)
-    if not SIZE <= len(key) <= LARGEST:
-        raise NoKeyError(
-            f"'{path}' is no key, which has {SIZE} bytes; {VARIABLE}=FILE names another, which is "
-            "made if it is missing."
-        )
-    return key
+        return file.read(LARGEST + 1), abs(time.time() - known.st_mtime) < FRESH
 
 
 def _check_access(path: Path, known: os.stat_result) -> None:
@@ -140,39 +148,21 @@ def _check_access(path: Path, known: os.stat_result) -> None:
 
 
 def _make(path: Path) -> None:
-    """Makes a key, which other processes see as a whole or not at all."""
+    """Makes a key, unless another process was faster."""
     _refuse_what_is_handed_on(path)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _write(part)
-        try:
-            os.link(part, path)
-        except FileExistsError:
-            pass  # another process was faster
-        except OSError:  # not every file system has links
-            with contextlib.suppress(FileExistsError):
-                _write(path)
-        finally:
-            part.unlink()
+        create_private(path, secrets.token_bytes(SIZE))
     except OSError as error:
         raise NoKeyError(
             f"the key '{path}' cannot be made: {error.strerror}; {VARIABLE}=FILE names another."
         ) from error
 
 
-def _write(path: Path) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(secrets.token_bytes(SIZE))
-        file.flush()
-        os.fsync(descriptor)
-
-
 def _refuse_what_is_handed_on(path: Path) -> None:
     """Makes no key in a run folder or in the working folder, unless that is the home or above."""
     here, folders = Path.cwd(), path.absolute().resolve().parents
-    of_runs = [folder for folder in folders if (folder / "run.json").exists()]
+    of_runs = [folder for folder in folders if RunFolder(folder).begun]
     at_work = here in folders
     with contextlib.suppress(RuntimeError):
         at_work = at_work and not Path.home().resolve().is_relative_to(here)

@@ -65,7 +65,7 @@ LOADERS = (
 )
 """What runs code out of a file; no config may name it, beside what jsonargparse denies itself."""
 FORCE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
-PLACES = (
+PATH_SETTINGS = (
     "checkpoint_path",
     "ckpt_path",
     "default_root_dir",
@@ -286,7 +286,7 @@ def strings(value: Any) -> Iterator[str]:
         yield value
     elif isinstance(value, dict):
         for key, part in value.items():
-            if key not in PLACES:
+            if key not in PATH_SETTINGS:
                 yield from strings(part)
     elif isinstance(value, list):
         for part in value:
@@ -334,7 +334,7 @@ def active() -> Trust | None:
     return _active.get()
 
 
-def imported(class_path: str) -> Any:
+def import_class(class_path: str) -> Any:
     """The class or function; ``pkgutil.resolve_name`` would take a module of the same name.
 
     Raises:

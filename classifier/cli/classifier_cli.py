@@ -20,11 +20,10 @@ from torch.nn import Identity
 
 import classifier.augment
 import classifier.networks  # noqa: F401  # short class names work for what is imported
-from classifier import runs, terminal
+from classifier import terminal
 from classifier.anchored_yaml import anchors, load, with_aliases
-from classifier.callbacks.checkpoint_io import save_durably
+from classifier.callbacks.checkpoint_io import use_atomic_checkpoints
 from classifier.callbacks.predictions import PredictionWriter
-from classifier.callbacks.stop_signals import no_signal_handlers
 from classifier.checkpoint.read import without_pretrained
 from classifier.checkpoint.trust import PACKAGES, confined
 from classifier.cli.callbacks import callbacks_for
@@ -41,14 +40,16 @@ from classifier.cli.job import Job
 from classifier.cli.parser import DEFAULT, Parser
 from classifier.cli.places import telling_where
 from classifier.cli.words import read_words
+from classifier.cli.write_errors import write_error
 from classifier.cli.written import Written, comment
 from classifier.data import ImageDataModule
 from classifier.data.files import find_images
 from classifier.data.workers import WorkerNames
 from classifier.errors import DataWorkerError, UserError
-from classifier.internals.lightning import PlainCLI, described
+from classifier.internals.lightning import PlainCLI, described, without_signal_handlers
 from classifier.module import ClassificationModule
 from classifier.platform import cleaning
+from classifier.runs import RunFolder
 
 MAX_PROCESSES = max(8, os.cpu_count() or 1)  # of one training on this machine
 NOT_CONTIGUOUS = "view size is not compatible"  # how torch refuses to view what lies otherwise
@@ -102,7 +103,8 @@ class ClassifierCLI(PlainCLI):
     Attributes:
         command_line: What was given, with the configs read.
         config_text: The whole config, as it is saved.
-        folder: The run folder; None if no run is kept.
+        run: The run folder; None if no run is kept.
+        root: The folder of all runs.
         undirected: What there is to say of metrics of which nothing says which way they are better.
     """
 
@@ -123,7 +125,8 @@ class ClassifierCLI(PlainCLI):
         self.job, self.runs_verb = job, run
         self.verb, self.words = read_words(args, run)
         self.config_text = ""
-        self.folder: Path | None = None
+        self.run: RunFolder | None = None
+        self.root = Path("runs")
         self.worker_names: WorkerNames | None = None
         self.writer: PredictionWriter | None = None
         self.undirected: list[str] = []
@@ -361,16 +364,12 @@ class ClassifierCLI(PlainCLI):
             trainer: pl.Trainer = super().instantiate_trainer(**{**kwargs, **vars(config)})
             trainer.callbacks[:0] = before  # type: ignore[attr-defined]  # undeclared
             _check_processes(trainer)
-            save_durably(trainer)
+            use_atomic_checkpoints(trainer)
             if self.verb != "fit":
                 # There is nothing to save: a signal ends the process at once.
-                no_signal_handlers(trainer)
+                without_signal_handlers(trainer)
                 self._note_precision(trainer)
             return trainer
-        except Exception:
-            if self.folder:
-                runs.give_back(self.folder)
-            raise
         finally:
             self.trainer_defaults = theirs
 
@@ -400,6 +399,9 @@ class ClassifierCLI(PlainCLI):
             if str(error).startswith(NOT_CONTIGUOUS) and self.model.channels_last:
                 raise UserError(NEEDS_CONTIGUOUS) from error
             raise
+        except OSError as error:
+            explained = write_error(error, self.run, self.root) if self.run else error
+            raise explained from (None if explained is error else error)
 
     def _leave_nothing(self) -> None:
         """Gives the terminal its cursor back, and ends the other ranks that were started here."""

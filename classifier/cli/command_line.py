@@ -26,7 +26,7 @@ from classifier.anchored_yaml import (
     written_at,
 )
 from classifier.checkpoint.file import FORMAT, POSITION, epochs_done
-from classifier.checkpoint.read import KEY, folder_name, read_whose, resolve
+from classifier.checkpoint.read import KEY, folder_name, read_with_origin, resolve_checkpoint
 from classifier.checkpoint.signature import Origin
 from classifier.checkpoint.trust import (
     PACKAGES,
@@ -272,15 +272,15 @@ class CommandLine:
                 f"{which} checkpoint for {self.verb}, or a file in its folder checkpoints."
             )
         prefer = "last" if self.verb == "fit" else "best"
-        found = resolve(path, prefer)
+        found = resolve_checkpoint(path, prefer)
         previous = found.parent / "previous.ckpt"
         try:
-            read = read_whose(found)
+            read = read_with_origin(found)
         except ValueError as error:
             if self.verb != "fit" or found.name != "last.ckpt" or not previous.exists():
                 raise
             terminal.warn(f"{error} Going on from '{previous}'.")
-            found, read = previous, read_whose(previous)
+            found, read = previous, read_with_origin(previous)
         saved, self.origin = read
         self.checkpoint_path = found
         self.checkpoint = saved.get(KEY, {})
@@ -297,7 +297,7 @@ def unsaved_run(path: Path) -> Path | None:
     """
     folder = path.parent.parent if path.name == "last.ckpt" else path
     begun = (folder / "run.json").is_file() and (folder / "config.yaml").is_file()
-    if not begun or resolve(str(folder), "last").is_file():
+    if not begun or resolve_checkpoint(str(folder), "last").is_file():
         return None
     best = folder / "checkpoints" / "best.ckpt"
     if best.exists():

@@ -14,7 +14,7 @@ from typing import Any
 from jsonargparse import Namespace
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from classifier.checkpoint.trust import imported
+from classifier.checkpoint.trust import import_class
 from classifier.cli.command_line import CommandLine
 from classifier.cli.errors import TYPES, Where, without_module
 from classifier.data import ImageDataModule
@@ -61,7 +61,7 @@ def fill_network(network: Namespace, data: ImageDataModule) -> None:
 
 def _without_defaults(network: Namespace) -> dict[str, Any]:
     """The init_args that differ from the defaults, some of which (partials) no config can hold."""
-    parameters = inspect.signature(imported(network.class_path)).parameters
+    parameters = inspect.signature(import_class(network.class_path)).parameters
     return {
         name: value
         for name, value in dict(network.get("init_args") or {}).items()
@@ -109,7 +109,7 @@ def _nulls(block: dict[str, Any]) -> Iterator[tuple[str, str]]:
     settings = block.get("init_args")
     if "class_path" not in block or not isinstance(settings, dict):
         return
-    for name, parameter in inspect.signature(imported(block["class_path"])).parameters.items():
+    for name, parameter in inspect.signature(import_class(block["class_path"])).parameters.items():
         plain = TYPES.get(getattr(parameter.annotation, "__name__", ""))
         if plain and parameter.default is not None and settings.get(name, "left out") is None:
             yield name, plain
@@ -183,5 +183,5 @@ def _has_mode(block: Namespace | None) -> bool:
 
 
 def _is_plateau(class_path: str) -> bool:
-    kind = imported(class_path)
+    kind = import_class(class_path)
     return isinstance(kind, type) and issubclass(kind, ReduceLROnPlateau)

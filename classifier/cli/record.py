@@ -5,28 +5,30 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from classifier import runs, terminal
+from classifier import environment, runs, terminal
 from classifier.anchored_yaml import load
 from classifier.checkpoint import signature
 from classifier.checkpoint.modules import code_digests, used_modules
 from classifier.checkpoint.provenance import settings_digest
 from classifier.checkpoint.trust import class_paths, signed_part
+from classifier.runs import RunFolder
 
 if TYPE_CHECKING:
     from classifier.cli.classifier_cli import ClassifierCLI
 
 
-def facts_of(cli: "ClassifierCLI", folder: Path) -> dict[str, Any]:
+def facts_of(cli: "ClassifierCLI", run: RunFolder) -> dict[str, Any]:
     """The record of a run, up to what the training itself adds."""
     line = cli.command_line
     trusted = line.trust.for_record()
     modules = {path.partition(".")[0] for path in (*class_paths(cli.settings.as_dict()), *trusted)}
     own = used_modules(modules)
-    begun = (folder / "run.json").exists()
     facts = {
         "format": line.format,
-        "id": runs.read_record(folder).get("id") if begun else uuid.uuid4().hex,
-        "name": (cli.job and cli.job.name) or folder.parent.name,
+        "id": runs.read_record(run.path).get("id")
+        if run.is_taken and run.begun
+        else uuid.uuid4().hex,
+        "name": (cli.job and cli.job.name) or _name(cli, run),
         "working_folder": str(Path.cwd()),
         "command": terminal.command(cli.verb, *line.words),
         "seed": cli.settings.seed_everything,
@@ -35,10 +37,17 @@ def facts_of(cli: "ClassifierCLI", folder: Path) -> dict[str, Any]:
         "trusted": trusted,
         "code": code_digests(own),
         "code_folders": {name: str(path.parent) for name, path in own.items()},
-        "environment": runs.environment(modules),
+        "environment": environment.describe(modules),
     }
     facts["signature"] = signature.sign("run", signed_part(facts, cli.config_text))
     return facts
+
+
+def _name(cli: "ClassifierCLI", run: RunFolder) -> str:
+    """What the run is called, and the folder of all runs of its name."""
+    if run.is_taken:
+        return run.path.parent.name
+    return cli.command_line.name or type(cli.datamodule).__name__.lower()
 
 
 def _settings_so_far(cli: "ClassifierCLI") -> list[str]:

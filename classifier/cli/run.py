@@ -13,7 +13,7 @@ from classifier import terminal
 from classifier.checkpoint.modules import prelude
 from classifier.cli.quiet import quiet
 from classifier.errors import UserError
-from classifier.internals.python import children_apart
+from classifier.internals.python import isolate_children
 
 if TYPE_CHECKING:
     from classifier.cli.job import Job
@@ -55,7 +55,7 @@ def run(given: Sequence[str], job: "Job | None" = None, **settings: Any) -> int:
 def explained(command: Callable[[], Any]) -> int:
     """Runs a command and returns its exit code; prints what went wrong in a few lines."""
     try:
-        with children_apart(prelude):
+        with isolate_children(prelude):
             return int(command())
     except SystemExit as stop:
         if type(stop).__name__ == "SIGTERMException":  # by name: not every command has Lightning

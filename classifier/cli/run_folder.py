@@ -1,56 +1,38 @@
-"""Which folder a run gets: a new one, that of the run that it resumes, or that of its trial."""
+"""Which folder a run gets: that of the run that it resumes, that of its job, or a new one."""
 
-import os
 from pathlib import Path
-
-from lightning_fabric.utilities.rank_zero import rank_zero_only
 
 from classifier import runs, terminal
 from classifier.checkpoint.read import read_checkpoint
 from classifier.cli.command_line import CommandLine
 from classifier.errors import UserError
+from classifier.runs import RunFolder
 
-VARIABLE = "CLASSIFIER_RUN_FOLDER"  # hands the folder to the ranks that Lightning starts
 
-
-def run_folder(line: CommandLine, root: Path, name: str) -> tuple[Path, bool]:
-    """Returns the folder, and whether it is that of a run that is resumed.
-
-    Args:
-        line: The command line.
-        root: Folder of all runs.
-        name: What a new run is called.
-    """
+def folder_that_is_there(line: CommandLine) -> Path | None:
+    """The folder that a training is to use; None if it gets a new one."""
     if line.job:
-        # Also without a checkpoint: killed before the first one, it starts again.
-        return line.job.folder, (line.job.folder / "run.json").exists()
+        return line.job.folder
     if line.unsaved_run:
         _check_links(line.unsaved_run, line)
-        return line.unsaved_run, True
+        return line.unsaved_run
     checkpoint = line.checkpoint_path
     resumed = runs.run_folder_of(checkpoint) if checkpoint else None
     if resumed and _is_newest(resumed, line):
         _check_config(resumed, line)
         _check_links(resumed, line)
-        return resumed, True
-    beside = checkpoint.resolve().parents[1] if checkpoint else None
-    if beside and (beside / "config.yaml").exists() and not (beside / "run.json").exists():
-        there = terminal.display_path(beside)
-        terminal.note(f"'{there}' has no run.json; the training goes on in a new folder.")
-    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]  # set by Lightning, undeclared
-        folder = runs.claim_folder(root, name)
-        os.environ[VARIABLE] = str(folder)
-        return folder, False
-    # Ranks that were started by others, such as torchrun, do not find the variable. They never
-    # write, and Lightning hands them rank zero's checkpoint paths, so that any name will do.
-    return Path(os.environ.get(VARIABLE, root / "rank" / "other")), False
+        return resumed
+    beside = RunFolder(checkpoint.resolve().parents[1]) if checkpoint else None
+    if beside and beside.config.exists() and not beside.begun:
+        terminal.note(f"'{beside.shown}' has no run.json; the training is resumed in a new folder.")
+    return None
 
 
 def _is_newest(folder: Path, line: CommandLine) -> bool:
-    """Whether nothing of the run would be lost if it went on from the checkpoint."""
+    """Whether nothing of the run would be lost if it were resumed from the checkpoint."""
     if runs.read_record(folder).get("id") != line.run.get("id"):
         return False
-    last = folder / "checkpoints" / "last.ckpt"
+    last = RunFolder(folder).last
     path = line.checkpoint_path
     if not last.exists():  # nor is the training as far as the best checkpoint, if that is left
         return path is not None and path.name == "previous.ckpt"
@@ -62,7 +44,7 @@ def _is_newest(folder: Path, line: CommandLine) -> bool:
 
 
 def _check_links(folder: Path, line: CommandLine) -> None:
-    """Refuses to go on in a stranger's folder that leads elsewhere."""
+    """Refuses to resume in a stranger's folder that leads elsewhere."""
     found = line.trust.found
     if not found or found.origin != "own":
         runs.refuse_links(folder)
@@ -74,11 +56,11 @@ def _check_config(folder: Path, line: CommandLine) -> None:
     Raises:
         UserError: If it is neither what the run wrote nor named by ``--config``.
     """
-    path = folder / "config.yaml"
+    path = RunFolder(folder).config
     named = any(Path(source.name).resolve() == path.resolve() for source in line.sources)
     if not named and runs.is_config_edited(folder):
         shown = terminal.display_path(path)
         raise UserError(
             f"'{shown}' was edited since the run wrote it. --config '{shown}' beside --ckpt_path "
-            "goes on with the edit; to go on without it, remove the file."
+            "resumes with the edit; to resume without it, remove the file."
         )

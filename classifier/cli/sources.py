@@ -21,7 +21,7 @@ from classifier.anchored_yaml import (
 )
 from classifier.anchored_yaml.scalars import literal
 from classifier.anchored_yaml.text import children, compose, dotted, places
-from classifier.checkpoint.read import similar
+from classifier.checkpoint.read import similar_file
 from classifier.cli.words import VERBS
 from classifier.errors import UserError, did_you_mean
 
@@ -71,7 +71,7 @@ def _read(value: str) -> ConfigSource:
     if path.is_dir():
         raise UserError(f"--config '{path}' is a folder, expected a YAML file.")
     if not path.exists():
-        raise UserError(f"No config file '{path}'{similar(path)}")
+        raise UserError(f"No config file '{path}'{similar_file(path)}")
     try:
         return ConfigSource(value, path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:

@@ -10,7 +10,7 @@ from jsonargparse import Namespace
 
 from classifier.anchored_yaml import load
 from classifier.anchored_yaml.scalars import MAX_LEVELS
-from classifier.checkpoint.trust import PLACES
+from classifier.checkpoint.trust import PATH_SETTINGS
 from classifier.errors import UserError
 
 VERBS = ("fit", "validate", "test", "predict")
@@ -103,7 +103,7 @@ def given_settings(words: Sequence[str]) -> Iterator[str]:
     """The values of settings in a command line, which may name classes; others name files."""
     for name, value in _named_values(words):
         section, _, _ = name.strip("-").rstrip("+").partition(".")
-        if section and section not in NO_SETTINGS and name.rpartition(".")[2] not in PLACES:
+        if section and section not in NO_SETTINGS and name.rpartition(".")[2] not in PATH_SETTINGS:
             yield value
 
 

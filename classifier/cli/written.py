@@ -13,7 +13,7 @@ from typing import Any
 
 from classifier.anchored_yaml import load
 from classifier.anchored_yaml.scalars import literal
-from classifier.checkpoint.trust import imported
+from classifier.checkpoint.trust import import_class
 from classifier.cli.command_line import CommandLine
 from classifier.cli.parser import Parser
 from classifier.errors import UserError
@@ -160,7 +160,7 @@ def _judged(config: Any, path: tuple[str, ...]) -> Iterator[tuple[str, bool]]:
     """The settings of classes, and whether they have their default, as far as that can be told."""
     if isinstance(config, dict) and isinstance(config.get("class_path"), str):
         with contextlib.suppress(ImportError, AttributeError, TypeError, ValueError):
-            parameters = inspect.signature(imported(config["class_path"])).parameters
+            parameters = inspect.signature(import_class(config["class_path"])).parameters
             for name, value in (config.get("init_args") or {}).items():
                 default = parameters[name].default if name in parameters else inspect.Parameter
                 if isinstance(default, Enum):  # one that is a text, too, is written by its value

@@ -1,6 +1,8 @@
-"""Lightning's calls of hooks, without the cost of those that do nothing.
+"""Lightning: its calls of hooks, its signal handlers, and where in its loops a training is.
 
-The functions that it replaces are private; tests/test_hooks.py fails when they change.
+No public hook skips empty hooks, tells how ranks are started, keeps off the handlers, or tells and
+sets the place within an epoch. tests/test_hooks.py, test_ddp.py and test_resume_inside.py fail when
+upstream changes.
 """
 
 import contextlib
@@ -18,6 +20,7 @@ from pytorch_lightning.core.mixins.hparams_mixin import _given_hyperparameters_c
 from pytorch_lightning.loops import training_epoch_loop
 from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.strategies import Strategy
+from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 from pytorch_lightning.trainer import call
 from pytorch_lightning.trainer.connectors import data_connector
 from pytorch_lightning.utilities.model_helpers import is_overridden
@@ -36,7 +39,7 @@ ASK_NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"
 
 
 @contextlib.contextmanager
-def lean_hooks(trainer: Any) -> Iterator[None]:
+def skip_empty_hooks(trainer: Any) -> Iterator[None]:
     """Lets a trainer call the same hooks in the same order for a tenth of the cost.
 
     Lightning asks all callbacks at each of the dozen hooks of a step, inside a profiler, and notes
@@ -168,3 +171,150 @@ class PlainCLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         pass
+
+
+# ---- processes and signals ----
+
+
+def starts_by_command(strategy: Strategy) -> bool:
+    """Whether other ranks are started by the same command line, not copied from this process."""
+    return isinstance(strategy.launcher, _SubprocessScriptLauncher | None)
+
+
+@contextlib.contextmanager
+def without_signal_handlers(trainer: pl.Trainer) -> Iterator[None]:
+    """Within, a trainer does not register its signal handlers.
+
+    They save inside the handler, where a third of all files are torn, and talk to the other ranks
+    there, which may be in the midst of talking about something else. A callback could replace them
+    from its first hook on, but the data loaders start between the two, and a SIGTERM meanwhile
+    leaves ``received_sigterm`` set, which ends the training before it can save.
+    """
+    connector: Any = trainer._signal_connector
+    connector.register_signal_handlers = lambda: None
+    try:
+        yield
+    finally:
+        del connector.register_signal_handlers
+
+
+# ---- where in the loops a training is, and how one is resumed there ----
+
+# Public are the counters of batches, steps and epochs. Missing are: whether a validation follows,
+# which metrics it has measured, whether a stop is obeyed, and ways to end the state of being
+# restarted and to set the metrics that were logged in the first part of an epoch.
+
+
+def can_stop_early(trainer: pl.Trainer) -> bool:
+    """Whether a training may be stopped: the least numbers of epochs and steps are done."""
+    loop: Any = trainer.fit_loop
+    return bool(loop._can_stop_early)
+
+
+def is_validation_due(trainer: pl.Trainer) -> bool:
+    """Whether a validation follows the batch, and not only because the training ends."""
+    loop: Any = trainer.fit_loop
+    stop, trainer.should_stop = trainer.should_stop, False
+    due: bool = loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+    trainer.should_stop = stop
+    return due
+
+
+def measured_by_validation(trainer: pl.Trainer) -> set[str]:
+    """The names of the metrics that the validation which ends has measured."""
+    results: Any = trainer.fit_loop.epoch_loop.val_loop._results
+    return {result.meta.name for result in results.values()}
+
+
+def mark_epoch_ended(state: dict[str, Any]) -> None:
+    """Changes the state of the fit loop from "an epoch is about to begin" to "one has ended"."""
+    for part in ("total", "current"):
+        progress = state["epoch_progress"][part]
+        state["epoch_progress"][part] = {**progress, "ready": progress["started"]}
+    batches = state["epoch_loop.batch_progress"]
+    batches["current"] = dict.fromkeys(batches["current"], 0)
+    batches["is_last_batch"] = False
+
+
+def begin_whole_epoch(trainer: pl.Trainer) -> None:
+    """Lets an epoch begin that is not the rest of one, whatever Lightning takes it for."""
+    loop: Any = trainer.fit_loop
+    loop.epoch_loop.restarting = False
+    loop._restarting = False
+
+
+def end_restart(trainer: pl.Trainer) -> None:
+    """Ends the state of being resumed; else ReduceLROnPlateau would leave this epoch out."""
+    loop: Any = trainer.fit_loop
+    loop._restarting = False
+
+
+def metric_states(trainer: pl.Trainer) -> dict[str, Any]:
+    """What this rank has accumulated in the epoch: torchmetrics by name, other means by key."""
+
+    def state(metric: Any) -> dict[str, Any]:
+        values = metric.metric_state.items()
+        return {k: v.clone() if isinstance(v, torch.Tensor) else list(v) for k, v in values}
+
+    loop: Any = trainer.fit_loop.epoch_loop
+    results = {key: result for key, result in loop._results.items() if result.meta.on_epoch}
+    logged = {id(result.value) for result in results.values() if not result.is_tensor}
+    modules = trainer.lightning_module.named_modules()
+    return {
+        "metrics": {name: state(module) for name, module in modules if id(module) in logged},
+        "results": {key: state(result) for key, result in results.items() if result.is_tensor},
+    }
+
+
+def restore_metrics(
+    trainer: pl.Trainer, position: dict[str, Any], whole: bool
+) -> list[dict[str, Any]]:
+    """Takes up what was measured before the checkpoint.
+
+    Args:
+        trainer: The trainer that is resumed.
+        position: What the checkpoint says of its position.
+        whole: Whether the epoch begins again, so that what it has measured so far does not count.
+
+    Returns:
+        What can only be added later: the other means, of each rank whose part this one takes over.
+    """
+    connector: Any = trainer._logger_connector
+    device = trainer.lightning_module.device
+    for name, value in position["callback_metrics"].items():
+        connector._callback_metrics[name] = value.to(device)
+    # Of several, if there were more ranks than now.
+    parts = [] if whole else position["ranks"][trainer.global_rank :: trainer.world_size]
+    taken: set[str] = set()
+    for part in parts:
+        for name, state in part.get("metrics", {}).items():
+            metric: Any = trainer.lightning_module.get_submodule(name)
+            for key in set(metric.metric_state) & set(state):
+                value = state[key]
+                value = value.to(device) if isinstance(value, torch.Tensor) else value
+                setattr(metric, key, getattr(metric, key) + value if name in taken else value)
+            taken.add(name)
+    return [part["results"] for part in parts if part.get("results")]
+
+
+def add_pending_results(trainer: pl.Trainer, earlier: list[dict[str, Any]]) -> None:
+    """Adds what was accumulated before the checkpoint, once the first batch has made a start."""
+    loop: Any = trainer.fit_loop.epoch_loop
+    for key, saved in ((key, saved) for part in earlier for key, saved in part.items()):
+        with contextlib.suppress(KeyError):  # logged no more
+            result = loop._results[key]
+            by_extreme = result.meta.is_max_reduction or result.meta.is_min_reduction
+            add = result.meta.reduce_fx if by_extreme else torch.add
+            for name, now in result.metric_state.items():
+                setattr(result, name, add(now, saved[name].to(now.device)))
+
+
+def restart_epoch(trainer: pl.Trainer) -> None:
+    """Takes the rest of an epoch back to where the whole epoch is about to begin."""
+    loop: Any = trainer.fit_loop
+    for progress in (loop.epoch_progress.total, loop.epoch_progress.current):
+        progress.ready -= 1
+        progress.started -= 1
+    loop.reset_restart_stage()
+    loop.epoch_loop.reset_restart_stage()
+    begin_whole_epoch(trainer)

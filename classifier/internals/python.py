@@ -15,7 +15,7 @@ APART = "import sys; sys.path[:1] = [folder for folder in sys.path[:1] if folder
 
 
 @contextlib.contextmanager
-def children_apart(prelude: Callable[[], str]) -> Iterator[None]:
+def isolate_children(prelude: Callable[[], str]) -> Iterator[None]:
     """Within, a process that is started, not forked, has no working folder on its path.
 
     Args:

@@ -13,7 +13,7 @@ from classifier import terminal
 from classifier.anchored_yaml import load as load_yaml
 from classifier.anchored_yaml import setting_in
 from classifier.anchored_yaml.text import same
-from classifier.atomic import written_new
+from classifier.atomic import atomic_create
 from classifier.checkpoint.trust import Trust, active
 from classifier.errors import UserError
 from classifier.search import report
@@ -162,7 +162,7 @@ def write_configs(settings: Settings) -> int:
             break
         path = folder / f"{trial.number:04d}.yaml"
         if not path.exists():
-            with written_new(path) as file:
+            with atomic_create(path) as file:
                 file.write(trial.config.encode())
         elif not same(load_yaml(path.read_text(encoding="utf-8")), load_yaml(trial.config)):
             names = terminal.display_path(path), terminal.display_path(folder)

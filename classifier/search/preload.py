@@ -12,8 +12,8 @@ import torch.utils.tensorboard  # noqa: E402, F401
 
 import classifier.cli.classifier_cli  # noqa: E402
 import classifier.search.trial  # noqa: E402, F401
-from classifier import runs  # noqa: E402
+from classifier import environment  # noqa: E402
 
-runs.distributions()  # reads the metadata of all installed packages, and remembers them
+environment.distributions()  # reads the metadata of all installed packages, and remembers them
 gc.freeze()  # no trial walks through, and thereby copies, what they all share
 atexit.register(gc.unfreeze)  # else the end of the server is full of leaks that are none

@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from classifier.atomic import appended
+from classifier.atomic import open_to_append
 from classifier.cli.run import COMMAND
 from classifier.runs import Direction
 
@@ -183,7 +183,7 @@ def _fit(
     """What runs in the process."""
     reset_inherited_state()
     os.setsid()  # whatever it starts can be killed with it, and Ctrl-C does not reach it
-    with appended(trial.folder / OUTPUT) as file:
+    with open_to_append(trial.folder / OUTPUT) as file:
         file.write(time.strftime(f"{START}%Y-%m-%d %H:%M:%S\n").encode())
         file.flush()
         os.dup2(file.fileno(), 1)

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from classifier import terminal
 from classifier.anchored_yaml import setting_in
-from classifier.atomic import written_new
+from classifier.atomic import atomic_create
 from classifier.errors import UserError
 from classifier.runs import RunFolder
 from classifier.search.engines import Engine
@@ -274,7 +274,7 @@ def _draw(shares: Mapping[str, float], monitor: str, path: Path) -> None:
     axes.barh(list(shares), list(shares.values()))
     axes.invert_yaxis()
     axes.set_xlabel(f"share of the differences in {monitor}")
-    with written_new(path) as file:
+    with atomic_create(path) as file:
         figure.savefig(file, format=path.suffix[1:] or None)
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from optuna.trial import FrozenTrial, TrialState
 
 from classifier import runs
+from classifier.atomic import write_text
 from classifier.search.process import OUTPUT, START
 from classifier.search.storage import Outcome, TrialRecord
 from classifier.search.study import Study
@@ -110,7 +111,7 @@ class Results:
             place = folder.relative_to(self.study.folder)
             rest = [outcome.epochs, outcome.seconds, place, outcome.reason]
             table.writerow([number, state, value, *searched, *rest])
-        runs.write_text(self.study.folder / "trials.csv", file.getvalue())
+        write_text(self.study.folder / "trials.csv", file.getvalue())
         if not self.ranked:
             return
         best, settings = self.ranked[0], self.study.settings
@@ -119,7 +120,7 @@ class Results:
             f"# Trial {best.rows[0].number} of the search '{settings.name}': {settings.monitor} "
             f"{best.mean:.6g}{spread}, the best of {len(self.ranked)}.\n"
         )
-        runs.write_text(self.study.folder / "best.yaml", header + self.best_config)
+        write_text(self.study.folder / "best.yaml", header + self.best_config)
 
 
 def _row(study: Study, trial: FrozenTrial) -> Row:

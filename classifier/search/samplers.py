@@ -17,7 +17,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler, QMCSampler, RandomSampler
 
-from classifier.checkpoint.trust import imported
+from classifier.checkpoint.trust import import_class
 from classifier.errors import UserError
 
 Spec: TypeAlias = dict[str, Any]  # class_path and init_args
@@ -119,7 +119,7 @@ def _instantiate(key: str, kind: type, spec: Spec) -> Any:
 
 def _reseeded(spec: Spec, number: int) -> Spec:
     """Replaces the seeds of a sampler and of those inside it by seeds of one trial."""
-    kind = imported(spec["class_path"])  # asks: it may be inside of untyped arguments
+    kind = import_class(spec["class_path"])  # asks: it may be inside of untyped arguments
     arguments = {
         name: _reseeded(value, number)
         if isinstance(value, dict) and "class_path" in value

@@ -13,6 +13,7 @@ from classifier import runs
 from classifier.anchored_yaml import ConfigSource, check, locate, setting_in
 from classifier.anchored_yaml import load as load_yaml
 from classifier.anchored_yaml.scalars import Dumper
+from classifier.atomic import write_text
 from classifier.cli.errors import Where
 from classifier.errors import UserError, did_you_mean
 from classifier.search import parser, samplers
@@ -116,7 +117,7 @@ def parse(arguments: Sequence[str]) -> Settings:
 
 def save(settings: Settings, folder: Path) -> None:
     """Writes ``search.yaml``, the complete settings, and ``base.yaml`` into a search folder."""
-    runs.write_text(folder / BASE, settings.base.read_text(encoding="utf-8"))
+    write_text(folder / BASE, settings.base.read_text(encoding="utf-8"))
     kept = [key for key in KEYS if key not in ("base", "folder")]
     data = {"base": BASE} | {key: getattr(settings, key) for key in kept}
     if settings.plan is not None:
@@ -125,7 +126,7 @@ def save(settings: Settings, folder: Path) -> None:
         data, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None
     )
     note = f"# The complete settings of this search. Only {', '.join(FREE)} may change.\n"
-    runs.write_text(folder / FILE, note + text)
+    write_text(folder / FILE, note + text)
 
 
 def load(folder: Path) -> Settings:

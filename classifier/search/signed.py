@@ -10,6 +10,7 @@ from pathlib import Path
 
 from classifier import runs
 from classifier.anchored_yaml import load
+from classifier.atomic import write_text
 from classifier.checkpoint import signature
 from classifier.checkpoint.trust import Found, Trust, active, names_in, strings
 from classifier.errors import UserError
@@ -24,7 +25,7 @@ def sign(folder: Path, working_folder: Path) -> None:
     text = LINE.sub("", path.read_text(encoding="utf-8"))
     found = signature.sign("search", _content(folder, text, str(working_folder)))
     if found and is_own():
-        runs.write_text(path, f"{text}# signed in {json.dumps(str(working_folder))}: {found}\n")
+        write_text(path, f"{text}# signed in {json.dumps(str(working_folder))}: {found}\n")
 
 
 def signed_folder(folder: Path) -> Path | None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 from classifier import runs
+from classifier.atomic import write_text
 from classifier.errors import UserError
 from classifier.runs import RunFolder
 from classifier.search import signed
@@ -121,7 +122,7 @@ def run_trial(trial: ClaimedTrial, stop: Stop, environment: Mapping[str, str]) -
             trial.requeue()
             stop.wait(study.settings.heartbeat)
             return
-        runs.write_text(folder / "trial.yaml", trial.config)
+        write_text(folder / "trial.yaml", trial.config)
         # Else its worker died between the last epoch, or the pruner's word, and the note of it.
         ended = trial.record.pruned or TrialRun(folder, monitor, direction).is_finished
         code = 0 if ended else fit(trial, stop, environment)

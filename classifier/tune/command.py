@@ -12,7 +12,7 @@ from jsonargparse import Namespace
 from rich.console import Console
 
 from classifier import __version__, terminal
-from classifier.atomic import written_new
+from classifier.atomic import atomic_create
 from classifier.cli.quiet import quiet
 from classifier.cli.run import CommandParser, explained
 from classifier.errors import UserError
@@ -94,7 +94,7 @@ def _tune(options: argparse.Namespace) -> int:
         stopped = not _finished(tuning)
     fit = terminal.command("fit", *options.given, "--config", output)
     tune = terminal.command("tune", *options.given)
-    with written_new(output) as file:
+    with atomic_create(output) as file:
         file.write(_text(tuning, table.lines, tune, fit, stopped).encode())
     found = f"{tuning.ratio:.2f} times as fast" if tuning.plan else "no faster plan found"
     terminal.out(f"{found}{'; stopped before the end' if stopped else ''}; {output}:\n  {fit}")
@@ -140,9 +140,9 @@ def _text(tuning: "Tuning", table: Sequence[str], tune: str, fit: str, stopped: 
 
 
 def _machine() -> str:
-    from classifier import runs
+    from classifier import environment
 
-    facts = runs.environment()
+    facts = environment.describe()
     parts = [
         *facts["gpus"],
         f"{facts['processor']} ({facts['cpu_capability']})",

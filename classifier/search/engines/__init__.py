@@ -9,7 +9,7 @@ from contextvars import copy_context
 from pathlib import Path
 from typing import Protocol
 
-from classifier.atomic import appended
+from classifier.atomic import open_to_append
 from classifier.cli.errors import is_users, message_of
 from classifier.platform import cores
 from classifier.search.settings import Settings
@@ -86,7 +86,7 @@ class Local:
             work(self.folder, self.stopping, self.until, self.shares[slot])
         except Exception as error:
             trace = "" if is_users(error) else traceback.format_exc()
-            with appended(self.folder / "workers" / f"local-{slot}.log") as log:
+            with open_to_append(self.folder / "workers" / f"local-{slot}.log") as log:
                 log.write(f"{trace}error: {message_of(error)}\n".encode())
             raise
 

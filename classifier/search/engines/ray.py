@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from classifier.atomic import appended
+from classifier.atomic import open_to_append
 from classifier.cli.run import COMMAND
 from classifier.errors import UserError
 
@@ -118,7 +118,7 @@ def run_worker(arguments: Sequence[str], folder: Path, output: Path) -> int:
         output: File that gets what it prints.
     """
     command = [*COMMAND, "search", "worker", *arguments]
-    with appended(output) as file:
+    with open_to_append(output) as file:
         process = subprocess.Popen(
             command,
             cwd=folder,

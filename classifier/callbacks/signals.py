@@ -4,37 +4,37 @@ import contextlib
 import os
 import signal
 from types import FrameType
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
 
+from classifier.internals.lightning import without_signal_handlers
 from classifier.platform import handled_by
 
 
-class Stopped(SystemExit):
+class StoppedBySignal(SystemExit):
     """The training was told to stop by a signal and has saved itself; the code is 128 + number."""
 
 
-class StopSignals:
+class StopOnSignal:
     """Notes SIGTERM, SIGINT and SIGUSR1; a second one ends the process at once.
 
     Attributes:
         signal: The one that this process got; 0 before.
-        told: The one that any rank got, as far as they have talked about it.
+        signal_on_any_rank: The one that any rank got, as far as they have agreed.
     """
 
     def __init__(self) -> None:
         self.signal = 0
-        self.told = 0
+        self.signal_on_any_rank = 0
         self.listening = contextlib.ExitStack()
 
     def listen(self, trainer: pl.Trainer) -> None:
         """Takes the place of the handlers of before, and of Lightning's."""
-        no_signal_handlers(trainer)
+        self.listening.enter_context(without_signal_handlers(trainer))
         self.listening.enter_context(handled_by(self._note))
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """Puts the handlers of before back."""
         self.listening.close()
 
@@ -42,31 +42,18 @@ class StopSignals:
         """Whether any rank has something due or was told to stop."""
         if trainer.world_size > 1:
             asked = torch.tensor([due, self.signal], device=trainer.strategy.root_device)
-            due, self.told = trainer.strategy.reduce(asked, reduce_op="max").tolist()
+            due, self.signal_on_any_rank = trainer.strategy.reduce(asked, reduce_op="max").tolist()
         else:
-            self.told = self.signal
-        return bool(due or self.told)
+            self.signal_on_any_rank = self.signal
+        return bool(due or self.signal_on_any_rank)
 
     def obey(self) -> None:
-        """Raises ``Stopped`` if any rank was told to stop."""
-        if self.told:
-            raise Stopped(128 + self.told)
+        """Raises ``StoppedBySignal`` if any rank was told to stop."""
+        if self.signal_on_any_rank:
+            raise StoppedBySignal(128 + self.signal_on_any_rank)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.signal:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         self.signal = number
-
-
-# ---- Lightning's inside, for want of a hook; tests/test_resume_inside.py watches it ----
-
-
-def no_signal_handlers(trainer: pl.Trainer) -> None:
-    """Keeps off Lightning's handlers.
-
-    They save inside the handler, where a third of all files are torn, and talk to the other ranks
-    there, which may be in the midst of talking about something else.
-    """
-    connector: Any = trainer._signal_connector
-    connector.register_signal_handlers = lambda: None

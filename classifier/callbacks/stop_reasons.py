@@ -1,4 +1,4 @@
-"""What ended a training, and whether that still holds when it goes on.
+"""What ended a training, and whether that still holds when it is resumed.
 
 A checkpoint keeps who stopped the training: the time, early stopping, the search or another
 callback. The cause holds as long as its settings are the same.
@@ -11,35 +11,35 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, Checkpoint, EarlyStopping, Timer
 from pytorch_lightning.callbacks.early_stopping import EarlyStoppingReason
 
+Settings = Mapping[str, Any]
+
 ANOTHER = "another callback"
 SEARCH = "the search"
 REPRODUCE = "reproduce"
 
 
-class EndsAt(Callback):
+class StopAtStep(Callback):
     """Ends a training after an optimizer step, which is none of its settings.
 
     Args:
         step: The number of steps.
     """
 
-    state_key = "EndsAt"
+    state_key = "StopAtStep"
 
     def __init__(self, step: int) -> None:
         self.step = step
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
         # After its max_steps a training ends by itself, and without a further validation.
         if trainer.global_step >= self.step and trainer.max_steps != self.step:
             trainer.should_stop = True
 
 
-def stopped_by(trainer: Any) -> str:
+def stop_reason(trainer: Any) -> str:
     """The name of what told a training to stop: a callback's class, the search or reproduce."""
     for callback in trainer.callbacks:
-        if isinstance(callback, EndsAt) and callback.step == trainer.global_step:
+        if isinstance(callback, StopAtStep) and callback.step == trainer.global_step:
             return REPRODUCE
         if isinstance(callback, Timer):
             remaining = callback.time_remaining()  # None without a limit
@@ -53,37 +53,38 @@ def stopped_by(trainer: Any) -> str:
     return ANOTHER
 
 
-def explained(cause: str) -> str:
-    """Names what stopped a training, and what lets it go on."""
+def describe(cause: str) -> str:
+    """Names what stopped a training, and what resumes it."""
     if cause == "Timer":
-        return "the time; a longer trainer.max_time, or duration of a Timer, or null, goes on."
+        return "the time; raise or drop trainer.max_time or a Timer's duration to continue."
     if cause == REPRODUCE:
         return f"{cause}, where the run before had ended."
     if cause == ANOTHER:
-        return f"{cause}; other trainer.callbacks, or null, go on."
-    return f"{cause}; other arguments of it, or --trainer.callbacks null, go on."
+        return f"{cause}; change trainer.callbacks, or set it to null, to continue."
+    return f"{cause}; change its arguments, or pass --trainer.callbacks null, to continue."
 
 
-def still_holds(cause: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+def still_holds(cause: str, then: Settings, now: Settings) -> bool:
     """Whether what stopped a training would stop it again.
 
     Args:
-        cause: What ``stopped_by`` has said.
+        cause: What ``stop_reason`` has said.
         then: The settings of the trainer that was stopped.
-        now: Those of the one that is to go on.
+        now: Those of the one that is to be resumed.
     """
     return cause != SEARCH and _settings_of(cause, then) == _settings_of(cause, now)
 
 
-def _settings_of(cause: str, trainer: Mapping[str, Any]) -> list[Any]:
+def _settings_of(cause: str, trainer: Settings) -> list[Any]:
     callbacks = _callbacks(trainer) if cause == ANOTHER else named(trainer, cause)
     # Lightning makes a Timer of it.
     return [trainer.get("max_time") if cause in (ANOTHER, "Timer") else None, *callbacks]
 
 
-def named(trainer: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
+def named(trainer: Settings, name: str) -> list[Settings]:
     """The callbacks of a class in the settings of a trainer."""
-    return [spec for spec in _callbacks(trainer) if _name(spec) == name]
+    paths = ((str(spec["class_path"]), spec) for spec in _callbacks(trainer))
+    return [spec for path, spec in paths if path.rpartition(".")[2] == name]
 
 
 def forget(trainer: Any, states: dict[str, Any]) -> None:
@@ -106,10 +107,7 @@ def spare_early_stopping(trainer: Any) -> None:
 
 
 def follow_new_arguments(
-    trainer: Any,
-    states: dict[str, Any],
-    then: Mapping[str, Any],
-    now: Mapping[str, Any],
+    trainer: Any, states: dict[str, Any], then: Settings, now: Settings
 ) -> None:
     """Edits the saved states of callbacks so that changed arguments take effect.
 
@@ -131,12 +129,8 @@ def follow_new_arguments(
                 states[callback.state_key] = {**state, **fresh}
 
 
-def _callbacks(trainer: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _callbacks(trainer: Settings) -> list[Settings]:
     """The callbacks in the settings of a trainer, each with its class_path."""
     callbacks = trainer.get("callbacks") or []
     callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
     return [spec if isinstance(spec, Mapping) else {"class_path": str(spec)} for spec in callbacks]
-
-
-def _name(spec: Mapping[str, Any]) -> str:
-    return str(spec["class_path"]).rpartition(".")[2]
