@@ -13,11 +13,19 @@ if __name__ == "__main__" and os.path.realpath(sys.path[0]) in (os.getcwd(), OWN
 
 from collections.abc import Sequence  # noqa: E402
 from importlib import import_module  # noqa: E402
+from pathlib import Path  # noqa: E402
 
 from classifier import __version__  # noqa: E402
 from classifier.platform import exit_now, handled_by  # noqa: E402
 
-VERBS = {
+
+def _is_there(place: str) -> bool:
+    """Whether the room of a command has not been taken out of the package."""
+    room = Path(OWN, place.replace(":", ".").partition(".")[0])
+    return (room / "__init__.py").exists() or room.with_suffix(".py").exists()
+
+
+_COMMANDS = {
     "fit": ("cli.run:run", "train a network, from a config file or on from a checkpoint"),
     "validate": ("cli.run:run", "evaluate a checkpoint on the validation set"),
     "test": ("cli.run:run", "evaluate a checkpoint on the test set"),
@@ -27,6 +35,7 @@ VERBS = {
     "reproduce": ("reproduce:run", "train a run again from its record and compare the two"),
 }
 """The function that runs each, given the command line, and what it does."""
+VERBS = {verb: room for verb, room in _COMMANDS.items() if _is_there(room[0])}
 EVALUATING = ("validate", "test", "predict")  # have nothing to save when they are to end
 HELP = f"""\
 usage: classifier <command> [options]

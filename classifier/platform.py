@@ -1,4 +1,4 @@
-"""What the operating system is asked: signals, the end of processes, memory."""
+"""What the operating system is asked: signals, the end of processes, memory, processors."""
 
 import contextlib
 import ctypes
@@ -145,3 +145,10 @@ def memory_may_double() -> bool:
     lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     free = int(lines["MemAvailable"].split()[0])  # KiB, as the other
     return free > resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def cores() -> int:
+    """The processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -227,9 +227,11 @@ def direction_of(metric: str) -> Direction:
     return "minimize" if "loss" in metric else "maximize"
 
 
-def best_value(folder: Path, monitor: str, direction: Direction) -> float | None:
-    """The best finite ``monitor`` of all rows in ``metrics.csv``; None if no row has one."""
-    values = [float(text) for row in read_metrics(folder) if (text := row.get(monitor))]
+def best_value(
+    rows: Sequence[Mapping[str, str]], monitor: str, direction: Direction
+) -> float | None:
+    """The best finite ``monitor`` of rows of ``metrics.csv``; None if no row has one."""
+    values = [float(text) for row in rows if (text := row.get(monitor))]
     best = min if direction == "minimize" else max
     return best(filter(math.isfinite, values), default=None)
 

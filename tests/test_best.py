@@ -80,9 +80,8 @@ def check(folder, capsys, *arguments):
     assert f"best {best['monitor']} {best['value']:.4f} after" in screen
     values = [float(row[best["monitor"]] or "nan") for row in runs.read_metrics(folder)]
     assert best["value"] in values
-    assert best["value"] == runs.best_value(
-        folder, best["monitor"], runs.direction_of(best["monitor"])
-    )
+    direction = runs.direction_of(best["monitor"])
+    assert best["value"] == runs.best_value(runs.read_metrics(folder), best["monitor"], direction)
     assert validated(capsys, folder, *arguments)[best["monitor"]] == best["value"]
 
 

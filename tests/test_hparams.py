@@ -13,8 +13,9 @@ from searches import trials_of
 
 from classifier import runs
 from classifier.__main__ import main
+from classifier.search.hparams import write_experiment
+from classifier.search.process import Trial
 from classifier.search.space import Space
-from classifier.search.tensorboard import write_experiment
 
 pytestmark = pytest.mark.filterwarnings("ignore:html5lib:DeprecationWarning")  # TensorBoard's
 
@@ -51,18 +52,16 @@ STATUSES = ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNIN
 
 
 @pytest.fixture
-def train(write_config, monkeypatch):
+def train(write_config):
     """Trains a trial and returns its folder."""
 
     def run(number, values, *arguments, changes=None, code=0):
         folder = Path("searches/tiny/trials").resolve() / f"{number:04}"
         folder.mkdir(parents=True, exist_ok=True)
         config = shutil.move(write_config(changes), folder / "trial.yaml")
-        facts = {"folder": str(folder), "monitor": "val_accuracy", "direction": "maximize"}
-        trial = {**facts, "hyperparameters": values, "channel": None, "words": ["own.Stop"]}
-        with monkeypatch.context() as patch:
-            patch.setenv("CLASSIFIER_TRIAL", json.dumps(trial))
-            assert main(["fit", "--config", str(config), *arguments]) == code
+        given = ["--config", str(config), *arguments]
+        trial = Trial(given, folder, "val_accuracy", "maximize", values, words=["own.Stop"])
+        assert main(["search", "trial", trial.to_json()]) == code
         return folder
 
     return run
@@ -164,13 +163,13 @@ def test_no_trial_is_hidden_because_choices_are_of_several_kinds(train):
     assert shown == [0.5, "auto", "null", True, 2]
 
 
-def test_the_best_value_of_a_trial_is_the_lowest_where_that_is_better(train, monkeypatch):
+def test_the_best_value_of_a_trial_is_the_lowest_where_that_is_better(train):
     folder = train(0, {"lr": 0.01})
 
     losses = [float(row["val_loss"]) for row in runs.read_metrics(folder)]
-    assert runs.best_value(folder, "val_loss", "minimize") == min(losses)
-    assert runs.best_value(folder, "val_loss", "maximize") == max(losses)
-    assert runs.best_value(folder, "val_recall", "maximize") is None
+    assert runs.best_value(runs.read_metrics(folder), "val_loss", "minimize") == min(losses)
+    assert runs.best_value(runs.read_metrics(folder), "val_loss", "maximize") == max(losses)
+    assert runs.best_value(runs.read_metrics(folder), "val_recall", "maximize") is None
 
 
 def test_a_trial_that_failed_is_shown_as_failed(train, write_module):
@@ -210,6 +209,6 @@ def test_the_columns_are_written_once(own_folder):
 
 
 def test_the_columns_are_written_without_torch(own_folder):
-    program = "import sys, classifier.search.tensorboard; sys.exit('torch' in sys.modules)"
+    program = "import sys, classifier.search.hparams; sys.exit('torch' in sys.modules)"
 
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0

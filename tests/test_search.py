@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,10 +30,11 @@ from searches import (
 from classifier import runs
 from classifier.__main__ import main
 from classifier.search.engines import share_cores, shares
-from classifier.search.outcome import outcome
-from classifier.search.process import FitProcess
+from classifier.search.process import FitProcess, Trial
+from classifier.search.results import TrialRun
 from classifier.search.settings import parse, save
-from classifier.search.study import ATTEMPTS, Study, Worker
+from classifier.search.storage import Outcome, Worker, active_worker
+from classifier.search.study import ATTEMPTS, Study
 
 
 @pytest.fixture
@@ -172,7 +174,7 @@ def test_a_folder_that_holds_something_else_is_refused(own_folder):
     told = again()
 
     assert told.returncode == 2
-    assert "exists and holds no search" in told.stderr
+    assert "exists and is not a search folder" in told.stderr
 
 
 # ---- the budget ----
@@ -181,20 +183,20 @@ def test_a_folder_that_holds_something_else_is_refused(own_folder):
 def test_there_are_never_more_trials_than_wanted(make_study):
     study = make_study()
 
-    with Worker(study.folder) as worker:
-        taken = [study.take(worker) for _ in range(6)]
+    with active_worker(study.folder) as worker:
+        taken = [study.claim_next(worker) for _ in range(6)]
 
     assert [trial and trial.number for trial in taken] == [0, 1, 2, 3, None, None]
 
 
 def test_a_trial_is_sampled_alike_whoever_takes_it(make_study):
     first = make_study(n_trials=6)
-    with Worker(first.folder) as worker:
-        expected = [first.take(worker).params for _ in range(6)]
+    with active_worker(first.folder) as worker:
+        expected = [first.claim_next(worker).params for _ in range(6)]
 
     second = make_study(n_trials=6, folder="other")
     second = Study(second.folder, second.settings, InMemoryStorage())
-    other = [second.take().params for _ in range(6)]
+    other = [second.claim_next().params for _ in range(6)]
 
     assert other == expected
 
@@ -202,9 +204,9 @@ def test_a_trial_is_sampled_alike_whoever_takes_it(make_study):
 def test_a_grid_is_trained_once_each_in_order(make_study):
     study = make_study(sampler="grid", n_trials=None, space={"lr": [0.1, 0.2], "width": [2, 4]})
 
-    with Worker(study.folder) as worker:
-        taken = [study.take(worker).params for _ in range(4)]
-        assert study.take(worker) is None
+    with active_worker(study.folder) as worker:
+        taken = [study.claim_next(worker).params for _ in range(4)]
+        assert study.claim_next(worker) is None
 
     pairs = [(0.1, 2), (0.1, 4), (0.2, 2), (0.2, 4)]
     assert taken == [{"lr": lr, "width": width} for lr, width in pairs]
@@ -214,12 +216,12 @@ def test_every_configuration_is_trained_with_every_seed(make_study):
     space = {**SEARCH["space"], "seed_everything": [5, 7]}
     study = make_study(space=space)
 
-    with Worker(study.folder) as worker:
-        taken = [study.take(worker) for _ in range(4)]
+    with active_worker(study.folder) as worker:
+        taken = [study.claim_next(worker) for _ in range(4)]
 
-    assert [study.seed(trial.number) for trial in taken] == [5, 7, 5, 7]
+    assert [trial.values["seed_everything"] for trial in taken] == [5, 7, 5, 7]
     assert taken[0].params == taken[1].params != taken[2].params == taken[3].params
-    assert yaml.safe_load(study.text(taken[1]))["seed_everything"] == 7
+    assert yaml.safe_load(taken[1].config)["seed_everything"] == 7
 
 
 # ---- a worker that dies ----
@@ -227,44 +229,44 @@ def test_every_configuration_is_trained_with_every_seed(make_study):
 
 def dead_worker(folder):
     """A worker whose process is gone: nobody holds its lock."""
-    worker = Worker(folder)
-    worker.path.touch()
+    worker = Worker.new()
+    worker.lock_in(folder).touch()
     return worker
 
 
 def test_the_trial_of_a_dead_worker_goes_on_under_its_number(make_study):
     study = make_study()
-    first = study.take(dead_worker(study.folder))
+    first = study.claim_next(dead_worker(study.folder))
 
-    with Worker(study.folder) as worker:
-        second = study.take(worker)
+    with active_worker(study.folder) as worker:
+        second = study.claim_next(worker)
 
         assert (second.number, second.params) == (first.number, first.params)
-        assert study.is_ours(second, worker)
-        assert not study.is_ours(first, dead_worker(study.folder))
+        assert second.is_held()
+        assert not first.is_held()
 
 
 def test_the_trial_of_a_living_worker_is_left_alone(make_study):
     study = make_study()
 
-    with Worker(study.folder) as one, Worker(study.folder) as other:
-        assert study.take(one).number == 0
-        assert study.take(other).number == 1
+    with active_worker(study.folder) as one, active_worker(study.folder) as other:
+        assert study.claim_next(one).number == 0
+        assert study.claim_next(other).number == 1
 
 
 def test_a_trial_taken_by_nobody_goes_on(make_study):
     # its worker died between taking it and putting its name to it
     study = make_study()
-    study.take(None)
+    study.claim_next(None)
 
-    with Worker(study.folder) as worker:
-        assert study.take(worker).number == 0
+    with active_worker(study.folder) as worker:
+        assert study.claim_next(worker).number == 0
 
 
 def test_a_trial_that_kills_its_workers_fails_the_third_time(make_study):
     study = make_study()
 
-    taken = [study.take(dead_worker(study.folder)).number for _ in range(ATTEMPTS + 1)]
+    taken = [study.claim_next(dead_worker(study.folder)).number for _ in range(ATTEMPTS + 1)]
 
     assert taken == [0, 0, 0, 1]
     trial = study.trials()[0]
@@ -276,7 +278,7 @@ def test_a_trial_whose_workers_end_by_themselves_goes_on_as_often_as_needed(make
     # as for a full disk: nobody could even note that the trial waits
     study = make_study()
 
-    taken = [study.take(Worker(study.folder)).number for _ in range(2 * ATTEMPTS)]
+    taken = [study.claim_next(Worker.new()).number for _ in range(2 * ATTEMPTS)]
 
     assert taken == [0] * len(taken)
 
@@ -284,11 +286,11 @@ def test_a_trial_whose_workers_end_by_themselves_goes_on_as_often_as_needed(make
 def test_a_trial_that_was_told_to_stop_goes_on_as_often_as_needed(make_study):
     study = make_study()
 
-    with Worker(study.folder) as worker:
+    with active_worker(study.folder) as worker:
         for _ in range(2 * ATTEMPTS):
-            trial = study.take(worker)
+            trial = study.claim_next(worker)
             assert trial.number == 0
-            study.put_back(trial)
+            trial.requeue()
 
 
 @pytest.fixture
@@ -301,29 +303,27 @@ def clock(monkeypatch):
 
 def test_a_silent_worker_of_another_machine_is_given_up(make_study, clock):
     study = make_study(heartbeat=10)
-    far = Worker(study.folder)
-    far.identity["host"] = "another"
-    study.take(far)
+    far = replace(Worker.new(), host="another")
+    study.claim_next(far)
 
     taken = []
-    with Worker(study.folder) as worker:
+    with active_worker(study.folder) as worker:
         for clock[0] in (1, 30, 60):
-            taken.append(study.take(worker).number)
+            taken.append(study.claim_next(worker).number)
 
     assert taken == [1, 2, 0]
 
 
 def test_a_beating_worker_of_another_machine_is_left_alone(make_study, clock):
     study = make_study(heartbeat=10)
-    far = Worker(study.folder)
-    far.identity["host"] = "another"
-    trial = study.take(far)
+    far = replace(Worker.new(), host="another")
+    trial = study.claim_next(far)
 
     taken = []
-    with Worker(study.folder) as worker:
+    with active_worker(study.folder) as worker:
         for clock[0] in (1, 30, 60):
-            trial.set_user_attr("beat", clock[0])
-            taken.append(study.take(worker).number)
+            trial.beat()
+            taken.append(study.claim_next(worker).number)
 
     assert taken == [1, 2, 3]
 
@@ -332,26 +332,20 @@ def test_a_trial_that_was_passed_on_and_dropped_is_not_left_to_its_first_worker(
     # the second worker died after it took the trial; the first one is still alive
     study = make_study()
 
-    with Worker(study.folder) as first, Worker(study.folder) as third:
-        study.put_back(study.take(first), "killed by signal 9")
+    with active_worker(study.folder) as first, active_worker(study.folder) as third:
+        study.claim_next(first).requeue("killed by signal 9")
         second = dead_worker(study.folder)
-        assert study.take(second).number == 0
+        assert study.claim_next(second).number == 0
 
-        assert study.take(third).number == 0
+        assert study.claim_next(third).number == 0
 
 
 def test_a_trial_that_is_told_to_stop_while_it_waits_for_an_answer_saves_and_ends(own_folder):
     folder = own_folder / "found" / "trials" / "0000"
     folder.mkdir(parents=True)
     (folder / "trial.yaml").write_text(TINY.replace("&epochs 2", "&epochs 50"))
-    facts = {"monitor": "val_loss", "direction": "minimize", "hyperparameters": {}}
-    fit = FitProcess(
-        ["--config", str(folder / "trial.yaml")],
-        {"folder": str(folder), **facts},
-        folder / "output.log",
-        own_folder,
-        {"OMP_NUM_THREADS": "1"},
-    )
+    trial = Trial(["--config", str(folder / "trial.yaml")], folder, "val_loss", "minimize", {})
+    fit = FitProcess(trial, own_folder, {"OMP_NUM_THREADS": "1"})
     assert fit.next_value(60) is not None  # and nobody answers
 
     late = []
@@ -370,16 +364,15 @@ def test_a_trial_that_is_told_to_stop_while_it_waits_for_an_answer_saves_and_end
 
 def test_a_torn_line_of_the_journal_is_mended(make_study):
     study = make_study()
-    living = Study.of(study.folder)
-    trial = study.take()
+    trial = Study.of(study.folder).claim_next()
     with (study.folder / "journal.log").open("a") as file:
         file.write('{"op_code": 8, "worker_id": "half a li')
 
-    living.put_back(trial)
+    trial.requeue()
     again = Study.of(study.folder)
 
     assert state(study.folder, 0) == TrialState.WAITING
-    assert again.take().number == 0
+    assert again.claim_next().number == 0
     assert state(study.folder, 0) == TrialState.RUNNING
     lines = (study.folder / "journal.log").read_text().splitlines()
     assert all(json.loads(line) for line in lines)
@@ -389,7 +382,7 @@ def test_a_lock_of_optuna_that_was_left_behind_does_no_harm(make_study):
     study = make_study()
     (study.folder / "journal.log.lock").symlink_to("/of/a/folder/that/was/moved/journal.log")
 
-    assert study.take().number == 0
+    assert study.claim_next().number == 0
 
 
 def test_a_journal_of_nothing_but_half_a_line_is_mended(own_folder):
@@ -399,7 +392,7 @@ def test_a_journal_of_nothing_but_half_a_line_is_mended(own_folder):
     save(settings, folder)
     (folder / "journal.log").write_text('{"op_code": 0, "wor')
 
-    assert Study(folder, settings).take().number == 0
+    assert Study(folder, settings).claim_next().number == 0
 
 
 # ---- what became of a trial ----
@@ -415,28 +408,26 @@ def write_run(values, output=""):
     return folder
 
 
+def outcome(folder, code):
+    return TrialRun(folder, "val_loss", "minimize").outcome(code)
+
+
 def test_the_best_epoch_counts_and_all_starts_take_time(own_folder):
-    result = outcome(write_run([3, 1, 2]), 0, False, "val_loss", "minimize")
+    result = outcome(write_run([3, 1, 2]), 0)
 
-    assert result == (TrialState.COMPLETE, 1, "", 3, 3)
-
-
-def test_a_pruned_trial_keeps_its_best_value(own_folder):
-    result = outcome(write_run([3, 1]), 0, True, "val_loss", "minimize")
-
-    assert result[:2] == (TrialState.PRUNED, 1)
+    assert result == Outcome(1, "", 3, 3)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_trial_that_diverges_has_failed_with_the_epoch(own_folder, bad):
-    result = outcome(write_run([3, bad]), 0, False, "val_loss", "minimize")
+    result = outcome(write_run([3, bad]), 0)
 
-    assert (result.state, result.value) == (TrialState.FAIL, None)
+    assert result.value is None
     assert result.reason == f"val_loss is {bad} after epoch 2"
 
 
 def test_a_trial_without_any_measured_epoch_has_failed(own_folder):
-    result = outcome(write_run([""]), 0, False, "val_loss", "minimize")
+    result = outcome(write_run([""]), 0)
 
     assert result.reason == "no epoch measured val_loss"
 
@@ -444,21 +435,21 @@ def test_a_trial_without_any_measured_epoch_has_failed(own_folder):
 def test_a_failed_trial_says_the_last_error_that_it_printed(own_folder):
     folder = write_run([3], "error: of an earlier start\nsome line\nerror: out of memory\n")
 
-    result = outcome(folder, 1, False, "val_loss", "minimize")
+    result = outcome(folder, 1)
 
-    assert (result.state, result.reason) == (TrialState.FAIL, "out of memory")
+    assert (result.value, result.reason) == (None, "out of memory")
 
 
 def test_an_error_of_an_earlier_start_is_not_that_of_the_last_one(own_folder):
     log = "started at noon\nerror: disk full\nstarted at one\nhalf an epoch\n"
 
-    result = outcome(write_run([3], log), 1, False, "val_loss", "minimize")
+    result = outcome(write_run([3], log), 1)
 
     assert result.reason == "exit code 1; see run/output.log"
 
 
 def test_a_silent_failure_points_to_its_output(own_folder):
-    result = outcome(write_run([3], "nothing\n"), 3, False, "val_loss", "minimize")
+    result = outcome(write_run([3], "nothing\n"), 3)
 
     assert result.reason == "exit code 3; see run/output.log"
 
@@ -489,7 +480,7 @@ def test_hidden_gpus_stay_hidden(monkeypatch):
 
 def test_the_processors_are_shared_out(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr("classifier.search.engines.cores", lambda: 8)
+    monkeypatch.setattr("classifier.platform.cores", lambda: 8)
 
     share_cores(3)
 

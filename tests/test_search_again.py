@@ -22,7 +22,7 @@ from searches import (
 from classifier import runs
 from classifier.__main__ import main
 from classifier.errors import UserError
-from classifier.search.same import continued
+from classifier.search.resume import resumed
 from classifier.search.settings import parse, save
 
 SPACE = {"lr": {"low": 0.001, "high": 0.1, "log": True}, "width": [2, 4]}
@@ -76,7 +76,7 @@ def test_a_base_config_that_only_looks_different_goes_on_from_the_first_text(beg
     begun()
     Path("tiny.yaml").write_text(text)
 
-    settings = continued(parse(["--config", "search.yaml"]))
+    settings = resumed(parse(["--config", "search.yaml"]))
 
     assert settings.base == Path("found/base.yaml").resolve()
     assert settings.base.read_text() == TINY
@@ -186,7 +186,7 @@ def test_a_search_that_is_only_written_otherwise_goes_on(begun, changes):
     held = begun()
     write_files(**changes)
 
-    settings = continued(parse(["--config", "search.yaml"]))
+    settings = resumed(parse(["--config", "search.yaml"]))
 
     assert settings.space == held.space  # as the folder has it, in its order
 
@@ -245,7 +245,7 @@ def test_the_order_of_a_grid_counts_for_it_says_which_trials_come_first(begun, s
     write_files(**GRID, space=space)
 
     with pytest.raises(UserError) as error:
-        continued(parse(["--config", "search.yaml"]))
+        resumed(parse(["--config", "search.yaml"]))
 
     assert words in str(error.value)
 
@@ -261,7 +261,7 @@ def test_a_pruner_that_is_the_default_may_be_written_or_left_out(begun):
     Path("search.yaml").write_text(text)
 
     assert "pruner" not in text
-    assert continued(parse(["--config", "search.yaml"])).n_trials == 4
+    assert resumed(parse(["--config", "search.yaml"])).n_trials == 4
 
 
 def test_the_same_database_may_be_asked_by_another_user_with_another_password(begun, monkeypatch):
@@ -269,7 +269,7 @@ def test_the_same_database_may_be_asked_by_another_user_with_another_password(be
     begun(storage="postgresql://me:old@host/name")
     write_files(storage="$SEARCH_DATABASE")
 
-    assert continued(parse(["--config", "search.yaml"])).storage == "$SEARCH_DATABASE"
+    assert resumed(parse(["--config", "search.yaml"])).storage == "$SEARCH_DATABASE"
 
 
 # ---- the folder ----
@@ -369,4 +369,4 @@ def test_the_best_of_all_validations_counts_once_an_epoch(own_folder):
     for trial in trials_of(folder):
         own = trial_folder(folder, trial.number)
         assert list(trial.intermediate_values) == [1, 2]
-        assert trial.value == runs.best_value(own, "val_accuracy", "maximize")
+        assert trial.value == runs.best_value(runs.read_metrics(own), "val_accuracy", "maximize")

@@ -16,7 +16,8 @@ from searches import Search, check_whole, metrics, state, trial_folder, trials_o
 
 from classifier import runs
 from classifier.errors import UserError
-from classifier.search import cluster_ray, slurm
+from classifier.search.engines import ray as ray_engine
+from classifier.search.engines import slurm
 
 ELSEWHERE = [
     *("unshare", "--user", "--map-root-user", "--uts"),
@@ -195,7 +196,7 @@ def test_a_time_limit_that_yaml_turned_into_a_number_is_refused(own_folder):
 
 @pytest.mark.slow
 def test_a_trial_of_a_lost_node_of_ray_is_taken_over(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(Path(cluster_ray.__file__).parents[2]))
+    monkeypatch.setenv("PYTHONPATH", str(Path(ray_engine.__file__).parents[3]))
     with servers.ray_cluster(nodes=2) as (address, replace_a_node):
         options = {"address": address}
         folder = write_search(engine="ray", engine_options=options, n_trials=10)
@@ -218,7 +219,7 @@ def workers_of(folder):
 
 @pytest.mark.slow
 def test_a_search_on_ray_that_is_stopped_puts_its_trials_back(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(Path(cluster_ray.__file__).parents[2]))
+    monkeypatch.setenv("PYTHONPATH", str(Path(ray_engine.__file__).parents[3]))
     with servers.ray_cluster(nodes=2) as (address, _):
         folder = write_search(engine="ray", engine_options={"address": address})
 
@@ -235,11 +236,11 @@ def test_without_ray_the_engine_says_how_to_get_it(own_folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
 
     with pytest.raises(UserError, match=r"pip install 'classifier\[ray\]'"):
-        cluster_ray.start(own_folder, 2, {}, None)
+        ray_engine.start(own_folder, 2, {}, None)
 
 
 def test_an_option_that_ray_does_not_have_is_refused(own_folder):
     pytest.importorskip("ray")
 
     with pytest.raises(UserError, match="num_gpu for"):
-        cluster_ray.start(own_folder, 2, {"num_gpu": 1}, None)
+        ray_engine.start(own_folder, 2, {"num_gpu": 1}, None)

@@ -178,7 +178,7 @@ def test_a_command_that_is_told_to_stop_puts_its_trials_back(search, check, name
     os.killpg(search.process.pid, signal.Signals[name])  # as a terminal does
 
     assert search.end(30) == code
-    assert "stopping; the trials go on with the same command" in Path("output.txt").read_text()
+    assert "stopping; the same command resumes the search" in Path("output.txt").read_text()
     states = {trial.state for trial in trials_of(search.folder)}
     assert states <= {TrialState.COMPLETE, TrialState.WAITING}
     check(ended=code)

@@ -11,8 +11,8 @@ from searches import Search, trial_folder, trials_of
 
 from classifier import runs
 from classifier.__main__ import main
-from classifier.search import console
-from classifier.search.results import rows
+from classifier.search.report import duration, time_left
+from classifier.search.results import Results
 from classifier.search.settings import load
 from classifier.search.study import Study
 
@@ -38,11 +38,11 @@ def test_the_status_of_an_ended_search_says_so(found, capsys):
     assert "found: 4 of 4 trials done (4 complete)\nbest: trial " in text
 
 
-def test_the_status_of_a_stopped_search_says_that_nobody_works_on_it(copied, capsys):
+def test_the_status_of_a_stopped_search_says_that_no_worker_is_active(copied, capsys):
     settings = copied / "search.yaml"
     settings.write_text(settings.read_text().replace("n_trials: 4", "n_trials: 9"))
 
-    assert "4 of 9 trials done (4 complete); nobody works on it" in told(capsys, "status", copied)
+    assert "4 of 9 trials done (4 complete); no active worker" in told(capsys, "status", copied)
 
 
 def test_the_best_is_shown_with_what_it_changes(found, capsys):
@@ -158,11 +158,11 @@ def test_the_rest_of_the_time_is_estimated_from_the_trials_so_far(copied):
     settings = copied / "search.yaml"
     settings.write_text(settings.read_text().replace("n_trials: 4", "n_trials: 10"))
     study = Study.of(copied)
-    everything = rows(study)
+    results = Results(study)
 
-    mean = sum(row.seconds for row in everything) / len(everything)
+    mean = sum(row.outcome.seconds for row in results.rows) / len(results.rows)
 
-    assert console.time_left(study, 2) == f"6 trials left, about {console.duration(6 * mean / 2)}"
+    assert time_left(results, 2) == f"6 trials left, about {duration(6 * mean / 2)}"
 
 
 @pytest.mark.parametrize(
@@ -170,4 +170,4 @@ def test_the_rest_of_the_time_is_estimated_from_the_trials_so_far(copied):
     [(0.4, "0 s"), (59.6, "1 min 0 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")],
 )
 def test_a_time_is_said_in_words(seconds, words):
-    assert console.duration(seconds) == words
+    assert duration(seconds) == words

@@ -15,15 +15,14 @@ from optuna.exceptions import ExperimentalWarning
 
 from classifier.errors import UserError
 from classifier.module import ClassificationModule
-from classifier.search.same import differences
+from classifier.search.resume import differences
+from classifier.search.samplers import make_pruner, make_sampler
 from classifier.search.settings import (
     DEFAULT_MONITOR,
     DIRECTIONS,
     MODES,
     Settings,
     load,
-    make_pruner,
-    make_sampler,
     parse,
     save,
 )
@@ -78,8 +77,8 @@ def test_a_search_file_needs_no_more_than_base_space_and_budget(files):
 def test_tpe_and_a_median_pruner_that_waits_for_five_trials_are_the_default():
     settings = parse(FILE)
 
-    pruner = make_pruner(settings)
-    assert isinstance(make_sampler(settings, 0), optuna.samplers.TPESampler)
+    pruner = make_pruner(settings.pruner)
+    assert isinstance(make_sampler(settings.sampler, 0), optuna.samplers.TPESampler)
     assert isinstance(pruner, optuna.pruners.MedianPruner)
     assert pruner._n_startup_trials == 5
 
@@ -261,8 +260,9 @@ def test_the_settings_of_a_class_have_help(capsys):
 
 def test_settings_are_read_without_torch():
     script = (
-        "import sys; from classifier.search.settings import parse, make_sampler; "
-        "make_sampler(parse(['--config', 'digits.yaml']), 0); sys.exit('torch' in sys.modules)"
+        "import sys; from classifier.search import samplers, settings; "
+        "samplers.make_sampler(settings.parse(['--config', 'digits.yaml']).sampler, 0);"
+        "sys.exit('torch' in sys.modules)"
     )
     folder = Path(__file__).parents[1]
 
@@ -369,8 +369,8 @@ def sampled(sampler, count=1):
 def test_a_trial_is_sampled_by_its_number_alone(name):
     settings = parse([*FILE, "--sampler", *name.split()])
 
-    again = [sampled(make_sampler(settings, 7)) for _ in range(2)]
-    others = [sampled(make_sampler(settings, number)) for number in range(6)]
+    again = [sampled(make_sampler(settings.sampler, 7)) for _ in range(2)]
+    others = [sampled(make_sampler(settings.sampler, number)) for number in range(6)]
 
     assert again[0] == again[1]
     assert len({str(params) for params in others}) == 6
@@ -379,7 +379,7 @@ def test_a_trial_is_sampled_by_its_number_alone(name):
 def test_the_seed_of_the_sampler_gives_another_search():
     settings = [parse([*FILE, "--sampler.seed", seed]) for seed in ("0", "1")]
 
-    proposals = [sampled(make_sampler(one, 0)) for one in (parse(FILE), *settings)]
+    proposals = [sampled(make_sampler(one.sampler, 0)) for one in (parse(FILE), *settings)]
 
     assert proposals[0] == proposals[1] != proposals[2]
 
@@ -394,7 +394,7 @@ def test_samplers_inside_a_sampler_are_seeded_too():
         ]
     )
 
-    proposals = [sampled(make_sampler(settings, number))[0] for number in (0, 1, 1)]
+    proposals = [sampled(make_sampler(settings.sampler, number))[0] for number in (0, 1, 1)]
 
     assert [params["dropout"] for params in proposals] == [0.5] * 3
     assert proposals[0]["lr"] != proposals[1]["lr"] == proposals[2]["lr"]
@@ -411,14 +411,14 @@ def test_quasi_random_trials_are_points_of_one_sequence():
 
     points = []
     for number in range(8):
-        ours.sampler = make_sampler(settings, number)
+        ours.sampler = make_sampler(settings.sampler, number)
         points.append(ours.ask(PARAMETERS).params)
 
     assert points == [expected.ask(PARAMETERS).params for _ in range(8)]
 
 
 def test_the_pruner_null_prunes_nothing():
-    assert isinstance(make_pruner(parse([*FILE, "--pruner=null"])), optuna.pruners.NopPruner)
+    assert isinstance(make_pruner(parse([*FILE, "--pruner=null"]).pruner), optuna.pruners.NopPruner)
 
 
 def test_a_grid_needs_no_budget():
@@ -427,7 +427,7 @@ def test_a_grid_needs_no_budget():
     settings = parse(FILE)
 
     assert (settings.sampler, settings.n_trials) == ("grid", None)
-    assert isinstance(make_sampler(settings, 0), optuna.samplers.BaseSampler)
+    assert isinstance(make_sampler(settings.sampler, 0), optuna.samplers.BaseSampler)
 
 
 def test_no_warning_about_experimental_classes_reaches_the_user():
@@ -435,8 +435,8 @@ def test_no_warning_about_experimental_classes_reaches_the_user():
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         settings = parse([*FILE, *arguments, "--pruner.patience=2"])
-        make_sampler(settings, 0)
-        make_pruner(settings)
+        make_sampler(settings.sampler, 0)
+        make_pruner(settings.pruner)
 
     assert [str(warning.message) for warning in caught] == []
 
@@ -453,8 +453,8 @@ ON_THE_COMMAND_LINE = {
     "no time": (["--max_seconds=0"], "max_seconds: a time above 0 is needed"),
     "no heartbeat": (["--heartbeat=.nan"], "heartbeat: a time above 0 is needed, not nan"),
     "no budget": (["--n_trials=null"], "n_trials: not given. .* --max_seconds 3600"),
-    "value missing": (["--folder"], "--folder: a value is missing behind it"),
-    "config missing": (["--config"], "--config: a value is missing behind it"),
+    "value missing": (["--folder"], "--folder: expected a value"),
+    "config missing": (["--config"], "--config: expected a value"),
     "no such config": (["--config", "digit.yaml"], "no file 'digit.yaml' in '.', .* 'digits.yaml'"),
     "config is a folder": (["--config", "."], "'.' is a folder, expected a YAML file"),
     "no such base": (["--base=tyny.yaml"], "base: no file 'tyny.yaml' in '.', .* 'tiny.yaml'"),
@@ -517,7 +517,7 @@ IN_THE_FILE = {
         "digits.yaml:4: sampler: there is no 'init_arg', did you mean 'init_args'",
     ),
     "settings without class": ("sampler: {seed: 3}", "sampler: there is no 'seed'; it has class_p"),
-    "two samplers": ("sampler: [RandomSampler]", r"sampler: \[RandomSampler\] names no class"),
+    "two samplers": ("sampler: [RandomSampler]", r"sampler: \[RandomSampler\] is not a class"),
     "pruner value": (
         "pruner: {class_path: MedianPruner, init_args: {n_startup_trials: -1}}",
         "digits.yaml:4: pruner: .* cannot be negative",
@@ -564,7 +564,7 @@ def test_a_url_may_come_from_the_environment(monkeypatch):
 def test_trials_are_a_multiple_of_the_seeds():
     search_file("n_trials: 7\nspace: {lr: {low: 0.1, high: 1.0}, seed_everything: [0, 1, 2]}")
 
-    with pytest.raises(UserError, match=r"7 is no multiple of the 3 seeds .* take 9"):
+    with pytest.raises(UserError, match=r"7 is not a multiple of the 3 seeds .* take 9"):
         parse(FILE)
 
 

@@ -218,7 +218,7 @@ def test_steps_are_written_without_the_rounding_errors_of_a_sum():
 
     assert noisy != 0.3
     assert at(space.text(BASE, {"lr": noisy}), "hyperparameters", "lr") == 0.3
-    assert space.as_shown({"lr": noisy}) == {"lr": 0.3}
+    assert space.labelled({"lr": noisy}) == {"lr": 0.3}
 
 
 def test_a_part_of_a_block_is_searched_by_its_dotted_name():
@@ -277,7 +277,7 @@ def test_a_whole_number_lies_in_a_range_of_other_numbers():
 def test_tables_show_numbers_and_labels_in_the_order_of_the_space():
     params = {"optimizer": "Adam", "milestones": "[3, 6]", "width": 8, "lr": 0.05}
 
-    shown = Space(SPACE).as_shown(params, seed=1)
+    shown = Space(SPACE).labelled(params, seed=1)
 
     assert list(shown.items()) == [
         ("lr", 0.05),
@@ -289,7 +289,7 @@ def test_tables_show_numbers_and_labels_in_the_order_of_the_space():
 
 
 def test_a_seed_that_is_not_searched_is_not_shown():
-    assert Space({"lr": [1, 2]}).as_shown({"lr": 1}, seed=3) == {"lr": 1}
+    assert Space({"lr": [1, 2]}).labelled({"lr": 1}, seed=3) == {"lr": 1}
 
 
 def test_the_space_describes_itself():

@@ -570,7 +570,7 @@ def test_no_class_within_untyped_arguments_of_a_sampler_is_imported(mark, monkey
 
     refused = pytest.raises(trust.ImportDenied, match=r"'evil\.Sampler'")
     with trust.confined(signed.trust_in(folder, [])), refused:  # as a worker takes a trial
-        Study.of(folder).take()
+        Study.of(folder).claim_next()
 
     assert not mark.exists()
 
@@ -640,7 +640,7 @@ def test_no_lock_of_others_is_removed_as_that_of_a_dead_worker(name, own_folder,
 
     assert main(["search", "status", str(folder)]) == 2
 
-    assert "as a worker, which none is" in capsys.readouterr().err
+    assert "which is not a worker" in capsys.readouterr().err
     assert all(lock.exists() for lock in (*locks, folder / "workers" / "x.lock"))
 
 

@@ -1,13 +1,11 @@
 """A fit that is a trial of a search: its folder, its reports, and that it dies with the search."""
 
-import json
 import math
 import multiprocessing
 import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -18,9 +16,10 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_ddp import TWO_RANKS
 
-import classifier
 from classifier import runs
 from classifier.__main__ import main
+from classifier.search.process import FitProcess, Trial
+from classifier.search.trial import run
 
 OWN_CODE = """
 import os
@@ -78,40 +77,31 @@ def write_trial(folder, write_config):
     return write
 
 
-def variable(folder, channel=None, monitor="val_accuracy", direction="maximize", **values):
-    facts = {"folder": str(folder), "monitor": monitor, "direction": direction}
+def trial_in(folder, *arguments, monitor="val_accuracy", direction="maximize", **values):
     words = ["own.Undefined", "own.Start", "own.Die"]  # what the search found in its files
-    return json.dumps({**facts, "hyperparameters": values, "channel": channel, "words": words})
+    config = ["--config", str(folder / "trial.yaml")]
+    return Trial([*config, *arguments], folder, monitor, direction, values, words)
 
 
 @pytest.fixture
-def alone(monkeypatch):
+def alone():
     """Trains a trial to which nobody listens, in this process."""
-
-    def run(folder, *arguments, **facts):
-        with monkeypatch.context() as patch:
-            patch.setenv("CLASSIFIER_TRIAL", variable(folder, **facts))
-            return main(["fit", "--config", str(folder / "trial.yaml"), *arguments])
-
-    return run
+    return lambda *given: main(["search", "trial", trial_in(*given).to_json()])
 
 
-def fit_process(folder, channel, own_group, arguments, facts):
+def fit_process(trial, channel, own_group):
     if own_group:
         os.setsid()
-    os.environ["CLASSIFIER_TRIAL"] = variable(folder, os.dup(channel.fileno()), **facts)
-    channel.close()
-    sys.exit(main(["fit", "--config", str(folder / "trial.yaml"), *arguments]))
+    sys.exit(run(trial, channel))
 
 
 class Search:
     """The other side: a process with a trial in it."""
 
-    def __init__(self, folder, *arguments, own_group=True, **facts):
+    def __init__(self, *given, own_group=True, **facts):
         self.channel, theirs = context.Pipe()
-        self.process = context.Process(
-            target=fit_process, args=(folder, theirs, own_group, arguments, facts)
-        )
+        trial = trial_in(*given, **facts)
+        self.process = context.Process(target=fit_process, args=(trial, theirs, own_group))
         self.process.start()
         theirs.close()
 
@@ -348,65 +338,39 @@ def test_the_same_number_of_threads_is_not_worth_a_note(trained, fit, capsys):
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.slow
-def test_two_ranks_stop_together_and_report_once(folder, write_trial):
+@pytest.fixture
+def two_ranks(folder, write_trial):
+    """A trial with two ranks, whose second one Lightning starts by the command line."""
     write_trial({"trainer.max_epochs": 9})
-    channel, theirs = context.Pipe()
+    trial = trial_in(folder, *TWO_RANKS, lr=0.01)
+    process = FitProcess(trial, Path.cwd(), {"OMP_NUM_THREADS": "1"})
+    yield process
+    process.stop()
 
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "classifier", "fit"),
-            *("--config", folder / "trial.yaml", *TWO_RANKS),
-        ],
-        env={
-            **os.environ,
-            "PYTHONPATH": str(Path(classifier.__file__).parents[1]),
-            "OMP_NUM_THREADS": "1",
-            "CLASSIFIER_TRIAL": variable(folder, theirs.fileno(), lr=0.01),
-        },
-        pass_fds=[theirs.fileno()],
-        start_new_session=True,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    theirs.close()
+
+@pytest.mark.slow
+def test_two_ranks_stop_together_and_report_once(folder, two_ranks):
     reports = []
     for stop in (False, True):
-        reports.append(channel.recv())
-        channel.send(stop)
-    _, error = process.communicate(timeout=60)
+        reports.append(two_ranks.next_value(60))
+        two_ranks.answer(stop)
+    two_ranks.process.join(60)
 
-    assert process.returncode == 0, error
+    assert two_ranks.exit_code == 0, (folder / "output.log").read_text()
     assert reports == list(zip([1, 2], column(folder, "val_accuracy"), strict=True))
     assert len(list(folder.glob("events.out.tfevents*"))) == 1
     assert yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["max_epochs"] == 9
 
 
 @pytest.mark.slow
-def test_two_ranks_die_with_the_search(folder, write_trial):
-    write_trial({"trainer.max_epochs": 1000})
-    channel, theirs = context.Pipe()
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "classifier", "fit"),
-            *("--config", folder / "trial.yaml", *TWO_RANKS),
-        ],
-        env={
-            **os.environ,
-            "PYTHONPATH": str(Path(classifier.__file__).parents[1]),
-            "OMP_NUM_THREADS": "1",
-            "CLASSIFIER_TRIAL": variable(folder, theirs.fileno()),
-        },
-        pass_fds=[theirs.fileno()],
-        start_new_session=True,
-    )
-    theirs.close()
-    assert channel.recv()
+def test_two_ranks_die_with_the_search(two_ranks):
+    assert two_ranks.next_value(60)
 
-    channel.close()
+    two_ranks.channel.close()
 
-    assert process.wait(60) == -signal.SIGKILL
-    soon(lambda: group_members(process.pid) == [])
+    two_ranks.process.join(60)
+    assert two_ranks.exit_code == -signal.SIGKILL
+    soon(lambda: group_members(two_ranks.process.pid) == [])
 
 
 def soon(is_so):

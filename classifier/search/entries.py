@@ -75,8 +75,8 @@ class Choices:
         index = [same(value, choice) for choice in self.values].index(True)
         return self.members[index]
 
-    def shown(self, param: Any) -> Any:
-        """A param for tables."""
+    def label(self, param: Any) -> Any:
+        """A param as tables show it."""
         return param
 
     def __str__(self) -> str:
@@ -170,8 +170,8 @@ class Range:
             raise LookupError
         return number
 
-    def shown(self, param: Any) -> Any:
-        """A param for tables."""
+    def label(self, param: Any) -> Any:
+        """A param as tables show it."""
         return self.value(param)
 
     def _decimals(self) -> tuple[Decimal, Decimal, Decimal | None]:

@@ -1,6 +1,8 @@
-"""``classifier search --config FILE``: begins a search, or goes on with it, and watches it."""
+"""Begins and resumes searches: ``classifier search --config FILE`` and ``search refit DIR``."""
 
+import itertools
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -8,28 +10,31 @@ from optuna.distributions import CategoricalDistribution
 from optuna.storages import InMemoryStorage
 
 from classifier import terminal
-from classifier.anchored_yaml import load
+from classifier.anchored_yaml import load as load_yaml
+from classifier.anchored_yaml import setting_in
 from classifier.anchored_yaml.text import same
 from classifier.atomic import atomic_create
 from classifier.checkpoint.trust import Trust, active
 from classifier.errors import UserError
-from classifier.search import console, results, watch
+from classifier.search import report
 from classifier.search.engines import share_cores, start
-from classifier.search.rehearsal import rehearse
-from classifier.search.same import continued
-from classifier.search.settings import BASE, FILE, Settings, save
+from classifier.search.hparams import write_experiment
+from classifier.search.preflight import rehearse
+from classifier.search.results import Results
+from classifier.search.resume import differences, resumed
+from classifier.search.settings import BASE, FILE, Settings, load, save
 from classifier.search.signed import is_own, sign
-from classifier.search.space import Space
-from classifier.search.stop import Stop
-from classifier.search.study import Study, open_storage
-from classifier.search.tensorboard import write_experiment
+from classifier.search.space import SEED, Space
+from classifier.search.storage import open_storage
+from classifier.search.study import Study
+from classifier.search.worker import Stop
 
 
 def search(settings: Settings) -> int:
-    """Begins a search or goes on with it; returns the exit code."""
+    """Begins or resumes a search; returns the exit code."""
     begun = (settings.folder / FILE).exists()
     if begun:
-        settings = continued(settings)
+        settings = resumed(settings)
     if settings.dry_run:
         return write_configs(settings)
     if not begun:
@@ -45,7 +50,7 @@ def run(settings: Settings, working_folder: Path | None = None) -> int:
         working_folder: Where a new search runs its trials; here if not given.
 
     Returns:
-        0; 1 if workers gave up or no trial was completed; 130 or 143 after a signal.
+        0; 1 if the workers exited early or no configuration is complete; 130 or 143 after a signal.
     """
     folder = settings.folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -57,23 +62,24 @@ def run(settings: Settings, working_folder: Path | None = None) -> int:
     write_experiment(folder, study.space, settings.monitor)
     stop = Stop.on_signals()
     deadline = None if settings.max_seconds is None else time.time() + settings.max_seconds
-    gave_up = False
+    incomplete = False
     if study.unfinished():
         trials = study.trials()[: study.total]
         left = study.total and study.total - sum(trial.state.is_finished() for trial in trials)
         workers = min(settings.workers, left or settings.workers)
         engine = start(settings, workers, deadline)
         try:
-            watch.announce(study, engine.describe())
-            watch.follow(study, engine, stop)
+            report.announce(study, engine.describe())
+            report.follow(study, engine, stop)
         finally:  # also those that a cluster has not even started
             engine.stop()
         early = deadline is None or time.time() < deadline
-        gave_up = study.unfinished() and early and not stop.signal
+        incomplete = study.unfinished() and early and not stop.signal
     with study.lock:
-        results.write(study)
-    completed = watch.conclude(study, gave_up)
-    return stop.exit_code or int(gave_up or not completed)
+        results = Results(study)
+        results.write()
+    completed = report.conclude(results, incomplete)
+    return stop.exit_code or int(incomplete or not completed)
 
 
 def check_new(settings: Settings) -> None:
@@ -85,7 +91,9 @@ def check_new(settings: Settings) -> None:
     folder = settings.folder
     found = folder.glob("[!.]*")  # hidden are our locks, and files that were being written
     if any(path.name not in (BASE, "dry_run") for path in found):
-        raise UserError(f"'{folder}' exists and holds no search; name another, --folder DIR.")
+        raise UserError(
+            f"'{folder}' exists and is not a search folder; name another, --folder DIR."
+        )
     check_name(settings)
     space = Space(settings.space)
     base = settings.base.read_text(encoding="utf-8")
@@ -110,7 +118,7 @@ def check_trusted(folder: Path) -> None:
     study = Study.of(folder)
     trials = Trust(harmless_packages(), (), trust.trusted, trust.found)
     for text in (study.base, *_variants(study.space, study.base).values()):
-        trials.check_config(load(text))
+        trials.check_config(load_yaml(text))
 
 
 def _variants(space: Space, base: str) -> dict[str, str]:
@@ -149,16 +157,69 @@ def write_configs(settings: Settings) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     study = Study(settings.folder, settings, InMemoryStorage())
     for _ in range(settings.dry_run):
-        trial = study.take()
+        trial = study.claim_next()
         if trial is None:
             break
         path = folder / f"{trial.number:04d}.yaml"
-        text = study.text(trial)
         if not path.exists():
             with atomic_create(path) as file:
-                file.write(text.encode())
-        elif not same(load(path.read_text(encoding="utf-8")), load(text)):
+                file.write(trial.config.encode())
+        elif not same(load_yaml(path.read_text(encoding="utf-8")), load_yaml(trial.config)):
             names = terminal.display_path(path), terminal.display_path(folder)
             raise UserError("'{}' is of another search; remove '{}' first.".format(*names))
-        terminal.out(f"{terminal.display_path(path)}  {console.searched(study.shown(trial))}")
+        terminal.out(f"{terminal.display_path(path)}  {report.format_values(trial.values)}")
     return 0
+
+
+def refit(folder: Path, top_k: int, seeds: int, workers: int | None) -> int:
+    """Trains the best configurations of a search from scratch with new seeds.
+
+    The best of many trials is in part the luckiest; the mean over seeds that chose nothing is
+    what can be expected of it.
+
+    Args:
+        folder: The search folder.
+        top_k: How many configurations.
+        seeds: How many seeds for each.
+        workers: How many workers; as many as the search if not given.
+
+    Returns:
+        The exit code of a search.
+    """
+    study = Study.of(folder)
+    results = report.complete(study)
+    best = results.ranked[:top_k]
+    used = setting_in(study.base, [SEED])
+    last = max([*study.space.seeds, used if isinstance(used, int) else 0])
+    settings = replace(
+        study.settings,
+        space={**study.settings.space, SEED: list(range(last + 1, last + 1 + seeds))},
+        plan=[results.trials[group.rows[0].number].params for group in best],
+        pruner=None,
+        n_trials=None,
+        max_seconds=None,
+        workers=workers or study.settings.workers,
+    )
+    settings = _in_own_folder(settings, study)
+    if not (settings.folder / FILE).exists():
+        check_name(settings)
+    code = run(settings, study.working_folder)
+    refitted = Results(Study.of(settings.folder)).ranked
+    by_place = {group.rows[0].number // seeds: group for group in refitted}
+    for place, group in enumerate(best):
+        if place in by_place:
+            means = report.format_mean(group), report.format_mean(by_place[place])
+            number = group.rows[0].number
+            terminal.out("trial {} of the search: {} there, {} refitted".format(number, *means))
+    return code
+
+
+def _in_own_folder(settings: Settings, study: Study) -> Settings:
+    """Names the folder of the very same refit, or a free one."""
+    for number in itertools.count(1):
+        name = f"refit_{number}"
+        folder = study.folder / name
+        settings = replace(settings, folder=folder, name=f"{study.settings.name}-{name}")
+        if not (folder / FILE).exists() or not differences(load(folder), settings):
+            break
+    return settings

@@ -6,20 +6,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import optuna
-from jsonargparse import ArgumentParser, DefaultHelpFormatter
+from jsonargparse import ArgumentParser
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 
 from classifier.anchored_yaml.scalars import literal
 from classifier.cli.errors import Where, explain
 from classifier.errors import UserError, did_you_mean
+from classifier.internals.jsonargparse import Formatter, names_of
 from classifier.search.samplers import (
     DEFAULT_PRUNER,
     DEFAULT_SAMPLER,
     GRIDS,
     NO_GRID,
     spec_of,
-    without_notes,
+    without_experimental_warnings,
 )
 
 DEFAULTS = {"sampler": DEFAULT_SAMPLER, "pruner": DEFAULT_PRUNER}
@@ -58,17 +59,16 @@ def parse(
     aside = {key: given.pop(key) for key in ASIDE if isinstance(given.get(key), dict)}
     parser = _parser(schema)
     try:
-        with without_notes():
+        with without_experimental_warnings():
             found = parser.parse_args([f"--config={literal(given)}", *arguments])
     except (TypeError, ValueError, argparse.ArgumentError) as error:
-        names = [action.dest for action in parser._actions]
-        raise UserError(_explained(str(error), names, where)) from None
+        raise UserError(_explained(str(error), names_of(parser), where)) from None
     settings = {key: spec_of(value) for key, value in vars(found).items() if key != "config"}
     return settings | aside
 
 
 def _check_class(key: str, value: Any, where: Where) -> None:
-    """Refuses what is no class before jsonargparse tries to make one of it."""
+    """Refuses what is not a class before jsonargparse tries to make one of it."""
     for name in value if isinstance(value, dict) else ():
         if name not in ("class_path", "init_args"):
             hint = did_you_mean(str(name), ["init_args"], "; it has class_path and init_args.")
@@ -76,20 +76,20 @@ def _check_class(key: str, value: Any, where: Where) -> None:
     named = value.get("class_path") if isinstance(value, dict) else value
     if value is not None and not isinstance(named, str):
         raise UserError(
-            f"{where(key)}{key}: {literal(value)} names no class, as "
-            f"{DEFAULTS[key]['class_path']} does."
+            f"{where(key)}{key}: {literal(value)} is not a class, as "
+            f"{DEFAULTS[key]['class_path']} is."
         )
 
 
-class _HelpFormatter(DefaultHelpFormatter):
+class _HelpFormatter(Formatter):
     """Leaves types out: the texts say what is expected."""
 
     def add_argument(self, action: Any) -> None:
         if not action.dest.endswith(".help"):  # the epilog explains them
             super().add_argument(action)
 
-    def _expand_help(self, action: Any) -> str:
-        text: str = super()._expand_help(action)
+    def text_of(self, name: str, text: str) -> str:
+        """Returns the text with a default that says something."""
         text, facts, *_ = [*re.split(r" \((?:required, )?type: ", text), ""]
         default = re.search(r"default: ([\w.]+)\)$", facts)
         shown = default and default[1] not in ("null", "None", ".")
@@ -101,7 +101,7 @@ class _Parser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         if option := re.search(r"Option '([^']+)' is not accepted$", message):
-            names = [action.dest for action in self._actions if not action.dest.endswith("help")]
+            names = [name for name in names_of(self) if not name.endswith("help")]
             message += did_you_mean(option[1], names, f"; it has {', '.join(names)}.")
         super().error(message, ex)
 
@@ -111,9 +111,9 @@ def _parser(schema: type) -> ArgumentParser:
         prog="classifier search",
         usage="classifier search --config FILE [--KEY VALUE ...]",
         description="Trains a config with many values of its hyperparameters. The same command "
-        "goes on with a search that was stopped.",
+        "resumes a search that was stopped.",
         epilog="classifier search status|table|best|importance|refit DIR looks at a search, or "
-        "trains its best anew; classifier search worker DIR joins in. --sampler.help CLASS and "
+        "trains its best again; classifier search worker DIR joins in. --sampler.help CLASS and "
         "--pruner.help CLASS show the settings of a class.",
         formatter_class=_HelpFormatter,
         exit_on_error=False,
@@ -140,13 +140,13 @@ def _parser(schema: type) -> ArgumentParser:
 
 def _explained(message: str, names: Sequence[str], where: Where) -> str:
     if lonely := re.match(r"argument (--\S+): expected one argument", message):
-        return f"{lonely[1]}: a value is missing behind it."
+        return f"{lonely[1]}: expected a value."
     if unknown := re.search(r"Expected a dot import path string: (.+)$", message, re.M):
         key = "pruner" if 'Parser key "pruner"' in message else "sampler"
         hint = did_you_mean(unknown[1], WORKING[key], f"; there are {', '.join(WORKING[key])}.")
         return f"{where(key)}{key}: there is no class '{unknown[1]}'{hint}"
     if "optuna.samplers.GridSampler" in message:  # it lacks what the space says already
-        return f"{where('sampler')}{NO_GRID}"
+        return f"{where('sampler')}sampler: {NO_GRID}"
     if "Problem with given class_path" in message:  # then nobody meant the word grid
         message = re.sub(r".*Expected a typing.Literal\['grid'\]\n", "", message)
     return explain(message, names, where)

@@ -10,7 +10,8 @@ for number in (signal.SIGTERM, signal.SIGINT):
 
 import torch.utils.tensorboard  # noqa: E402, F401
 
-import classifier.cli.classifier_cli  # noqa: E402, F401
+import classifier.cli.classifier_cli  # noqa: E402
+import classifier.search.trial  # noqa: E402, F401
 from classifier import environment  # noqa: E402
 
 environment.distributions()  # reads the metadata of all installed packages, and remembers them

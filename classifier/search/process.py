@@ -14,15 +14,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 from classifier.atomic import open_to_append
-from classifier.search.outcome import START
+from classifier.cli.run import COMMAND
+from classifier.runs import Direction
 
-PATIENCE = 20.0  # seconds that a fit gets to stop by itself; SLURM kills everything after 30
-LOST = 255  # multiprocessing's exit code of a process whose server is gone, and never knows better
+OUTPUT = "output.log"  # what a trial prints, in its folder
+START = "started at "  # how the output of each start of a fit begins
+GRACE_SECONDS = 20.0  # that a fit gets to stop by itself; SLURM kills everything after 30
+SERVER_GONE = 255  # multiprocessing's exit code for that: it never knows that of the process
 
 # Every process is forked from one server; CUDA is not touched before that.
 context = multiprocessing.get_context("forkserver")
@@ -39,27 +43,56 @@ def warm_up() -> None:
     wait([process.sentinel])
 
 
+@dataclass(frozen=True)
+class Trial:
+    """What a trial's process has to know.
+
+    Attributes:
+        arguments: The options of its ``fit``.
+        folder: Its run folder, ``<search folder>/trials/<number>``.
+        monitor: The metric that the search improves.
+        direction: Which way it is better.
+        hyperparameters: The searched values by name, for TensorBoard.
+        words: What the user's own words name in the search, class paths among it.
+        trusted: Packages that the user trusts.
+    """
+
+    arguments: Sequence[str]
+    folder: Path
+    monitor: str
+    direction: Direction
+    hyperparameters: Mapping[str, Any]
+    words: Sequence[str] = ()
+    trusted: Sequence[str] = ()
+
+    @property
+    def name(self) -> str:
+        """What the run is called: the search folder and the number."""
+        return f"{self.folder.parent.parent.name}_{self.folder.name}"
+
+    def to_json(self) -> str:
+        """The trial as a text."""
+        return json.dumps({**asdict(self), "folder": str(self.folder)})
+
+    @classmethod
+    def from_json(cls, text: str) -> "Trial":
+        """The trial of a text."""
+        facts = json.loads(text)
+        return cls(**{**facts, "folder": Path(facts["folder"])})
+
+
 class FitProcess:
-    """``classifier fit`` in a process of its own.
+    """The fit of a trial, in a process of its own.
 
     Args:
-        arguments: Those of ``classifier fit``.
-        trial: What the fit has to know of the search, as ``callbacks.trial.Trial`` reads it.
-        output: File that gets what the fit prints.
+        trial: The trial.
         working_folder: Where it runs.
         environment: Variables to set.
     """
 
-    def __init__(
-        self,
-        arguments: Sequence[str],
-        trial: Mapping[str, Any],
-        output: Path,
-        working_folder: Path,
-        environment: Mapping[str, str],
-    ) -> None:
+    def __init__(self, trial: Trial, working_folder: Path, environment: Mapping[str, str]) -> None:
         self.channel, theirs = context.Pipe()
-        given = (list(arguments), trial, output, working_folder, dict(environment), theirs)
+        given = (trial, working_folder, dict(environment), theirs)
         with reading:
             self.process = context.Process(target=_fit, args=given)
             self.process.start()
@@ -96,29 +129,35 @@ class FitProcess:
         """None while it runs; negative for the signal that killed it."""
         with reading:
             code = self.process.exitcode
-        return -signal.SIGKILL if code == LOST else code  # it may go on, until we stop it
+        return -signal.SIGKILL if code == SERVER_GONE else code  # it may go on, until we stop it
 
-    def stop(self, is_hopeless: Callable[[int, float], bool] = lambda epoch, value: False) -> None:
+    def stop(self, should_stop: Callable[[int, float], bool] = lambda epoch, value: False) -> int:
         """Lets the fit end after its step, then kills it and what it started, if still there.
 
         Args:
-            is_hopeless: Answers what the fit reports meanwhile, for which it would wait.
+            should_stop: Answers what the fit reports meanwhile, for which it would wait.
+
+        Returns:
+            The exit code.
         """
         try:
             if self.exit_code is None:
-                self._terminate(is_hopeless)
+                self._terminate(should_stop)
         finally:
             self._kill()
+        code = self.exit_code
+        assert code is not None
+        return code
 
-    def _terminate(self, is_hopeless: Callable[[int, float], bool]) -> None:
+    def _terminate(self, should_stop: Callable[[int, float], bool]) -> None:
         assert self.process.pid is not None
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.process.pid, signal.SIGTERM)
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + GRACE_SECONDS
         while self.exit_code is None and time.monotonic() < end:
             measured = self.next_value(max(0, end - time.monotonic()))
             if measured is not None:
-                self.answer(is_hopeless(*measured))
+                self.answer(should_stop(*measured))
 
     def _kill(self) -> None:
         assert self.process.pid is not None
@@ -128,7 +167,7 @@ class FitProcess:
         wait([self.process.sentinel])
 
 
-def become_ordinary() -> None:
+def reset_inherited_state() -> None:
     """Makes a process that was just forked like one that a person started."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the server ignores both
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -139,27 +178,20 @@ def become_ordinary() -> None:
 
 
 def _fit(
-    arguments: list[str],
-    trial: Mapping[str, Any],
-    output: Path,
-    working_folder: Path,
-    environment: Mapping[str, str],
-    channel: Connection,
+    trial: Trial, working_folder: Path, environment: Mapping[str, str], channel: Connection
 ) -> None:
     """What runs in the process."""
-    become_ordinary()
+    reset_inherited_state()
     os.setsid()  # whatever it starts can be killed with it, and Ctrl-C does not reach it
-    with open_to_append(output) as file:
+    with open_to_append(trial.folder / OUTPUT) as file:
         file.write(time.strftime(f"{START}%Y-%m-%d %H:%M:%S\n").encode())
         file.flush()
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     os.chdir(working_folder)
     os.environ.update(environment)
-    # Not the number itself: the connection closes it.
-    os.environ["CLASSIFIER_TRIAL"] = json.dumps({**trial, "channel": os.dup(channel.fileno())})
-    channel.close()
-    sys.argv[1:] = ["fit", *arguments]  # Lightning starts the ranks of several devices with it
-    from classifier.cli import run
+    # Lightning starts the ranks of several devices with it.
+    sys.argv = [*COMMAND[1:], "search", "trial", trial.to_json()]
+    from classifier.search.trial import run
 
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(run(trial, channel))

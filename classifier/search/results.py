@@ -1,7 +1,10 @@
-"""What came out of a search: a row a trial, ``trials.csv`` and ``best.yaml``."""
+"""What came out of a search: of each trial, by its run folder, and of all of them together."""
 
 import csv
 import io
+import math
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
@@ -10,7 +13,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from classifier import runs
 from classifier.atomic import write_text
-from classifier.search.outcome import epochs, seconds
+from classifier.search.process import OUTPUT, START
+from classifier.search.storage import Outcome, TrialRecord
 from classifier.search.study import Study
 
 STATES = {
@@ -20,14 +24,7 @@ STATES = {
     TrialState.RUNNING: "running",
     TrialState.WAITING: "waiting",
 }
-
-
 OWN = ("number", "state", "value", "epochs", "seconds", "folder", "reason")  # of trials.csv
-
-
-def columns(study: Study) -> list[str]:
-    """The searched names as headings; one that is also ours is written in full."""
-    return [f"hyperparameters.{name}" if name in OWN else name for name in study.space.names]
 
 
 class Row(NamedTuple):
@@ -36,22 +33,21 @@ class Row(NamedTuple):
     Attributes:
         number: Its number.
         state: complete, pruned, failed, running or waiting.
-        value: The best value of the monitor so far; None if there is none.
-        searched: The searched values by name, blocks by their labels.
+        outcome: What became of it, or what it has reached so far.
+        values: The searched values by name, blocks by their labels.
         folder: Its run folder.
-        epochs: How many are done.
-        seconds: How long it trained, over all its ended starts.
-        reason: Why it failed.
     """
 
     number: int
     state: str
-    value: float | None
-    searched: dict[str, Any]
+    outcome: Outcome
+    values: dict[str, Any]
     folder: Path
-    epochs: int
-    seconds: float
-    reason: str
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is not run any more."""
+        return self.state in ("complete", "pruned", "failed")
 
 
 class Group(NamedTuple):
@@ -63,75 +59,130 @@ class Group(NamedTuple):
     """Sample standard deviation; None for a single trial."""
 
 
-def rows(study: Study) -> list[Row]:
-    """All trials by number."""
-    return [_row(study, trial) for trial in study.trials()]
+class Results:
+    """The trials of a search as they are at one moment.
+
+    Args:
+        study: The study.
+
+    Attributes:
+        rows: All trials by number.
+    """
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self.trials = study.trials()
+        self.rows = [_row(study, trial) for trial in self.trials]
+
+    @cached_property
+    def ranked(self) -> list[Group]:
+        """The complete configurations, best first; of several seeds only if each is complete."""
+        repeats = max(1, len(self.study.space.seeds))
+        found = []
+        for start in range(0, len(self.rows), repeats):
+            members = self.rows[start : start + repeats]
+            complete = [row.outcome.value for row in members if row.state == "complete"]
+            values = [value for value in complete if value is not None]
+            if len(values) == repeats:
+                deviation = stdev(values) if repeats > 1 else None
+                found.append(Group(members, fmean(values), deviation))
+        sign = -1 if self.study.settings.direction == "maximize" else 1
+        return sorted(found, key=lambda group: (sign * group.mean, group.rows[0].number))
+
+    @property
+    def columns(self) -> list[str]:
+        """The searched names as headings; one that is also ours is written in full."""
+        names = self.study.space.names
+        return [f"hyperparameters.{name}" if name in OWN else name for name in names]
+
+    @property
+    def best_config(self) -> str:
+        """The config of the best trial, of which there is one."""
+        return self.study.config_of(self.trials[self.ranked[0].rows[0].number])
+
+    def write(self) -> None:
+        """Writes ``trials.csv``, a row a trial, and ``best.yaml``."""
+        file = io.StringIO(newline="")
+        table = csv.writer(file)
+        table.writerow([*OWN[:3], *self.columns, *OWN[3:]])
+        for number, state, outcome, values, folder in self.rows:
+            value = "" if outcome.value is None else outcome.value
+            searched = [values.get(name, "") for name in self.study.space.names]
+            place = folder.relative_to(self.study.folder)
+            rest = [outcome.epochs, outcome.seconds, place, outcome.reason]
+            table.writerow([number, state, value, *searched, *rest])
+        write_text(self.study.folder / "trials.csv", file.getvalue())
+        if not self.ranked:
+            return
+        best, settings = self.ranked[0], self.study.settings
+        spread = "" if best.deviation is None else f" ± {best.deviation:.3g}"
+        header = (
+            f"# Trial {best.rows[0].number} of the search '{settings.name}': {settings.monitor} "
+            f"{best.mean:.6g}{spread}, the best of {len(self.ranked)}.\n"
+        )
+        write_text(self.study.folder / "best.yaml", header + self.best_config)
 
 
 def _row(study: Study, trial: FrozenTrial) -> Row:
     folder = study.trial_folder(trial.number)
-    told = trial.user_attrs.get("outcome") if trial.state.is_finished() else None
-    if told is None:
-        monitor, direction = study.settings.monitor, study.settings.direction
-        told = {
-            "value": runs.best_value(folder, monitor, direction),
-            "epochs": epochs(folder),
-            "seconds": seconds(folder),
-            "reason": "",
-        }
-    return Row(
-        trial.number,
-        STATES[trial.state],
-        told["value"],
-        study.shown(trial),
-        folder,
-        told["epochs"],
-        told["seconds"],
-        told["reason"],
-    )
+    noted = TrialRecord.of(trial).outcome if trial.state.is_finished() else None
+    reached = noted or TrialRun(folder, study.settings.monitor, study.settings.direction).reached
+    return Row(trial.number, STATES[trial.state], reached, study.values_of(trial), folder)
 
 
-def groups(study: Study) -> list[Group]:
-    """The complete configurations, best first; of several seeds only if each is complete."""
-    repeats = max(1, len(study.space.seeds))
-    everything = rows(study)
-    found = []
-    for start in range(0, len(everything), repeats):
-        members = everything[start : start + repeats]
-        values = [row.value for row in members if row.state == "complete" and row.value is not None]
-        if len(values) == repeats:
-            found.append(Group(members, fmean(values), stdev(values) if len(values) > 1 else None))
-    sign = -1 if study.settings.direction == "maximize" else 1
-    return sorted(found, key=lambda group: (sign * group.mean, group.rows[0].number))
+class TrialRun:
+    """What the run folder of a trial says, read once.
 
+    Args:
+        folder: The folder; there need not be a run in it yet.
+        monitor: The metric searched for.
+        direction: minimize or maximize.
 
-def write(study: Study) -> None:
-    """Writes ``trials.csv`` and ``best.yaml``."""
-    write_table(study)
-    ranked = groups(study)
-    if not ranked:
-        return
-    top = ranked[0].rows[0]
-    spread = f" ± {ranked[0].deviation:.3g}" if ranked[0].deviation is not None else ""
-    header = (
-        f"# Trial {top.number} of the search '{study.settings.name}': {study.settings.monitor} "
-        f"{ranked[0].mean:.6g}{spread}, the best of {len(ranked)}.\n"
-    )
-    text = study.text(study.trials()[top.number])
-    write_text(study.folder / "best.yaml", header + text)
+    Attributes:
+        is_finished: Whether the fit came to its end.
+        reached: The best value so far, the epochs, and how long the ended starts trained.
+    """
 
-
-def write_table(study: Study) -> None:
-    """Writes ``trials.csv``: a row a trial."""
-    file = io.StringIO(newline="")
-    table = csv.writer(file)
-    names = study.space.names
-    table.writerow([*OWN[:3], *columns(study), *OWN[3:]])
-    for row in rows(study):
-        value = "" if row.value is None else row.value
-        searched = [row.searched.get(name, "") for name in names]
-        place = row.folder.relative_to(study.folder)
-        table.writerow(
-            [row.number, row.state, value, *searched, row.epochs, row.seconds, place, row.reason]
+    def __init__(self, folder: Path, monitor: str, direction: runs.Direction) -> None:
+        self.folder = folder
+        self.monitor = monitor
+        self.rows = runs.read_metrics(folder)
+        try:
+            record = runs.read_record(folder)
+        except (FileNotFoundError, ValueError):  # damaged
+            record = {}
+        self.is_finished = record.get("state") == "finished"
+        ended = [row for row in self.rows if runs.ends_epoch(row)]
+        starts = [record, *record.get("resumed", [])]
+        self.reached = Outcome(
+            value=runs.best_value(self.rows, monitor, direction),
+            epochs=int(ended[-1]["epoch"]) + 1 if ended else 0,
+            seconds=round(sum((float(start.get("seconds", 0)) for start in starts), 0.0), 3),
         )
-    write_text(study.folder / "trials.csv", file.getvalue())
+
+    def outcome(self, code: int) -> Outcome:
+        """What became of the trial, whose process has ended by itself.
+
+        Args:
+            code: Its exit code.
+        """
+        reason = why_failed(self.folder, code) if code else self._why_unusable()
+        return replace(self.reached, value=None, reason=reason) if reason else self.reached
+
+    def _why_unusable(self) -> str:
+        """Why no value of a fit that succeeded counts; nothing if one does."""
+        for row in self.rows:
+            text = row.get(self.monitor)
+            if text and not math.isfinite(float(text)):
+                place = "after" if runs.ends_epoch(row) else "in"
+                return f"{self.monitor} is {text} {place} epoch {int(row['epoch']) + 1}"
+        return f"no epoch measured {self.monitor}" if self.reached.value is None else ""
+
+
+def why_failed(folder: Path, code: int) -> str:
+    """The last error that the fit printed since its newest start, on one line."""
+    output = folder / OUTPUT
+    text = output.read_text(errors="replace") if output.is_file() else ""
+    lines = text.rpartition(START)[2].splitlines()
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return errors[-1] if errors else f"exit code {code}; see {output}"

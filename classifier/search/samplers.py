@@ -28,7 +28,7 @@ DEFAULT_PRUNER: Spec = {
     "init_args": {"n_startup_trials": 5},
 }
 GRIDS = ("GridSampler", "BruteForceSampler")
-NO_GRID = "sampler: this class needs Optuna's own loop; write 'sampler: grid' in its place."
+NO_GRID = "this class needs Optuna's own loop; write 'sampler: grid' in its place."
 # Imported by Optuna when the first trial is chosen, and not among its own requirements.
 PACKAGES = {
     "CmaEsSampler": "cmaes",
@@ -38,11 +38,11 @@ PACKAGES = {
 }
 
 
-def sampler(spec: Spec | Literal["grid"], number: int) -> BaseSampler:
+def make_sampler(spec: Spec | Literal["grid"], number: int) -> BaseSampler:
     """A fresh sampler for one trial.
 
-    Its seed depends on the number of the trial: a search that was interrupted goes on as if it
-    had not been, and workers that sample at the same time draw different numbers.
+    Its seed depends on the number of the trial: a search that was interrupted proposes
+    what it would have without, and workers that sample at the same time draw different numbers.
 
     Args:
         spec: The class and its init_args, or ``grid``, whose trials need none.
@@ -55,11 +55,11 @@ def sampler(spec: Spec | Literal["grid"], number: int) -> BaseSampler:
         return RandomSampler()
     if spec["class_path"].endswith(GRIDS):
         raise UserError(NO_GRID)
-    found: BaseSampler = _made("sampler", BaseSampler, _reseeded(spec, number))
+    found: BaseSampler = _instantiate("sampler", BaseSampler, _reseeded(spec, number))
     return found
 
 
-def pruner(spec: Spec | None) -> BasePruner:
+def make_pruner(spec: Spec | None) -> BasePruner:
     """A pruner; one that stops nothing for None.
 
     Raises:
@@ -67,7 +67,7 @@ def pruner(spec: Spec | None) -> BasePruner:
     """
     if spec is None:
         return NopPruner()
-    found: BasePruner = _made("pruner", BasePruner, spec)
+    found: BasePruner = _instantiate("pruner", BasePruner, spec)
     return found
 
 
@@ -75,7 +75,7 @@ def spec_of(value: Any) -> Any:
     """What a parser read, as YAML has it, without init_args that are None by default.
 
     Optuna marks by that default what it is about to remove: a search that was made with one
-    version then goes on with the next. The seed of a sampler is 0 by default.
+    version is then resumed with the next. The seed of a sampler is 0 by default.
     """
     if inspect.isroutine(value):
         return f"{value.__module__}.{value.__qualname__}"
@@ -95,26 +95,26 @@ def spec_of(value: Any) -> Any:
 
 
 @contextmanager
-def without_notes() -> Iterator[None]:
+def without_experimental_warnings() -> Iterator[None]:
     """Half of Optuna's classes announce themselves as experimental; nobody can act on that."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         yield
 
 
-def _made(key: str, kind: type, spec: Spec) -> Any:
+def _instantiate(key: str, kind: type, spec: Spec) -> Any:
     """An instance of a class; its arguments may be classes too."""
     name = spec["class_path"].rpartition(".")[2]
     package = PACKAGES.get(name)
     if package and find_spec(package) is None:
-        raise UserError(f"{key}: {name} needs a package: pip install {package}.")
+        raise UserError(f"{name} needs a package: pip install {package}.")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument(f"--{key}", type=kind)
     try:
-        with without_notes():
+        with without_experimental_warnings():
             return parser.instantiate(parser.parse_object({key: spec}))[key]
     except (TypeError, ValueError) as error:
-        raise UserError(f"{key}: {error}") from error
+        raise UserError(str(error)) from error
 
 
 def _reseeded(spec: Spec, number: int) -> Spec:
@@ -128,7 +128,7 @@ def _reseeded(spec: Spec, number: int) -> Spec:
     }
     seed: Any = arguments.get("seed", 0)
     if seed < 0:
-        raise UserError(f"sampler: a seed is a whole number from 0, not {seed}.")
+        raise UserError(f"a seed is a whole number from 0, not {seed}.")
     if issubclass(kind, QMCSampler):
         arguments["seed"] = seed  # its trials are points of one sequence
     elif "seed" in inspect.signature(kind).parameters:

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import yaml
-from optuna.pruners import BasePruner
-from optuna.samplers import BaseSampler
 
 from classifier import runs
 from classifier.anchored_yaml import ConfigSource, check, locate, setting_in
@@ -20,7 +18,7 @@ from classifier.cli.errors import Where
 from classifier.errors import UserError, did_you_mean
 from classifier.search import parser, samplers
 from classifier.search.entries import RANGE
-from classifier.search.space import SEED, Space
+from classifier.search.space import SEED, Space, about
 
 FILE = "search.yaml"
 BASE = "base.yaml"
@@ -33,7 +31,7 @@ DIRECTIONS: dict[str, runs.Direction] = {
     "f1": "maximize",
 }
 MODES: dict[str, runs.Direction] = {"min": "minimize", "max": "maximize"}  # of the base config
-# What may be changed when a search goes on; everything else would mix two searches.
+# What may be changed when a search is resumed; everything else would mix two searches.
 FREE = ("n_trials", "max_seconds", "workers", "engine", "engine_options", "heartbeat")
 
 
@@ -61,7 +59,7 @@ class Settings:
         storage: URL of a database, postgresql://...; $NAME in it comes from the environment. The
             folder has to be on a file system of all workers. (default: a file in the folder)
         heartbeat: Seconds between signs of life; a worker on another machine that is silent for
-            four of them is given up, and its trial goes on elsewhere.
+            four of them is given up, and its trial is resumed elsewhere.
         dry_run: Writes the configs of this many trials and trains none.
         sampler: What chooses the next configuration.
         pruner: What stops bad trials early.
@@ -150,16 +148,6 @@ def load(folder: Path) -> Settings:
     return Settings(**{**found, "base": folder / BASE, "folder": folder, "plan": plan})
 
 
-def make_sampler(settings: Settings, number: int) -> BaseSampler:
-    """A fresh sampler for the trial of a number."""
-    return samplers.sampler(settings.sampler, number)
-
-
-def make_pruner(settings: Settings) -> BasePruner:
-    """The pruner of a search."""
-    return samplers.pruner(settings.pruner)
-
-
 # ---- the command line and the search file ----
 
 
@@ -175,7 +163,7 @@ def _split(arguments: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
         if not has_value:
             value = next(remaining, "")
         if not value.strip() or value.startswith("--"):
-            raise UserError(f"{option}: a value is missing behind it.")
+            raise UserError(f"{option}: expected a value.")
         taken.append((option, value))
     return taken, rest
 
@@ -247,7 +235,8 @@ def _completed(found: dict[str, Any], files: Sequence[Path], where: Where) -> Se
     space.check(text, name)
     if settings.sampler == "grid":
         space.grid()
-    _check_budget(settings.n_trials, space, where)
+    with about("n_trials", where):
+        _check_budget(settings.n_trials, space)
     return settings
 
 
@@ -285,19 +274,19 @@ def _direction(
     return direction
 
 
-def _check_budget(n_trials: int | None, space: Space, where: Where) -> None:
+def _check_budget(n_trials: int | None, space: Space) -> None:
     """Refuses trials that could not count, or would only repeat others."""
     seeds = max(1, len(space.seeds))
     if n_trials and n_trials % seeds:
         more = n_trials + seeds - n_trials % seeds
         raise UserError(
-            f"{where('n_trials')}n_trials: {n_trials} is no multiple of the {seeds} seeds with "
-            f"which each configuration is trained; take {more}."
+            f"{n_trials} is not a multiple of the {seeds} seeds with which each configuration is "
+            f"trained; take {more}."
         )
     if n_trials and space.size is not None and n_trials > space.size * seeds:
         raise UserError(
-            f"{where('n_trials')}n_trials: {n_trials}, but the space has only {space.size * seeds} "
-            "different trials; leave it out and take 'sampler: grid'."
+            f"{n_trials}, but the space has only {space.size * seeds} different trials; leave it "
+            "out and take 'sampler: grid'."
         )
 
 
@@ -347,24 +336,23 @@ def _check(settings: Settings, where: Where) -> None:
             "n_trials: not given. Say how many trials to train, --n_trials 20, or for how long, "
             "--max_seconds 3600."
         )
-    _check_storage(settings.storage, where)
-    try:
-        make_sampler(settings, 0)
-        make_pruner(settings)
-    except UserError as error:
-        key = str(error).partition(":")[0]
-        raise UserError(f"{where(key)}{error}") from None
+    with about("storage", where):
+        _check_storage(settings.storage)
+    with about("sampler", where):
+        samplers.make_sampler(settings.sampler, 0)
+    with about("pruner", where):
+        samplers.make_pruner(settings.pruner)
 
 
-def _check_storage(storage: str | None, where: Where) -> None:
+def _check_storage(storage: str | None) -> None:
     url = os.path.expandvars(storage) if storage else ""
     if url.startswith("sqlite"):
         raise UserError(
-            f"{where('storage')}storage: SQLite's locks fail between machines; leave storage out, "
-            "or use PostgreSQL, postgresql://USER@HOST/NAME."
+            "SQLite's locks fail between machines; leave storage out, or use PostgreSQL, "
+            "postgresql://USER@HOST/NAME."
         )
     if storage is not None and "://" not in url:
         raise UserError(
-            f"{where('storage')}storage: '{storage}' is not the URL of a database, expected "
-            "postgresql://USER@HOST/NAME, or null for a file in the search folder."
+            f"'{storage}' is not the URL of a database, expected postgresql://USER@HOST/NAME, or "
+            "null for a file in the search folder."
         )

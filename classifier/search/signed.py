@@ -30,7 +30,7 @@ def sign(folder: Path, working_folder: Path) -> None:
 
 def signed_folder(folder: Path) -> Path | None:
     """Where the trials of a search run that is the user's own; None if that is not known."""
-    origin, working_folder = _whose(folder)
+    origin, working_folder = _origin(folder)
     return working_folder if origin == "own" else None
 
 
@@ -41,7 +41,7 @@ def trust_in(folder: Path, trusted: list[str]) -> Trust:
         folder: The search folder.
         trusted: Packages that the user trusts.
     """
-    origin, working_folder = _whose(folder)
+    origin, working_folder = _origin(folder)
     if origin == "own" and working_folder and working_folder.is_dir():
         return Trust(["optuna"], words(folder), trusted, here=working_folder)
     runs.refuse_links(folder)
@@ -50,25 +50,25 @@ def trust_in(folder: Path, trusted: list[str]) -> Trust:
         origin = "unsigned"
         remedy = (
             f"It is yours, but '{working_folder}', where it was begun, is gone: 'classifier search "
-            "--config FILE' goes on with it from where you are, and signs it anew."
+            "--config FILE' resumes it from where you are, and signs it again."
         )
     return Trust(["optuna"], (), trusted, Found(f"'{folder / FILE}'", origin, {}, remedy))
 
 
-def trust_of_held(folder: Path, named: object) -> Trust:
-    """What the files of a search may import where the user's own search file goes on with it.
+def trust_to_resume(folder: Path, named: object) -> Trust:
+    """What the files of a search may import where the user's own search file resumes it.
 
     Args:
         folder: The search folder.
         named: What that file names.
     """
-    origin, _ = _whose(folder)
+    origin, _ = _origin(folder)
     if origin == "own":
         return Trust(words=None)
     return Trust(["optuna"], strings(named), (), Found(f"'{folder / FILE}'", origin, {}))
 
 
-def for_trials(folder: Path) -> dict[str, list[str]]:
+def trust_for_trials(folder: Path) -> dict[str, list[str]]:
     """What the trials may import: what the search names, if it is the user's, and is trusted."""
     trust = active()
     return {
@@ -107,7 +107,7 @@ def refuse_of_others(setting: str, remedy: str) -> None:
         )
 
 
-def _whose(folder: Path) -> tuple[signature.Origin, Path | None]:
+def _origin(folder: Path) -> tuple[signature.Origin, Path | None]:
     path = folder / FILE
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     line = LINE.search(text)

@@ -8,7 +8,7 @@ sampled: it lists the seeds with which every configuration is trained.
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeAlias
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -26,6 +26,15 @@ Distribution: TypeAlias = FloatDistribution | IntDistribution | CategoricalDistr
 SEED = "seed_everything"
 MAX_SIZE = 10**6  # more configurations would fill the memory and never be trained
 MAX_SEED = 2**32 - 1  # NumPy takes no larger one
+
+
+@contextmanager
+def about(key: str, where: Where) -> Iterator[None]:
+    """Says in messages which setting they are about, and where it stands."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{where(key)}{key}: {error}") from None
 
 
 class Space:
@@ -69,13 +78,8 @@ class Space:
             name: entry.distribution for name, entry in self._entries.items()
         }
 
-    @contextmanager
-    def _about(self, name: str) -> Iterator[None]:
-        """Says in messages which entry they are about."""
-        try:
-            yield
-        except UserError as error:
-            raise UserError(f"{self.where(f'space.{name}')}space.{name}: {error}") from None
+    def _about(self, name: str) -> AbstractContextManager[None]:
+        return about(f"space.{name}", self.where)
 
     # ---- one configuration ----
 
@@ -120,12 +124,12 @@ class Space:
         except (LookupError, ValueError):
             return None
 
-    def as_shown(self, params: Mapping[str, Any], seed: int | None = None) -> dict[str, Any]:
+    def labelled(self, params: Mapping[str, Any], seed: int | None = None) -> dict[str, Any]:
         """A configuration with its seed in the order of the names; blocks by their labels."""
-        shown = {name: self._entries[name].shown(param) for name, param in params.items()}
+        labels = {name: self._entries[name].label(param) for name, param in params.items()}
         if seed is not None:
-            shown[SEED] = seed
-        return {name: shown[name] for name in self.names if name in shown}
+            labels[SEED] = seed
+        return {name: labels[name] for name in self.names if name in labels}
 
     # ---- all configurations ----
 

@@ -5,144 +5,31 @@ is taken under a file lock of the search folder, so that the budget is met exact
 workers there are, and a trial whose worker is gone goes back to WAITING, in place.
 """
 
-import json
-import os
-import platform
-import re
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import optuna
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from optuna.distributions import FloatDistribution, IntDistribution
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from classifier.anchored_yaml import setting_in
 from classifier.errors import UserError
 from classifier.search import signed
-from classifier.search.outcome import Outcome
-from classifier.search.settings import Settings, load, make_pruner, make_sampler
+from classifier.search.samplers import make_pruner, make_sampler
+from classifier.search.settings import Settings, load
 from classifier.search.space import Distribution, Space
+from classifier.search.storage import Outcome, TrialRecord, Worker, open_storage
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # the search says itself what happens
 
 ATTEMPTS = 3  # of a trial whose process is killed, by the out-of-memory killer for one
-IDENTITY = re.compile(r"[^/\\\0]*-\d+-[0-9a-f]{8}")  # of a worker
-SILENT_BEATS = 4  # heartbeats missed until a worker of another machine is taken for dead
-
-
-class Journal(JournalFileBackend):
-    """Optuna's journal file, which is not spoilt by a writer that is killed or finds the disk full.
-
-    Optuna's own lock outlives a killed holder for half a minute, or for ever if the folder was
-    moved since; and behind half a line it would write on and then never read the file again.
-
-    Args:
-        path: The file.
-    """
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(str(path))
-        self.path = path
-        self.lock = FileLock(path.with_name(f".{path.name}.lock"))
-
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
-        with self.lock, self.path.open("rb+") as file:
-            end = file.seek(0, os.SEEK_END)
-            file.seek(max(end - 1, 0))
-            if file.read() not in (b"", b"\n"):  # nobody is writing it: we have the lock
-                file.seek(0)
-                file.truncate(file.read().rfind(b"\n") + 1)
-                file.seek(0, os.SEEK_END)
-            file.write(text.encode())
-            file.flush()
-            os.fsync(file.fileno())
-
-
-def open_storage(url: str | None, folder: Path) -> BaseStorage:
-    """Opens the database, or the journal file of the search folder.
-
-    Args:
-        url: Of PostgreSQL; variables of the environment, ``$NAME``, are filled in.
-        folder: The search folder.
-
-    Raises:
-        UserError: If the database cannot be reached.
-    """
-    if url is None:
-        return JournalStorage(Journal(folder / "journal.log"))
-    signed.refuse_of_others("a storage", "its database may be anybody's.")
-    from sqlalchemy import make_url
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        place = make_url(os.path.expandvars(url))
-        if place.drivername == "postgresql":
-            # SQLAlchemy 2.1 took another default; this is the driver of our extra.
-            place = place.set(drivername="postgresql+psycopg2")
-        # A connection may be idle for the hours of a trial and be closed by the server meanwhile.
-        options = {"pool_pre_ping": True}
-        address = place.render_as_string(hide_password=False)
-        return optuna.storages.get_storage(RDBStorage(address, engine_kwargs=options))
-    except (SQLAlchemyError, ImportError, ValueError) as error:
-        cause = str(error.__cause__ or error).strip().splitlines()[0]
-        shown = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
-        raise UserError(f"storage: '{shown}' cannot be used: {cause}.") from error
-
-
-class Worker:
-    """Who runs a trial: an identity, and a lock file that the system frees when it dies.
-
-    Args:
-        folder: The search folder.
-        environment: Variables that are set for the trials.
-    """
-
-    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
-        host, pid = platform.node(), os.getpid()
-        self.identity = {"id": f"{host}-{pid}-{os.urandom(4).hex()}", "host": host, "pid": pid}
-        self.environment = environment or {}
-        self.path = lock_of(self.identity, folder)
-        self.lock = FileLock(self.path)
-
-    def __enter__(self) -> "Worker":
-        self.lock.acquire()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.path.unlink(missing_ok=True)  # first: a lock that nobody holds is a sign of death
-        self.lock.release()
-
-
-def lock_of(identity: dict[str, Any], folder: Path) -> Path:
-    """The lock file of a worker. One that ends by itself removes it.
-
-    Raises:
-        UserError: If no worker has made that up: the lock of a dead one is removed.
-    """
-    name = identity.get("id")
-    if not isinstance(name, str) or not IDENTITY.fullmatch(name):
-        raise UserError(f"the storage of '{folder}' names {name!r} as a worker, which none is.")
-    return folder / "workers" / f"{name}.lock"
-
-
-def is_dead(identity: dict[str, Any], folder: Path) -> bool | None:
-    """Whether a worker has died; None for one on another machine, whose lock says nothing."""
-    if identity["host"] != platform.node():
-        return None
-    path = lock_of(identity, folder)
-    if not path.exists():
-        return True
-    try:
-        with FileLock(path, timeout=0):
-            path.unlink(missing_ok=True)
-    except Timeout:
-        return False
-    return True
+MISSED_BEATS = 4  # heartbeats missed until a worker of another machine is taken for dead
 
 
 class Study:
@@ -178,7 +65,7 @@ class Study:
         self.storage = storage or open_storage(settings.storage, folder)
         self.lock = FileLock(folder / ".lock")
         self.last_beats: dict[int, tuple[Any, float]] = {}
-        pruner = make_pruner(settings)
+        pruner = make_pruner(settings.pruner)
         if begin:
             self.study = optuna.create_study(
                 storage=self.storage,
@@ -239,50 +126,49 @@ class Study:
         more = self.total is None or len(trials) < self.total
         return more or not all(trial.state.is_finished() for trial in trials)
 
-    def seed(self, number: int) -> int | None:
-        """The searched seed of a trial; None if seeds are not searched."""
-        seeds = self.space.seeds
-        return seeds[number % len(seeds)] if seeds else None
-
-    def text(self, trial: FrozenTrial | Trial) -> str:
+    def config_of(self, trial: FrozenTrial | Trial) -> str:
         """The config of a trial: the base config with the searched values changed."""
-        return self.space.text(self.base, trial.params, self.seed(trial.number))
+        return self.space.text(self.base, trial.params, self._seed(trial.number))
 
-    def shown(self, trial: FrozenTrial | Trial) -> dict[str, Any]:
+    def values_of(self, trial: FrozenTrial | Trial) -> dict[str, Any]:
         """The searched values of a trial, blocks by their labels."""
         if trial.params.keys() != self.space.parameters.keys():
             return {}  # not sampled yet
-        return self.space.as_shown(trial.params, self.seed(trial.number))
+        return self.space.labelled(trial.params, self._seed(trial.number))
+
+    def _seed(self, number: int) -> int | None:
+        seeds = self.space.seeds
+        return seeds[number % len(seeds)] if seeds else None
 
     def trial_folder(self, number: int) -> Path:
         """Where a trial's config and run are."""
         return self.folder / "trials" / f"{number:04d}"
 
-    # ---- one trial ----
+    # ---- from waiting to running, and back ----
 
-    def take(self, worker: Worker | None = None) -> Trial | None:
-        """Takes the next trial; None if there is none to take now.
+    def claim_next(self, worker: Worker | None = None) -> "ClaimedTrial | None":
+        """Claims the next trial; None if there is none to claim now.
 
         Args:
             worker: Who is going to run it; nobody, if only its config is wanted.
         """
         with self.lock:
             if worker is not None:
-                self._put_back_dead()
+                self._requeue_lost()
             number = self._next()
             if number is None:
                 return None
             trial_id = self._id(number)
+            before = record = TrialRecord.of(self.trials()[number])
             if worker is not None:  # first, so that no running trial is ascribed to an earlier one
-                attempt = self.trials()[number].user_attrs.get("attempt", 0) + 1
-                self.storage.set_trial_user_attr(trial_id, "attempt", attempt)
-                self.storage.set_trial_user_attr(trial_id, "worker", worker.identity)
+                record = replace(before, attempt=before.attempt + 1, worker=worker)
+                record.save(self.storage, trial_id, before)
             self.storage.set_trial_state_values(trial_id, TrialState.RUNNING)
-            self.study.sampler = make_sampler(self.settings, number)
+            self.study.sampler = make_sampler(self.settings.sampler, number)
             trial = Trial(self.study, trial_id)
             for name, distribution in self.space.parameters.items():
                 suggest(trial, name, distribution)
-            return trial
+            return ClaimedTrial(self, trial, trial_id, record)
 
     def _next(self) -> int | None:
         trials = self.trials()
@@ -309,74 +195,135 @@ class Study:
             return first.params if known or first.state.is_finished() else None
         return (self.space.point(self.base) or {}) if configuration == 0 else {}
 
-    def _put_back_dead(self) -> None:
-        """Finds trials whose worker is gone, by its lock, or by its silence on our clock."""
+    def _requeue_lost(self) -> None:
+        """Requeues trials whose worker is gone, by its lock, or by its silence on our clock."""
         for trial in self.trials():
             if trial.state != TrialState.RUNNING:
                 continue
-            identity = trial.user_attrs.get("worker")
-            if identity is None:  # taken by a program that is not ours
-                self.put_back(trial)
+            record = TrialRecord.of(trial)
+            if record.worker is None:  # claimed by a program that is not ours
+                self.requeue(trial.number, record)
                 continue
-            was_killed = lock_of(identity, self.folder).exists()  # unless the disk was full, say
-            dead = is_dead(identity, self.folder)
-            if dead or (dead is None and self._is_silent(trial)):
-                self.put_back(trial, "its worker died" if was_killed else "")
+            was_killed = record.worker.lock_in(self.folder).exists()  # unless the disk was full
+            dead = record.worker.is_dead(self.folder)
+            if dead or (dead is None and self._is_silent(trial.number, record)):
+                self.requeue(trial.number, record, "its worker died" if was_killed else "")
 
-    def _is_silent(self, trial: FrozenTrial) -> bool:
-        now = time.monotonic()
-        beat = trial.user_attrs.get("beat"), trial.user_attrs["worker"]
-        if self.last_beats.get(trial.number, (None,))[0] != beat:
-            self.last_beats[trial.number] = (beat, now)
-        return now - self.last_beats[trial.number][1] > SILENT_BEATS * self.settings.heartbeat
+    def _is_silent(self, number: int, record: TrialRecord) -> bool:
+        now, beat = time.monotonic(), (record.worker, record.beat)
+        if self.last_beats.get(number, (None,))[0] != beat:
+            self.last_beats[number] = (beat, now)
+        return now - self.last_beats[number][1] > MISSED_BEATS * self.settings.heartbeat
 
-    def put_back(self, trial: FrozenTrial | Trial, blame: str = "") -> None:
-        """Lets a trial wait for another worker, which goes on from its last checkpoint.
+    def requeue(self, number: int, record: TrialRecord, blame: str = "") -> None:
+        """Lets a trial wait for another worker, which resumes it from its last checkpoint.
 
         Args:
-            trial: The trial.
+            number: Its number.
+            record: What the storage has of it.
             blame: What it may itself have caused. The third time without a new epoch in between
                 it fails for that.
         """
-        trial_id = self._id(trial.number)
-        attempt = trial.user_attrs.get("attempt", 0)
+        state, changed = TrialState.WAITING, record
         if not blame:
-            self.storage.set_trial_user_attr(trial_id, "attempt", attempt - 1)
-        elif attempt >= ATTEMPTS:
-            failed = Outcome(TrialState.FAIL, None, f"{blame}, {attempt} times")
-            self.storage.set_trial_user_attr(trial_id, "outcome", failed.as_json())
-            self.storage.set_trial_state_values(trial_id, TrialState.FAIL)
-            return
-        self.storage.set_trial_state_values(trial_id, TrialState.WAITING)
+            changed = replace(record, attempt=record.attempt - 1)
+        elif record.attempt >= ATTEMPTS:
+            reason = f"{blame}, {record.attempt} times"
+            state, changed = TrialState.FAIL, replace(record, outcome=Outcome(reason=reason))
+        changed.save(self.storage, self._id(number), record)
+        self.storage.set_trial_state_values(self._id(number), state)
 
-    def is_worked_on(self) -> bool:
+    def has_live_worker(self) -> bool:
         """Whether a worker runs a trial, as far as can be known from here."""
-        running = [t for t in self.trials() if t.state == TrialState.RUNNING]
-        return any(not is_dead(trial.user_attrs["worker"], self.folder) for trial in running)
-
-    def is_ours(self, trial: Trial, worker: Worker) -> bool:
-        """Whether nobody else took the trial over, after this machine slept for example."""
-        now = self.storage.get_trial(self._id(trial.number))
-        return now.state == TrialState.RUNNING and now.user_attrs["worker"] == worker.identity
-
-    def report(self, trial: Trial, epoch: int, value: float) -> bool:
-        """Notes the value of an epoch; returns whether the trial is not worth going on."""
-        if epoch not in self.storage.get_trial(self._id(trial.number)).intermediate_values:
-            trial.report(value, epoch)  # else repeated after a stop
-            if trial.user_attrs["attempt"] > 1:
-                trial.set_user_attr("attempt", 1)  # it gets on: machines may be lost any often
-        return trial.should_prune()
-
-    def tell(self, trial: Trial, outcome: Outcome) -> None:
-        """Notes what became of a trial."""
-        # Optuna has a place for the value only, and there the last one of a pruned trial.
-        trial.set_user_attr("outcome", outcome.as_json())
-        complete = outcome.state == TrialState.COMPLETE
-        self.study.tell(trial, outcome.value if complete else None, outcome.state)
+        running = [trial for trial in self.trials() if trial.state == TrialState.RUNNING]
+        workers = [TrialRecord.of(trial).worker for trial in running]
+        return any(worker and not worker.is_dead(self.folder) for worker in workers)
 
     def _id(self, number: int) -> int:
         study_id = self.storage.get_study_id_from_name(self.settings.name)
         return self.storage.get_trial_id_from_study_id_trial_number(study_id, number)
+
+
+class ClaimedTrial:
+    """A trial that a worker runs. It may be lost to another one, as when this machine slept.
+
+    Args:
+        study: The study.
+        trial: The trial, with its values.
+        trial_id: By which the storage knows it.
+        record: What the storage has of it.
+
+    Attributes:
+        number: Its number.
+        params: Its values, as Optuna keeps them.
+        folder: Where its config and run are.
+        config: Its config, a text.
+    """
+
+    def __init__(self, study: Study, trial: Trial, trial_id: int, record: TrialRecord) -> None:
+        self.study = study
+        self.trial = trial
+        self.trial_id = trial_id
+        self.record = record
+        self.number, self.params = trial.number, trial.params
+        self.folder = study.trial_folder(trial.number)
+        self.config = study.config_of(trial)
+        self.last_epoch = setting_in(self.config, ("trainer", "max_epochs"))
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The searched values, blocks by their labels."""
+        return self.study.values_of(self.trial)
+
+    def is_held(self) -> bool:
+        """Whether no other worker has taken it over."""
+        return self._held() is not None
+
+    def _held(self) -> FrozenTrial | None:
+        now = self.study.storage.get_trial(self.trial_id)
+        held = now.state == TrialState.RUNNING
+        return now if held and TrialRecord.of(now).worker == self.record.worker else None
+
+    def beat(self) -> None:
+        """Gives a sign of life."""
+        self._save(replace(self.record, beat=self.record.beat + 1))
+
+    def should_stop_early(self, epoch: int, value: float) -> bool:
+        """Notes an epoch's value; says whether to stop: it diverged, or the pruner says so."""
+        held = self._held()
+        if held is None or not math.isfinite(value):
+            return held is not None
+        if epoch not in held.intermediate_values:  # else repeated after a stop
+            self.trial.report(value, epoch)
+            # It gets on: machines may be lost any number of times.
+            self._save(replace(self.record, attempt=min(self.record.attempt, 1)))
+        if not self.trial.should_prune() or epoch == self.last_epoch:
+            return False
+        self._save(replace(self.record, pruned=True))
+        return True
+
+    def requeue(self, blame: str = "") -> None:
+        """Lets it wait for another worker, if it is still held.
+
+        Args:
+            blame: What it may itself have caused.
+        """
+        with self.study.lock:
+            if self.is_held():
+                self.study.requeue(self.number, self.record, blame)
+
+    def tell(self, outcome: Outcome) -> None:
+        """Notes what became of it."""
+        # Optuna has a place for the value only, and there the last one of a pruned trial.
+        self._save(replace(self.record, outcome=outcome))
+        ended = TrialState.PRUNED if self.record.pruned else TrialState.COMPLETE
+        state = TrialState.FAIL if outcome.value is None else ended
+        value = outcome.value if state == TrialState.COMPLETE else None
+        self.study.study.tell(self.trial, value, state)
+
+    def _save(self, record: TrialRecord) -> None:
+        record.save(self.study.storage, self.trial_id, self.record)
+        self.record = record
 
 
 def suggest(trial: Trial, name: str, distribution: Distribution) -> None:

@@ -1,4 +1,4 @@
-"""``classifier search worker DIR``: takes a trial, writes its config, fits it, notes the result.
+"""``classifier search worker DIR``: claims a trial, fits its config, notes what became of it.
 
 Workers know nothing of each other and keep nothing: any number of them, started at any time on
 any machine that sees the search folder and its storage, work on one search.
@@ -7,26 +7,69 @@ any machine that sees the search folder and its storage, work on one search.
 import errno
 import math
 import os
+import select
 import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
-
-from optuna.trial import Trial
+from types import FrameType
 
 from classifier import runs
-from classifier.anchored_yaml import setting_in
 from classifier.atomic import write_text
 from classifier.errors import UserError
-from classifier.search import results, signed
-from classifier.search.outcome import Outcome, is_finished, outcome, why_failed
-from classifier.search.process import FitProcess, warm_up
-from classifier.search.stop import Stop
-from classifier.search.study import Study, Worker
+from classifier.runs import RunFolder
+from classifier.search import signed
+from classifier.search.process import FitProcess, Trial, warm_up
+from classifier.search.results import Results, TrialRun, why_failed
+from classifier.search.storage import active_worker
+from classifier.search.study import ClaimedTrial, Study
 
 POLL = 1.0  # seconds between looks at what the other workers do
 STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT)  # exit codes of a fit
 PROBE = 1 << 20  # bytes; where these do not fit, no checkpoint does
+
+
+class Stop:
+    """SIGTERM, SIGINT, or the end of whoever holds the other end of standard input.
+
+    A signal only sets a mark and wakes up whoever waits, in any thread, so that nothing is torn.
+
+    Args:
+        attached: Whether to end with the process that started this one.
+
+    Attributes:
+        signal: The number of the signal; 0 while there is none.
+        descriptors: File descriptors that become readable when it is time to stop.
+    """
+
+    def __init__(self, attached: bool = False) -> None:
+        self.signal = 0
+        readable, self._writable = os.pipe()
+        self.descriptors = [readable, 0] if attached else [readable]
+
+    @classmethod
+    def on_signals(cls, attached: bool = False) -> "Stop":
+        """One that this process's signals set."""
+        stop = cls(attached)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, stop.set)
+        return stop
+
+    def set(self, number: int = signal.SIGTERM, frame: FrameType | None = None) -> None:
+        """Says to stop."""
+        self.signal = number
+        os.write(self._writable, b"!")
+
+    def wait(self, seconds: float) -> bool:
+        """Whether to stop; waits for that if not yet."""
+        if not self.signal and select.select(self.descriptors, [], [], seconds)[0]:
+            self.signal = self.signal or signal.SIGTERM  # whoever started this is gone
+        return bool(self.signal)
+
+    @property
+    def exit_code(self) -> int:
+        """130 or 143; 0 if nothing said to stop."""
+        return 128 + self.signal if self.signal else 0
 
 
 def work(
@@ -53,12 +96,11 @@ def work(
     study = Study.of(folder)
     if study.total is None and math.isinf(until):
         raise UserError("this search has no n_trials; say when it ends, --until UNIX_TIME.")
-    warm_up()  # before a trial is taken, whose heartbeat would be missed meanwhile
-    with Worker(folder, environment) as worker:
+    warm_up()  # before a trial is claimed, whose heartbeat would be missed meanwhile
+    with active_worker(folder) as worker:
         while not stop.wait(0) and time.time() < until:
-            trial = study.take(worker)
-            if trial is not None:
-                run_trial(study, trial, worker, stop)
+            if trial := study.claim_next(worker):
+                run_trial(trial, stop, environment or {})
             elif study.unfinished():
                 stop.wait(POLL)  # others run the rest; if one of them dies, this takes over
             else:
@@ -66,42 +108,40 @@ def work(
     return stop.exit_code
 
 
-def run_trial(study: Study, trial: Trial, worker: Worker, stop: Stop) -> None:
+def run_trial(trial: ClaimedTrial, stop: Stop, environment: Mapping[str, str]) -> None:
     """Runs one trial and notes what became of it.
 
     Raises:
         OSError: If the disk is full, which is not the trial's fault: it will be run again.
     """
-    folder = study.trial_folder(trial.number)
+    study, folder = trial.study, trial.folder
+    monitor, direction = study.settings.monitor, study.settings.direction
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if is_trained(folder):
-            with study.lock:
-                study.put_back(trial)
+            trial.requeue()
             stop.wait(study.settings.heartbeat)
             return
-        write_text(folder / "trial.yaml", study.text(trial))
+        write_text(folder / "trial.yaml", trial.config)
         # Else its worker died between the last epoch, or the pruner's word, and the note of it.
-        ended = is_finished(folder) or "pruned" in trial.user_attrs
-        code = 0 if ended else fit(study, trial, worker, stop)
+        ended = trial.record.pruned or TrialRun(folder, monitor, direction).is_finished
+        code = 0 if ended else fit(trial, stop, environment)
         signal_number = -code if code < 0 else code - 128 if code in STOPPED else 0
         # A cluster sends SIGTERM to all processes of a job, and ours may come a moment later.
         stopped = bool(code) and stop.wait(1.0 if signal_number else 0.0)
-        full = code > 0 and (says_full(folder) or not has_space(folder))
+        full = code > 0 and is_disk_full(folder)
         with study.lock:
-            if not study.is_ours(trial, worker):
+            if not trial.is_held():
                 return
             if stopped or full:
-                study.put_back(trial)
+                trial.requeue()
             elif signal_number:
-                study.put_back(trial, f"killed by signal {signal_number}")
+                trial.requeue(f"killed by signal {signal_number}")
             else:
-                study.tell(trial, outcome_of(study, trial, code))
-            results.write(study)
+                trial.tell(TrialRun(folder, monitor, direction).outcome(code))
+            Results(study).write()
     except BaseException:
-        with study.lock:
-            if study.is_ours(trial, worker):
-                study.put_back(trial)
+        trial.requeue()
         raise
     if full and not stopped:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
@@ -116,18 +156,44 @@ def is_trained(folder: Path) -> bool:
         return True
 
 
-def outcome_of(study: Study, trial: Trial, code: int) -> Outcome:
-    """What became of a trial whose fit has ended with an exit code."""
-    settings = study.settings
-    pruned = "pruned" in trial.user_attrs
-    folder = study.trial_folder(trial.number)
-    return outcome(folder, code, pruned, settings.monitor, settings.direction)
+def fit(trial: ClaimedTrial, stop: Stop, environment: Mapping[str, str]) -> int:
+    """Fits a trial's config, from its last checkpoint on if it has one; returns the exit code."""
+    study, heartbeat = trial.study, trial.study.settings.heartbeat
+    resumes = RunFolder(trial.folder).last.is_file()
+    task = Trial(
+        arguments=["--config", str(trial.folder / "trial.yaml")]
+        + (["--ckpt_path", str(trial.folder)] if resumes else []),
+        folder=trial.folder,
+        monitor=study.settings.monitor,
+        direction=study.settings.direction,
+        hyperparameters=trial.values,
+        **signed.trust_for_trials(study.folder),
+    )
+    process = FitProcess(task, study.working_folder, environment)
+    alive = time.monotonic()
+    try:
+        while process.exit_code is None and not stop.signal:
+            measured = process.next_value(heartbeat, *stop.descriptors)
+            if measured is not None:
+                process.answer(trial.should_stop_early(*measured))
+            stop.wait(0)
+            late = time.monotonic() - alive >= heartbeat
+            if (late or measured is not None) and not trial.is_held():
+                break  # this machine slept, and another took the trial over
+            if late:
+                alive = time.monotonic()
+                trial.beat()
+    except BaseException:
+        process.stop()
+        raise
+    return process.stop(trial.should_stop_early)
 
 
-def says_full(folder: Path) -> bool:
-    """Whether a fit failed for a full disk, be it that of the temporary files."""
-    said = why_failed(folder, 1)
-    return any(os.strerror(number) in said for number in (errno.ENOSPC, errno.EDQUOT))
+def is_disk_full(folder: Path) -> bool:
+    """Whether a fit failed for a full disk, that of its folder or of the temporary files."""
+    error = why_failed(folder, 1)
+    full = (os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT))
+    return any(text in error for text in full) or not has_space(folder)
 
 
 def has_space(folder: Path) -> bool:
@@ -141,58 +207,4 @@ def has_space(folder: Path) -> bool:
         return False
     finally:
         probe.unlink(missing_ok=True)
-    return True
-
-
-def fit(study: Study, trial: Trial, worker: Worker, stop: Stop) -> int:
-    """Fits a trial's config, from its last checkpoint on if it has one; returns the exit code."""
-    folder = study.trial_folder(trial.number)
-    arguments = ["--config", str(folder / "trial.yaml")]
-    if (folder / "checkpoints" / "last.ckpt").is_file():
-        arguments += ["--ckpt_path", str(folder)]
-    facts = {
-        "folder": str(folder),
-        "monitor": study.settings.monitor,
-        "direction": study.settings.direction,
-        "hyperparameters": study.shown(trial),
-        **signed.for_trials(study.folder),
-    }
-    last_epoch = setting_in((folder / "trial.yaml").read_text(), ("trainer", "max_epochs"))
-
-    def is_to_end(epoch: int, value: float) -> bool:
-        ours = study.is_ours(trial, worker)
-        return ours and is_hopeless(study, trial, epoch, value, last_epoch)
-
-    output = folder / "output.log"
-    process = FitProcess(arguments, facts, output, study.working_folder, worker.environment)
-    beats = 0
-    alive = time.monotonic()
-    try:
-        while process.exit_code is None and not stop.signal:
-            measured = process.next_value(study.settings.heartbeat, *stop.descriptors)
-            if measured is not None:
-                process.answer(is_to_end(*measured))
-            stop.wait(0)
-            late = time.monotonic() - alive >= study.settings.heartbeat
-            if (late or measured is not None) and not study.is_ours(trial, worker):
-                break  # this machine slept, and another took the trial over
-            if late:
-                beats, alive = beats + 1, time.monotonic()
-                trial.set_user_attr("beat", beats)
-    except BaseException:
-        process.stop()
-        raise
-    process.stop(is_to_end)
-    code = process.exit_code
-    assert code is not None
-    return code
-
-
-def is_hopeless(study: Study, trial: Trial, epoch: int, value: float, last_epoch: object) -> bool:
-    """Notes an epoch's value; returns whether to stop: it diverged, or the pruner says so."""
-    if not math.isfinite(value):
-        return True
-    if not study.report(trial, epoch, value) or epoch == last_epoch:
-        return False
-    trial.set_user_attr("pruned", True)
     return True

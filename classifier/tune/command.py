@@ -3,31 +3,31 @@
 import argparse
 import contextlib
 import math
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
+from jsonargparse import Namespace
+from rich.console import Console
 
 from classifier import __version__, terminal
 from classifier.atomic import atomic_create
 from classifier.cli.quiet import quiet
 from classifier.cli.run import CommandParser, explained
 from classifier.errors import UserError
+from classifier.tune.table import Table
 
 if TYPE_CHECKING:
-    from classifier.tune.tuning import Row, Tuning
-
-HEADER = f"{'images/s':>10}  {'ratio':>6}  {'loss':>8}  candidate"
+    from classifier.tune.tuning import Tuning
 
 
 def run(given: Sequence[str]) -> int:
     """Runs ``tune``.
 
     Returns:
-        0; 1 if the config cannot be trained; 2 for what the user can mend; 130 after Ctrl-C, when
-        what was found so far is written; 143 after SIGTERM, when it is not.
+        0; 1 if the config cannot be trained; 2 for a usage or configuration error; 130 after
+        Ctrl-C, when what was found so far is written; 143 after SIGTERM, when it is not.
     """
     quiet()
     return explained(lambda: _tune(_parse(given[1:])))
@@ -77,7 +77,7 @@ def _positive(text: str) -> float:
 def _tune(options: argparse.Namespace) -> int:
     from classifier.cli.sources import run_beside
     from classifier.cli.words import take_option
-    from classifier.tune.tuning import Tuning
+    from classifier.tune.tuning import Tuning, measure_baseline
 
     configs, _ = take_option(options.given, "--config", "-c")
     config = next((Path(value) for value in configs if Path(value).is_file()), Path("config"))
@@ -87,20 +87,17 @@ def _tune(options: argparse.Namespace) -> int:
         raise UserError(f"'{output}' exists; name another file with --output, or remove it.")
     if not output.parent.is_dir():
         raise UserError(f"--output '{output}': there is no folder '{output.parent}'.")
-    with Table() as table:
-        tuning = Tuning(
-            options.given, options.seconds, options.tolerance, table.add, table.announce
-        )
-        table.tuning = tuning
+    with Console().status("") as status:
+        table = Table(status)
+        baseline = measure_baseline(options.given, options.seconds, table)
+        tuning = Tuning(baseline, options.tolerance, table)
         stopped = not _finished(tuning)
-    if not tuning.rate:
-        return 130
     fit = terminal.command("fit", *options.given, "--config", output)
     tune = terminal.command("tune", *options.given)
     with atomic_create(output) as file:
         file.write(_text(tuning, table.lines, tune, fit, stopped).encode())
-    found = f"{tuning.ratio:.2f} times as fast" if tuning.plan else "nothing is faster than it is"
-    _say(f"{found}{'; stopped before the end' if stopped else ''}; {output}:\n  {fit}")
+    found = f"{tuning.ratio:.2f} times as fast" if tuning.plan else "no faster plan found"
+    terminal.out(f"{found}{'; stopped before the end' if stopped else ''}; {output}:\n  {fit}")
     return 130 if stopped else 0
 
 
@@ -108,53 +105,11 @@ def _finished(tuning: "Tuning") -> bool:
     """Measures; False if Ctrl-C came."""
     try:
         tuning.run()
-    except KeyboardInterrupt:
-        return False
-    except SystemExit as stop:
-        if not isinstance(stop.__context__, KeyboardInterrupt):  # Lightning turns it into exit(1)
-            raise
+    except (KeyboardInterrupt, SystemExit) as end:
+        if KeyboardInterrupt not in (type(end), type(end.__context__)):
+            raise  # else Lightning turned it into exit(1)
         return False
     return True
-
-
-class Table:
-    """Shows rows as they come, and meanwhile, on a terminal, what is being measured."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-        self.tuning: Tuning
-
-    def __enter__(self) -> "Table":
-        from rich.console import Console
-
-        console = Console()
-        self.status = console.status("") if console.is_terminal else None
-        if self.status:
-            self.status.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.status:
-            self.status.stop()
-
-    def add(self, row: "Row") -> None:
-        """Shows a row. All rates are at the pace that the machine had for the first one."""
-        rate = "" if row.ratio is None else f"{self.tuning.rate * row.ratio:,.0f}"
-        ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
-        loss = "" if row.loss is None else f"{row.loss:.4f}"
-        verdict = f": {row.verdict}" if row.verdict else ""
-        if not self.lines:
-            self._show(HEADER)
-        self._show(f"{rate:>10}  {ratio:>6}  {loss:>8}  {row.name}{verdict}")
-
-    def announce(self, name: str) -> None:
-        """Says what is measured now."""
-        if self.status:
-            self.status.update(f"measures {name or 'the config as it is'}")
-
-    def _show(self, line: str) -> None:
-        self.lines.append(line)
-        _say(line)
 
 
 def _text(tuning: "Tuning", table: Sequence[str], tune: str, fit: str, stopped: bool) -> str:
@@ -174,12 +129,13 @@ def _text(tuning: "Tuning", table: Sequence[str], tune: str, fit: str, stopped: 
         size, ratio = tuning.batch
         comments += [
             "",
-            f"A larger batch is {ratio:.2f} times as fast, but learns otherwise; the learning rate",
-            "wants to grow with it:",
+            f"A larger batch is {ratio:.2f} times as fast, but trains differently; scale the",
+            "learning rate with it:",
             f"data: {{init_args: {{batch_size: {size}}}}}",
         ]
     lines = [f"# {line}".rstrip() for line in comments]
-    settings = yaml.safe_dump(nested(tuning.plan), sort_keys=False)
+    plan = Namespace(tuning.plan).as_dict()  # type: ignore[no-untyped-call]  # nested
+    settings = yaml.safe_dump(plan, sort_keys=False)
     return "\n".join([*lines, settings])
 
 
@@ -195,24 +151,3 @@ def _machine() -> str:
         f"Python {facts['python']}",
     ]
     return ", ".join(parts)
-
-
-def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings by dotted key as the mappings that they stand for.
-
-    >>> nested({"model.compile": True, "model.channels_last": True})
-    {'model': {'compile': True, 'channels_last': True}}
-    """
-    tree: dict[str, Any] = {}
-    for key, value in settings.items():
-        *path, last = key.split(".")
-        branch = tree
-        for part in path:
-            branch = branch.setdefault(part, {})
-        branch[last] = value
-    return tree
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()

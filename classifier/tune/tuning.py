@@ -2,16 +2,15 @@
 
 One group of settings after the other, each on top of what won before:
 reading processes; precision and memory format together; the fused optimizer; torch.compile; reading
-processes once more, if what they feed became faster. This misses a plan of which each part alone
-loses, and measures a dozen candidates instead of a hundred.
+processes once more, if what they feed became faster. This misses a plan whose parts each lose
+alone, and measures a dozen candidates instead of a hundred.
 """
 
 import itertools
 import math
-import os
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from statistics import fmean, median
 from typing import Any
 
@@ -19,40 +18,19 @@ import torch
 
 from classifier.cli.command_line import CommandLine
 from classifier.cli.errors import message_of
-from classifier.data import ImageDataModule
-from classifier.platform import memory_may_double
+from classifier.platform import cores, memory_may_double
 from classifier.tune.candidate import Candidate
+from classifier.tune.table import Row, Table
 
 PRECISION, LAYOUT = "trainer.precision", "model.channels_last"
 FUSED, COMPILE = "model.optimizer.init_args.fused", "model.compile"
 WORKERS, BATCH = "data.init_args.num_workers", "data.init_args.batch_size"
 GROUPS = ((PRECISION, LAYOUT), (FUSED,), (COMPILE,))
 REFERENCE = {PRECISION: "32-true", LAYOUT: False, FUSED: False, COMPILE: False}
-ROUNDS = 9
-GAIN = 1.03
-STEADY = 7
-"""A candidate wins if it is 1.03 times as fast by the median of nine rounds, and faster in seven.
-
-By chance the second happens in one of eleven comparisons of a plan with itself.
-"""
+# A candidate wins if it is 1.03 times as fast by the median of nine rounds, and faster in seven.
+# By chance the second happens in one of eleven comparisons of a plan with itself.
+ROUNDS, GAIN, STEADY = 9, 1.03, 7
 LOSS_STEPS = 50
-
-
-@dataclass(frozen=True)
-class Row:
-    """What is known of a candidate.
-
-    Attributes:
-        name: In what it differs from the config.
-        ratio: How many times as fast as the config; None if it was not timed.
-        loss: Mean of the first steps; None if there is none to compare.
-        verdict: What became of it, and why.
-    """
-
-    name: str
-    ratio: float | None
-    loss: float | None
-    verdict: str
 
 
 @dataclass
@@ -70,47 +48,89 @@ class Contender:
     failed: bool = False
 
 
+@dataclass(frozen=True)
+class Baseline:
+    """The config as it is, measured, to which its variants are compared.
+
+    Attributes:
+        given: The options of ``fit``.
+        seconds: How long to time a candidate, in all rounds together.
+        as_is: The config as it is.
+        rate: Its images per second.
+        steps: How many steps the loss is the mean of.
+        loss: That of the config in float32.
+        preparation: Seconds until the first steps were done.
+    """
+
+    given: Sequence[str]
+    seconds: float
+    as_is: Candidate
+    rate: float
+    steps: int
+    loss: float
+    preparation: float
+
+    def under(self, plan: Mapping[str, Any]) -> Candidate:
+        """The config under a plan, with the same images."""
+        return Candidate(self.given, plan, self.as_is.datamodule)
+
+
+def measure_baseline(given: Sequence[str], seconds: float, table: Table) -> Baseline:
+    """Trains the config as it is, for the pace, and in float32, for the loss.
+
+    Args:
+        given: The options of ``fit``.
+        seconds: How long to time a candidate.
+        table: Shows it.
+
+    Raises:
+        ValueError: The config itself is wrong, or cannot be trained.
+    """
+    table.announce(named({}))
+    as_is = Candidate(given)
+    began = time.perf_counter()
+    losses = as_is.losses(LOSS_STEPS, seconds)
+    preparation = time.perf_counter() - began
+    rate = median(as_is.images_per_second(seconds / ROUNDS) for _ in range(ROUNDS))
+    found = Baseline(given, seconds, as_is, rate, len(losses), fmean(losses), preparation)
+    table.add(Row(named({}), rate, 1, found.loss, ""))
+    own = current_values(as_is)
+    plain = {key: value for key, value in REFERENCE.items() if own.get(key, value) != value}
+    if not plain:
+        return found
+    table.announce("the reference")
+    found = replace(found, loss=fmean(found.under(plain).losses(found.steps)))
+    table.add(Row(named(plain), None, None, found.loss, "the reference of the loss"))
+    return found
+
+
 class Tuning:
     """Measures execution plans of a config and keeps the fastest so far.
 
     Args:
-        given: The options of ``fit``. What they set on the command line is not tried otherwise.
-        seconds: How long to time each candidate, in all rounds together.
-        tolerance: How far the loss of a candidate may be off, as a share of the reference's.
-        tell: Called with each new row.
-        about: Called with the name of what is measured next.
+        baseline: The config as it is. What its command line sets is not tried otherwise.
+        tolerance: How far the loss of a candidate may be off, as a share of the baseline's.
+        table: Shows each candidate.
 
     Attributes:
         plan: The settings that won, where they differ from the config, by dotted key.
         ratio: How many times as fast they are.
-        rate: Images per second of the config as it is; 0 before they are known.
         batch: The batch size that was fastest, and its ratio, if larger ones were.
     """
 
-    def __init__(
-        self,
-        given: list[str],
-        seconds: float,
-        tolerance: float,
-        tell: Callable[[Row], None],
-        about: Callable[[str], None],
-    ) -> None:
-        self.given = given
-        self.seconds = seconds
+    def __init__(self, baseline: Baseline, tolerance: float, table: Table) -> None:
+        self.baseline = baseline
         self.tolerance = tolerance
-        self.tell = tell
-        self.about = about
+        self.table = table
+        self.best = as_is = baseline.as_is
+        self.own = current_values(as_is)
+        self.values = {k: v for k, v in self.own.items() if not is_given(k, as_is.command_line)}
         self.plan: dict[str, Any] = {}
-        self.ratio, self.rate = 1.0, 0.0
+        self.ratio = 1.0
         self.batch: tuple[int, float] | None = None
 
     def run(self) -> None:
-        """Measures; may be interrupted at any time.
-
-        Raises:
-            ValueError: The config itself is wrong, or cannot be trained.
-        """
-        self._begin()
+        """Measures; may be interrupted at any time."""
         self._compare((WORKERS,))
         fed = self.ratio
         for group in GROUPS:
@@ -119,25 +139,12 @@ class Tuning:
             self._compare((WORKERS,))
         self._enlarge()
 
-    def _begin(self) -> None:
-        """Trains the config as it is, for the pace, and in float32, for the loss."""
-        self.about("the config as it is")
-        self.best = as_is = Candidate(self.given)
-        self.data: ImageDataModule = as_is.datamodule
-        self.own = current_values(as_is)
-        self.values = {k: v for k, v in self.own.items() if not is_given(k, as_is.command_line)}
-        plain = {k: v for k, v in REFERENCE.items() if self.own.get(k, v) != v}
-        began = time.perf_counter()
-        losses = as_is.losses(LOSS_STEPS, self.seconds)
-        self.start = time.perf_counter() - began
-        self.steps, self.loss = len(losses), fmean(losses)
-        self.rate = median(as_is.images_per_second(self.seconds / ROUNDS) for _ in range(ROUNDS))
-        self.tell(Row("as it is", 1, self.loss, ""))
-        if plain:
-            self.about("the reference")
-            reference = Candidate(self.given, plain, self.data)
-            self.loss = fmean(reference.losses(self.steps))
-            self.tell(Row(named(plain), None, self.loss, "the reference of the loss"))
+    def _show(
+        self, plan: Mapping[str, Any], ratio: float | None, loss: float | None, verdict: str
+    ) -> None:
+        # All rates are at the pace that the machine had for the first one.
+        rate = None if ratio is None else self.baseline.rate * ratio
+        self.table.add(Row(named(plan), rate, ratio, loss, verdict))
 
     # ---- one group of settings ----
 
@@ -164,7 +171,7 @@ class Tuning:
         for one, no in zip(contenders, objections, strict=True):
             verdict = "wins" if one is winner else no or "faster, but others are more so"
             ratio = self.ratio * median(one.ratios)
-            self.tell(Row(named(one.candidate.plan), ratio, one.loss, verdict))
+            self._show(one.candidate.plan, ratio, one.loss, verdict)
         if winner is not None:
             self.best, self.plan = winner.candidate, winner.candidate.plan
             self.ratio *= median(winner.ratios)
@@ -176,19 +183,20 @@ class Tuning:
 
     def _admit(self, plan: Mapping[str, Any]) -> list[Contender]:
         """The candidate, if it trains and its loss is that of the reference."""
-        self.about(named(plan))
+        baseline = self.baseline
+        self.table.announce(named(plan))
         began = time.perf_counter()
         try:
-            candidate = Candidate(self.given, plan, self.data)
-            loss = fmean(candidate.losses(self.steps))
+            candidate = baseline.under(plan)
+            loss = fmean(candidate.losses(baseline.steps))
         except Exception as error:
-            self.tell(Row(named(plan), None, None, reason(error)))
+            self._show(plan, None, None, reason(error))
             return []
-        candidate.preparation = max(0.0, time.perf_counter() - began - self.start)
-        off = abs(loss - self.loss) / abs(self.loss)
+        candidate.preparation = max(0.0, time.perf_counter() - began - baseline.preparation)
+        off = abs(loss - baseline.loss) / abs(baseline.loss)
         if not off <= self.tolerance:
             verdict = f"rejected: loss off by {off:.1%}, {self.tolerance:.1%} is allowed"
-            self.tell(Row(named(plan), None, loss, verdict))
+            self._show(plan, None, loss, verdict)
             return []
         return [Contender(candidate, loss)]
 
@@ -203,11 +211,11 @@ class Tuning:
                     one.ratios.append(self._pace(one.candidate) / pace)
                 except Exception as error:
                     one.failed = True
-                    self.tell(Row(named(one.candidate.plan), None, one.loss, reason(error)))
+                    self._show(one.candidate.plan, None, one.loss, reason(error))
 
     def _pace(self, candidate: Candidate) -> float:
-        self.about(named(candidate.plan))
-        return candidate.images_per_second(self.seconds / ROUNDS)
+        self.table.announce(named(candidate.plan))
+        return candidate.images_per_second(self.baseline.seconds / ROUNDS)
 
     def _objection(self, contender: Contender) -> str:
         """Why a candidate is out; nothing if it is not."""
@@ -220,7 +228,7 @@ class Tuning:
         if candidate.plan.get(COMPILE) and not self.best.plan.get(COMPILE):
             # Twice: for training and for evaluation.
             costs = 2 * candidate.preparation
-            saved = candidate.images_in_all / (self.rate * self.ratio) * (1 - 1 / ratio)
+            saved = candidate.images_in_all / (self.baseline.rate * self.ratio) * (1 - 1 / ratio)
             if costs > saved:
                 return f"compiling takes {costs:.0f} s, and saves {saved:.0f} s of the training"
         return ""
@@ -232,25 +240,23 @@ class Tuning:
         if BATCH not in self.values:
             return
         size, best = 2 * int(self.values[BATCH]), 1.0
-        while size <= len(self.data.train_set):
+        while size <= len(self.baseline.as_is.datamodule.train_set):
             plan = {**self.plan, BATCH: size}
-            self.about(named(plan))
+            self.table.announce(named(plan))
             if not may_fit():
-                self.tell(
-                    Row(named(plan), None, None, "not tried: it may need more memory than is free")
-                )
+                self._show(plan, None, None, "not tried: it may need more memory than is free")
                 return
             try:
-                larger = Contender(Candidate(self.given, plan, self.data))
+                larger = Contender(self.baseline.under(plan))
                 larger.candidate.losses(1)
             except Exception as error:
-                self.tell(Row(named(plan), None, None, reason(error)))
+                self._show(plan, None, None, reason(error))
                 return
             self._race([larger])
             if larger.failed:
                 return
             ratio = median(larger.ratios)
-            self.tell(Row(named(plan), self.ratio * ratio, None, "fits, and learns otherwise"))
+            self._show(plan, self.ratio * ratio, None, "fits, but trains differently")
             if ratio > GAIN * best:
                 best, self.batch = ratio, (size, self.ratio * ratio)
             elif not torch.cuda.is_available():
@@ -289,8 +295,7 @@ def choices_of(key: str, now: Any) -> list[Any]:
     if key == PRECISION:
         return list(dict.fromkeys((now, "32-true", "bf16-mixed")))
     if key == WORKERS:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        doubled = (2**power for power in range(int(math.log2(cores or 1)) + 1))
+        doubled = (2**power for power in range(int(math.log2(cores())) + 1))
         return sorted({now, 0, *doubled})
     return [False, True]
 
@@ -310,7 +315,7 @@ def named(plan: Mapping[str, Any]) -> str:
             words.append(name if value else f"no {name}")
         else:
             words.append(f"{name} {value:,}")
-    return ", ".join(words)
+    return ", ".join(words) or "as it is"
 
 
 def reason(error: Exception) -> str:

@@ -10,13 +10,13 @@ from ray import tune
 def train(config: dict[str, str]) -> None:
     """Fits a config in Ray's process."""
     from classifier.cli import run
-    from classifier.runs import best_value
+    from classifier.runs import best_value, read_metrics
 
     runs = Path(config["runs"])
     code = run(["fit", "--config", config["file"], "--trainer.default_root_dir", str(runs)])
     assert code == 0
     (folder,) = (runs / Path(config["file"]).stem).iterdir()
-    tune.report({"val_accuracy": best_value(folder, "val_accuracy", "maximize")})
+    tune.report({"val_accuracy": best_value(read_metrics(folder), "val_accuracy", "maximize")})
 
 
 def main() -> None:

@@ -29,7 +29,7 @@ from statistics import median
 
 from machine import machine
 
-from classifier.runs import best_value
+from classifier.runs import best_value, read_metrics
 from classifier.search.study import Study
 
 PACKAGES = ("torch", "pytorch-lightning", "optuna", "ray")
@@ -150,7 +150,7 @@ def check(folder: Path, configs: Sequence[Path]) -> None:
     values = {}
     for record in folder.rglob("run.json"):
         number = json.loads(record.read_text())["name"][-4:]
-        values[number] = best_value(record.parent, "val_accuracy", "maximize")
+        values[number] = best_value(read_metrics(record.parent), "val_accuracy", "maximize")
     known = configs[0].parent / "values.json"
     if not known.exists():
         known.write_text(json.dumps(values))

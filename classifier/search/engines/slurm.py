@@ -1,7 +1,7 @@
 """Workers as the tasks of a SLURM job array.
 
 SLURM queues a task again whose node failed or that had to make room. A task that nears its time
-limit puts its trial back and queues itself again, so that a search may last longer than a job.
+limit requeues its trial and itself, so that a search may last longer than a job.
 """
 
 import shlex
@@ -64,7 +64,6 @@ class JobArray:
         _run("scancel", self.job)
 
     def describe(self) -> str:
-        """Says what was queued, on one line."""
         return f"{self.workers} workers in SLURM job {self.job}, output in '{self.logs}'"
 
 

@@ -14,14 +14,14 @@ from classifier.anchored_yaml.text import MISSING, differing, dotted
 from classifier.checkpoint.trust import confined
 from classifier.errors import UserError
 from classifier.search.settings import FREE, Settings, load
-from classifier.search.signed import trust_of_held
+from classifier.search.signed import trust_to_resume
 from classifier.search.space import Space
 
 LISTED = 3  # differences in a message
 WIDTH = 60  # of a value in a message, in characters
 
 
-def continued(settings: Settings) -> Settings:
+def resumed(settings: Settings) -> Settings:
     """The search that the folder holds, with those settings changed that may change.
 
     All else stays as the folder has it, so that all trials are written from one base config.
@@ -31,7 +31,7 @@ def continued(settings: Settings) -> Settings:
     """
     # The folder may be somebody else's, and names what is imported when it is read.
     try:
-        with confined(trust_of_held(settings.folder, [settings.sampler, settings.pruner])):
+        with confined(trust_to_resume(settings.folder, [settings.sampler, settings.pruner])):
             held = load(settings.folder)
     except UserError as error:
         cause = str(error).partition(" If you trust it:")[0]
@@ -54,10 +54,10 @@ def continued(settings: Settings) -> Settings:
 
 def differences(held: Settings, wanted: Settings) -> list[str]:
     """Says of each setting that decides what is searched how it differs, if it does."""
-    return _told(_deciding(held), _deciding(wanted))
+    return _describe_differences(_defining_settings(held), _defining_settings(wanted))
 
 
-def _deciding(settings: Settings) -> dict[str, Any]:
+def _defining_settings(settings: Settings) -> dict[str, Any]:
     """What decides what is searched, written in one way."""
     space = Space(settings.space)
     ordered = settings.sampler == "grid"
@@ -69,12 +69,12 @@ def _deciding(settings: Settings) -> dict[str, Any]:
         "sampler": settings.sampler,
         "pruner": settings.pruner,
         "plan": settings.plan,
-        "storage": _place(settings.storage),
+        "storage": _without_credentials(settings.storage),
     }
     return found | {"the order of the space": list(space.names)} if ordered else found
 
 
-def _place(storage: str | None) -> str | None:
+def _without_credentials(storage: str | None) -> str | None:
     """A database without who asks for it."""
     return storage and re.sub(r"://[^/]*@", "://", os.path.expandvars(storage))
 
@@ -87,13 +87,13 @@ def _base_differences(held: str, wanted: str, space: Space | None) -> Iterator[s
         wanted: The other.
         space: What is searched in both: each name has to change the same places.
     """
-    found = _told(_without_names(held), _without_names(wanted))
+    found = _describe_differences(_without_names(held), _without_names(wanted))
     yield from found
     if found or space is None:
         return
     for name, param in space.probes():
         texts = (space.text(text, {name: param}) for text in (held, wanted))
-        for difference in _told(*map(_without_names, texts)):
+        for difference in _describe_differences(*map(_without_names, texts)):
             yield f"with {name} {param} {difference}"
 
 
@@ -101,13 +101,13 @@ def _without_names(text: str) -> dict[str, Any]:
     return {key: value for key, value in load_yaml(text).items() if key != KEY}
 
 
-def _told(held: Any, wanted: Any) -> list[str]:
+def _describe_differences(held: Any, wanted: Any) -> list[str]:
     return [
-        f"{dotted(path)} is {_value(there)} there, {_value(here)} here"
+        f"{dotted(path)} is {_format_value(there)} there, {_format_value(here)} here"
         for path, there, here in differing(held, wanted)
     ]
 
 
-def _value(value: Any) -> str:
+def _format_value(value: Any) -> str:
     text = "left out" if value is MISSING else literal(value)
     return text if len(text) <= WIDTH else f"{text[: WIDTH - 1]}…"

@@ -18,7 +18,7 @@ from classifier.cli.run import COMMAND
 from classifier.errors import UserError
 
 POLL = 0.5  # seconds between looks at a worker
-PATIENCE = 60.0  # seconds that workers get to put back their trials
+GRACE_SECONDS = 60.0  # that workers get to requeue their trials
 
 
 class Tasks:
@@ -43,7 +43,7 @@ class Tasks:
 
         ended, alive = ray.wait(self.tasks, num_returns=len(self.tasks), timeout=0)
         try:
-            if not alive:  # as long as one works, the search goes on
+            if not alive:  # as long as one works, so does the search
                 ray.get(ended)
         except ray.exceptions.RayError as error:
             cause = str(error).strip().splitlines()[-1]
@@ -59,10 +59,9 @@ class Tasks:
 
         for task in self.tasks:
             ray.cancel(task)
-        ray.wait(self.tasks, num_returns=len(self.tasks), timeout=PATIENCE)
+        ray.wait(self.tasks, num_returns=len(self.tasks), timeout=GRACE_SECONDS)
 
     def describe(self) -> str:
-        """Says what was started, on one line."""
         return f"{len(self.tasks)} workers as tasks of Ray, output in '{self.logs}'"
 
 
@@ -96,7 +95,7 @@ def start(folder: Path, workers: int, options: Mapping[str, Any], until: float |
         ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise UserError(
-            f"engine_options.address: there is no way to Ray at '{address}': {error}"
+            f"engine_options.address: cannot connect to Ray at '{address}': {error}"
         ) from error
     finally:
         os.chdir(here)

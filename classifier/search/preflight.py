@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from classifier.errors import UserError
-from classifier.search.process import become_ordinary, context
+from classifier.search.process import context, reset_inherited_state
 
 # A machine that only starts a search lacks the devices of those that train.
 ELSEWHERE = ("accelerator=cpu", "devices=1", "num_nodes=1", "strategy=auto", "precision=32-true")
@@ -50,7 +50,7 @@ def rehearse(base: Path, variants: Mapping[str, str], monitor: str, here: bool) 
 
 
 def _rehearse(channel: Connection, *arguments: object) -> None:
-    become_ordinary()
+    reset_inherited_state()
     with contextlib.suppress(BrokenPipeError):  # whoever asked is gone
         channel.send(_problem(*arguments))  # type: ignore[arg-type]  # those of _problem
 

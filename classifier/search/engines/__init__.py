@@ -11,10 +11,10 @@ from typing import Protocol
 
 from classifier.atomic import open_to_append
 from classifier.cli.errors import is_users, message_of
+from classifier.platform import cores
 from classifier.search.settings import Settings
 from classifier.search.signed import refuse_of_others
-from classifier.search.stop import Stop
-from classifier.search.worker import work
+from classifier.search.worker import Stop, work
 
 RESTARTS = 3  # of one worker, in a search
 
@@ -26,7 +26,7 @@ class Engine(Protocol):
         """How many are running, or waiting to."""
 
     def stop(self) -> None:
-        """Lets them put back their trials and end."""
+        """Lets them requeue their trials and end."""
 
     def describe(self) -> str:
         """Says what was started, on one line."""
@@ -45,13 +45,13 @@ def start(settings: Settings, workers: int, until: float | None) -> Engine:
         remedy = "'classifier search --config FILE' begins one of your own."
         refuse_of_others(f"engine {settings.engine}", remedy)
     if settings.engine == "slurm":
-        from classifier.search import slurm
+        from classifier.search.engines import slurm
 
         return slurm.start(folder, workers, options, until)
     if settings.engine == "ray":
-        from classifier.search import cluster_ray
+        from classifier.search.engines import ray
 
-        return cluster_ray.start(folder, workers, options, until)
+        return ray.start(folder, workers, options, until)
     share_cores(settings.workers)
     return Local(folder, shares(settings.workers)[:workers], until)
 
@@ -71,7 +71,7 @@ class Local:
     def __init__(self, folder: Path, shares: list[dict[str, str]], until: float | None) -> None:
         self.folder = folder
         self.until = until
-        self.told = Stop()
+        self.stopping = Stop()
         self.shares = shares
         self.restarts = [0] * len(shares)
         self.pool = ThreadPoolExecutor(len(shares), "worker")
@@ -83,7 +83,7 @@ class Local:
 
     def _work(self, slot: int) -> None:
         try:
-            work(self.folder, self.told, self.until, self.shares[slot])
+            work(self.folder, self.stopping, self.until, self.shares[slot])
         except Exception as error:
             trace = "" if is_users(error) else traceback.format_exc()
             with open_to_append(self.folder / "workers" / f"local-{slot}.log") as log:
@@ -99,7 +99,7 @@ class Local:
         return sum(not worker.done() for worker in self.workers)
 
     def stop(self) -> None:
-        self.told.set()
+        self.stopping.set()
         self.pool.shutdown()
 
     def describe(self) -> str:
@@ -133,13 +133,6 @@ def shares(workers: int) -> list[dict[str, str]]:
         own = found[slot * many : (slot + 1) * many] or found[slot % max(1, len(found)) :][:1]
         result.append({"CUDA_VISIBLE_DEVICES": ",".join(own)} if own else {})
     return result
-
-
-def cores() -> int:
-    """The processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def gpus() -> list[str]:

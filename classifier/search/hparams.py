@@ -1,15 +1,24 @@
-"""What TensorBoard's HParams tab has to know of a search before it looks at the trials."""
+"""TensorBoard's HParams tab: the columns of a search, and the values and the end of a trial."""
 
+import json
+import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from optuna.distributions import CategoricalDistribution
 from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams import metadata
+from tensorboard.plugins.hparams.api_pb2 import STATUS_FAILURE, STATUS_SUCCESS
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo
 from tensorboard.plugins.hparams.summary_v2 import (
     Discrete,
     HParam,
     Metric,
     RealInterval,
     hparams_config_pb,
+    hparams_pb,
 )
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
@@ -46,8 +55,30 @@ def _domain(distribution: Distribution) -> Discrete | RealInterval | None:
     """
     if not isinstance(distribution, CategoricalDistribution):
         return RealInterval(float(distribution.low), float(distribution.high))
-    choices = ["null" if choice is None else choice for choice in distribution.choices]
+    choices = [_plain(choice) for choice in distribution.choices]
     kinds = {type(choice) for choice in choices}
     if kinds == {int, float}:
         choices, kinds = [float(choice) for choice in choices], {float}
     return Discrete(choices) if len(kinds) == 1 else None
+
+
+def session_start(hyperparameters: Mapping[str, Any], name: str) -> Summary:
+    """The row of a trial, with the searched values by name."""
+    values = {key: _plain(value) for key, value in hyperparameters.items()}
+    return hparams_pb(values, trial_id=name)
+
+
+def session_end(succeeded: bool) -> Summary:
+    """The end of a trial."""
+    status = STATUS_SUCCESS if succeeded else STATUS_FAILURE
+    end = SessionEndInfo(status=status, end_time_secs=time.time())
+    data = metadata.create_summary_metadata(HParamsPluginData(session_end_info=end))
+    value = Summary.Value(
+        tag=metadata.SESSION_END_INFO_TAG, metadata=data, tensor=metadata.NULL_TENSOR
+    )
+    return Summary(value=[value])
+
+
+def _plain(value: Any) -> Any:
+    """Anything but truth values, numbers and texts as a text: None becomes ``null``."""
+    return value if isinstance(value, bool | int | float | str) else json.dumps(value)

@@ -1,0 +1,185 @@
+"""What the workers of a search tell each other: records in its storage, locks in its folder."""
+
+import json
+import os
+import platform
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from filelock import FileLock, Timeout
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial
+
+from classifier.errors import UserError
+from classifier.search import signed
+
+WORKER_ID = re.compile(r"[^/\\\0]*-\d+-[0-9a-f]{8}")
+
+
+class Journal(JournalFileBackend):
+    """Optuna's journal file, which is not spoilt by a writer that is killed or finds the disk full.
+
+    Optuna's own lock outlives a killed holder for half a minute, or for ever if the folder was
+    moved since; and behind half a line it would write on and then never read the file again.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
+        self.path = path
+        self.lock = FileLock(path.with_name(f".{path.name}.lock"))
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
+        with self.lock, self.path.open("rb+") as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(end - 1, 0))
+            if file.read() not in (b"", b"\n"):  # nobody is writing it: we have the lock
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)
+                file.seek(0, os.SEEK_END)
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def open_storage(url: str | None, folder: Path) -> BaseStorage:
+    """Opens the database, or the journal file of the search folder.
+
+    Args:
+        url: Of PostgreSQL; variables of the environment, ``$NAME``, are filled in.
+        folder: The search folder.
+
+    Raises:
+        UserError: If the database cannot be reached.
+    """
+    if url is None:
+        return JournalStorage(Journal(folder / "journal.log"))
+    signed.refuse_of_others("a storage", "its database may be anybody's.")
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        place = make_url(os.path.expandvars(url))
+        if place.drivername == "postgresql":
+            # SQLAlchemy 2.1 took another default; this is the driver of our extra.
+            place = place.set(drivername="postgresql+psycopg2")
+        # A connection may be idle for the hours of a trial and be closed by the server meanwhile.
+        options = {"pool_pre_ping": True}
+        address = place.render_as_string(hide_password=False)
+        return optuna.storages.get_storage(RDBStorage(address, engine_kwargs=options))
+    except (SQLAlchemyError, ImportError, ValueError) as error:
+        cause = str(error.__cause__ or error).strip().splitlines()[0]
+        shown = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
+        raise UserError(f"storage: '{shown}' cannot be used: {cause}.") from error
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A process that runs trials, and its machine."""
+
+    id: str
+    host: str
+    pid: int
+
+    @classmethod
+    def new(cls) -> "Worker":
+        """This process, under an id that no other worker has."""
+        host, pid = platform.node(), os.getpid()
+        return cls(f"{host}-{pid}-{os.urandom(4).hex()}", host, pid)
+
+    def lock_in(self, folder: Path) -> Path:
+        """The lock file of the worker in a search folder; one that ends by itself removes it.
+
+        Raises:
+            UserError: If no worker has made the id up: the lock of a dead one is removed.
+        """
+        if not isinstance(self.id, str) or not WORKER_ID.fullmatch(self.id):
+            raise UserError(f"the storage of '{folder}' names {self.id!r}, which is not a worker.")
+        return folder / "workers" / f"{self.id}.lock"
+
+    def is_dead(self, folder: Path) -> bool | None:
+        """Whether the worker has died; None on another machine, where its lock says nothing."""
+        if self.host != platform.node():
+            return None
+        path = self.lock_in(folder)
+        if not path.exists():
+            return True
+        try:
+            with FileLock(path, timeout=0):
+                path.unlink(missing_ok=True)
+        except Timeout:
+            return False
+        return True
+
+
+@contextmanager
+def active_worker(folder: Path) -> Iterator[Worker]:
+    """Within, this process is a worker of a search: it holds a lock, which ends with it."""
+    worker = Worker.new()
+    path = worker.lock_in(folder)
+    with FileLock(path):
+        try:
+            yield worker
+        finally:
+            path.unlink(missing_ok=True)  # before the release: a free lock is a sign of death
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a trial.
+
+    Attributes:
+        value: The best value of its epochs; None if it failed.
+        reason: Why it failed.
+        epochs: How many it trained.
+        seconds: How long it trained, over all its starts.
+    """
+
+    value: float | None = None
+    reason: str = ""
+    epochs: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """What workers note of a trial beside Optuna's own fields: its ``user_attrs``.
+
+    Attributes:
+        attempt: How many times it was claimed since its last new epoch.
+        worker: Who claimed it last; None if that was another program.
+        beat: Counts the heartbeats of that worker.
+        pruned: Whether the pruner stopped it.
+        outcome: What became of it; None while it has not ended.
+    """
+
+    attempt: int = 0
+    worker: Worker | None = None
+    beat: int = 0
+    pruned: bool = False
+    outcome: Outcome | None = None
+
+    @classmethod
+    def of(cls, trial: FrozenTrial) -> "TrialRecord":
+        """Reads the record of a trial."""
+        attrs = {name: trial.user_attrs[name] for name in vars(cls()) if name in trial.user_attrs}
+        for name, kind in (("worker", Worker), ("outcome", Outcome)):
+            if attrs.get(name) is not None:
+                attrs[name] = kind(**attrs[name])
+        return cls(**attrs)
+
+    def save(self, storage: BaseStorage, trial_id: int, before: "TrialRecord") -> None:
+        """Writes what differs from the record that the storage has."""
+        held = asdict(before)
+        for name, value in asdict(self).items():
+            if value != held[name]:
+                storage.set_trial_user_attr(trial_id, name, value)
