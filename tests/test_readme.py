@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 
+from classifier import cli
 from classifier.__main__ import VERBS, main
 
 ROOT = Path(__file__).parents[1]
@@ -74,6 +75,7 @@ def commands() -> list[Command]:
 
 COMMANDS = commands()
 OWN = [command for command in COMMANDS if command.line.startswith("classifier ")]
+NOT_YET = not hasattr(cli, "ClassifierCLI")  # of which the README of cli speaks
 PYTHON = [b for b in BLOCKS if b.kind == "python" and b.text not in FILES.values()]
 
 
@@ -131,6 +133,8 @@ def test_another_program_is_not_called_for_a_reason(command):
 
 @pytest.mark.parametrize("command", OWN, ids=lambda command: command.line)
 def test_a_command_of_a_readme_is_understood(command, as_described, trained, capsys):
+    if NOT_YET and "own_module" in command.line:
+        pytest.skip("needs ClassifierCLI")
     line = re.sub(r"\$\(.*?\)", "0", command.line)  # what the shell would work out
     arguments = shlex.split(re.sub(r"runs/\w+/version_0", str(trained), line))[1:]
     assert arguments[0] in VERBS
@@ -138,7 +142,7 @@ def test_a_command_of_a_readme_is_understood(command, as_described, trained, cap
         shown = ["--dry_run=1", "--folder=found"] if "--config" in arguments else ["--help"]
     elif arguments[0] in ("reproduce", "tune"):
         shown = ["--help"]
-    elif arguments[0] == "fit" and "configs/digits.yaml" in arguments:
+    elif arguments[0] == "fit" and {"configs/digits.yaml", "own_module.yaml"} & {*arguments}:
         shown = ["--trainer.fast_dev_run=true"]
     else:
         shown = ["--print_config"]
@@ -155,6 +159,8 @@ def test_a_command_of_a_readme_is_understood(command, as_described, trained, cap
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("block", PYTHON, ids=lambda block: f"{block.readme}: {block.text[:40]}")
 def test_the_python_of_a_readme_runs(block, as_described, trained):
+    if NOT_YET and "ClassifierCLI" in block.text:
+        pytest.skip("needs ClassifierCLI")
     scope = {"images": torch.zeros(2, 1, 8, 8, dtype=torch.uint8)}
 
     exec(block.text.replace("runs/digits/version_0", str(trained)), scope)
