@@ -21,13 +21,16 @@ from classifier.checkpoint.provenance import decisive, flat
 from classifier.checkpoint.read import KEY, folder_name, read_whose, weights_digest
 from classifier.checkpoint.signature import Origin
 from classifier.checkpoint.trust import origin_of_run
+from classifier.cli.job import Job
 from classifier.cli.run import COMMAND, CommandParser, explained
+from classifier.cli.run import run as fit
 from classifier.errors import UserError, did_you_mean
 
 FACTS = ("seed", "device", "devices", "precision", "parameters", "data", "code", "environment")
 # The name of a machine changes no bit, nor do its idle cores.
 BESIDE_THE_POINT = ("environment.host", "environment.cores")
 RECORDED = ("seed_everything", "trainer.precision")  # settings that FACTS have, too
+AGAIN = "--again"  # the action of the process that trains: folder, last step, words of fit
 SECTIONS = ("data", "hyperparameters", "model", "seed_everything", "trainer", "trust")
 NOT_COMPARED = ("epoch", "seconds")
 UNEXPLAINED = """\
@@ -134,6 +137,9 @@ def run(given: Sequence[str]) -> int:
         0 for identical or within tolerance; 1 for different, or if the training failed; 2 for what
         the user can mend; 130 or 143 after a signal.
     """
+    if given[1:2] == [AGAIN]:
+        folder, last_step, *words = given[2:]
+        return fit(["fit", *words], Job(Path(folder), last_step=int(last_step)))
     return explained(lambda: _reproduce(_parse(given[1:])))
 
 
@@ -255,12 +261,11 @@ def _train(before: Trained, folder: Path, settings: Sequence[str]) -> int:
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(str(Path(part).resolve()) for part in path if part),
-        runs.NEW_FOLDER: str(folder),
-        runs.LAST_STEP: str(before.steps),
         **({"OMP_NUM_THREADS": str(threads)} if isinstance(threads, int) else {}),
     }
     # The config may be a stranger's; fit confines what it imports.
-    command = [*COMMAND, "fit", "--config", str(before.source.resolve()), *settings]
+    command = [*COMMAND, "reproduce", AGAIN, str(folder), str(before.steps)]
+    command += ["--config", str(before.source.resolve()), *settings]
     command += [f"--trainer.{name}={value}" for name, value in end.items()]
     there = before.working_folder if Path(before.working_folder).is_dir() else None
     return _wait(subprocess.Popen(command, cwd=there or None, env=environment))

@@ -41,8 +41,6 @@ HARMLESS = re.compile(  # settings of a repository by which a diff runs no progr
 Direction = Literal["minimize", "maximize"]
 
 LOCK = ".lock"
-NEW_FOLDER = "CLASSIFIER_NEW_FOLDER"  # hands a training the folder that was claimed for it
-LAST_STEP = "CLASSIFIER_LAST_STEP"  # hands it the step at which it ends, whatever its config says
 EVENTS = "events.out.tfevents"
 LOCK_SECONDS = 10  # an earlier process, or its data loader workers, may still be ending
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "jsonargparse", "numpy")

@@ -26,7 +26,7 @@ CODES = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGKILL: -9}
 VARY = ("ModelCheckpoint", "Timer")
 # A fit forked from a process that has imported everything costs half a second, not seven.
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["classifier.cli.command", "torch.utils.tensorboard"])
+context.set_forkserver_preload(["classifier.cli.classifier_cli", "torch.utils.tensorboard"])
 
 
 @dataclass

@@ -13,7 +13,7 @@ import pytest
 import torch
 from pytorch_lightning.callbacks import Callback
 
-import classifier.cli.command
+import classifier.cli.classifier_cli
 import classifier.tune.candidate  # noqa: F401  # which has a callback, too
 from classifier.__main__ import main
 from classifier.checkpoint.file import FORMAT, write_checkpoint

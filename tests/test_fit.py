@@ -379,7 +379,7 @@ def test_eight_fits_started_in_the_same_instant_get_eight_complete_folders(write
     write_config()
     context = multiprocessing.get_context("forkserver")
     # Forked from a process that has imported everything, they really start together.
-    context.set_forkserver_preload(["classifier.cli.command", "torch.utils.tensorboard"])
+    context.set_forkserver_preload(["classifier.cli.classifier_cli", "torch.utils.tensorboard"])
     barrier = context.Barrier(8)
     fits = [context.Process(target=fit_with_the_others, args=(barrier,)) for _ in range(8)]
 

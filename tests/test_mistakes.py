@@ -36,7 +36,7 @@ IN_THE_FILE = {
     "model setting misspelt": (
         "  optimizer:",
         "  optimiser:",
-        ["model.optimiser", "'model.optimizer'"],
+        ["model.optimiser", "'optimizer'"],
     ),
     "network setting misspelt": ("      width:", "      widht:", ["tiny.yaml:14", "'width'"]),
     "optimizer setting misspelt": (
@@ -138,7 +138,7 @@ ON_THE_COMMAND_LINE = {
     "nothing given": (["fit"], ["model.network", "--config", "--ckpt_path"]),
     "config missing": (["fit", "--config", "tinny.yaml"], ["tinny.yaml", "'tiny.yaml'"]),
     "config is a folder": (["fit", "--config", "."], ["folder", "YAML"]),
-    "config without value": (["fit", "--config"], ["--config", "missing"]),
+    "config without value": (["fit", "--config"], ["--config", "expected a value"]),
     "config is binary": (["fit", "--config", "binary.yaml"], ["binary.yaml", "UTF-8"]),
     "option misspelt": ([*FIT, "--trainer.max_epoch", "3"], ["max_epoch", "'trainer.max_epochs'"]),
     "section misspelt": ([*FIT, "--modle.monitor", "x"], ["modle", "'model'"]),
@@ -180,7 +180,7 @@ ON_THE_COMMAND_LINE = {
         ["EarlyStopping", "limit_val_batches", "val_loss"],
     ),
     "config name too long": (["fit", "--config", "x" * 999], ["xxx", "too long"]),
-    "checkpoint without value": (["test", "--ckpt_path="], ["--ckpt_path", "missing"]),
+    "checkpoint without value": (["test", "--ckpt_path="], ["--ckpt_path", "expected a value"]),
     "checkpoint is the working folder": (["test", "--ckpt_path", "."], ["'.'", "folder"]),
     "runs are no folder": ([*FIT, "--trainer.default_root_dir", "tiny.yaml"], ["tiny.yaml"]),
     "precision unknown": ([*FIT, "--trainer.precision", "17"], ["precision", "'17'", "bf16-mixed"]),

@@ -29,7 +29,7 @@ from searches import SEARCH, write_files
 
 import classifier
 from classifier import runs
-from classifier.cli.arguments import STRATEGIES
+from classifier.cli.command_line import STRATEGIES
 from classifier.search.settings import parse, save
 from classifier.search.signed import LINE, sign
 from classifier.search.study import Study

@@ -274,7 +274,7 @@ def test_images_without_a_name_behind_it_is_refused(more, checkpoint, digits, ca
 
     assert predict(checkpoint, "a.png", *more) == 2
 
-    assert capsys.readouterr().err == "error: --images: a value is missing behind it.\n"
+    assert capsys.readouterr().err == "error: --images: expected a value.\n"
 
 
 def heed_ctrl_c():

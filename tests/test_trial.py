@@ -57,7 +57,7 @@ class Die(Callback):
 """
 
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["classifier.cli.command", "torch.utils.tensorboard"])
+context.set_forkserver_preload(["classifier.cli.classifier_cli", "torch.utils.tensorboard"])
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from classifier.anchored_yaml.text import (
     children,
     compose,
     dotted,
+    find,
     key_of,
     load,
     locate,
@@ -65,8 +66,10 @@ def owners(node: yaml.Node, path: KeyPath, found: dict[int, KeyPath]) -> dict[in
 def written_at(text: str, path: KeyPath) -> KeyPath:
     """Where the value of a key is written: there, or at the anchor of which it is an alias."""
     root = compose(text)
-    nodes = dict(places(root))
-    return owners(root, (), {})[id(nodes[path])]
+    found = find(root, path)
+    if found is None:
+        raise KeyError(path)
+    return owners(root, (), {})[id(found[2])]
 
 
 def set_values(text: str, values: Mapping[KeyPath, Any], name: str = "config") -> str:

@@ -190,28 +190,41 @@ def places(node: yaml.Node, path: KeyPath = ()) -> Iterator[tuple[KeyPath, yaml.
         yield from places(child, (*path, key))
 
 
+def find(node: yaml.Node, path: Sequence[str | int]) -> tuple[KeyPath, yaml.Node, yaml.Node] | None:
+    """Follows a path from a node; the ``init_args`` of a class need not be in it.
+
+    Returns:
+        The whole path, the node which shows its line, and its value; None where there is no such.
+    """
+    found: tuple[KeyPath, yaml.Node, yaml.Node] = ((), node, node)
+    for part in path:
+        node = found[2]
+        for key, place, value in children(node):
+            if str(key) == str(part):
+                found = ((*found[0], key), place, value)
+                break
+        else:
+            within = find(node, ("init_args", part)) if part != "init_args" else None
+            if within is None:
+                return None
+            found = ((*found[0], *within[0]), *within[1:])
+    return found
+
+
 def locate(text: str, path: Sequence[str | int]) -> int | None:
     r"""Returns the line of a key, counted from 1, or None where the text has no such key.
 
     >>> locate("model:\n  network: ResNet", ("model", "network"))
     2
     """
-    node: yaml.Node = compose(text)
-    number = None
-    for part in path:
-        found = [nodes for key, *nodes in children(node) if str(key) == str(part)]
-        if not found:
-            return None
-        number, node = line(found[0][0]), found[0][1]
-    return number
+    found = find(compose(text), path)
+    return line(found[1]) if found else None
 
 
 def setting_in(text: str, path: Sequence[str]) -> Any:
-    """What a config text says of a key; None if nothing."""
-    found: Any = load(text)
-    for key in path:
-        found = found.get(key) if isinstance(found, dict) else None
-    return found
+    """Returns what a config text says of a key; None if nothing."""
+    found = find(compose(text), path)
+    return value_at(load(text), found[0]) if found else None
 
 
 def same(first: Any, second: Any) -> bool:

@@ -36,11 +36,26 @@ class PredictionWriter(BasePredictionWriter):
         self.path = path
         self.class_names = class_names
         self.top_k = min(top_k, len(class_names))
+        self.within = contextlib.ExitStack()
         self.count = 0
         self.unreadable: list[tuple[str, str]] = []
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self.within.enter_context(self._writing())
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.predict_loop.return_predictions = False  # they are on the disk
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self.within.close()
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        self.within.__exit__(type(exception), exception, exception.__traceback__)
+
     @contextlib.contextmanager
-    def writing(self) -> Iterator[None]:
+    def _writing(self) -> Iterator[None]:
         """Within, batches are written; at its end the file appears, and what it holds is told.
 
         Raises:

@@ -34,6 +34,7 @@ PACKAGES = (
     "adabelief_pytorch",
     "classifier.augment",
     "classifier.data",
+    "classifier.module.ClassificationModule",
     "classifier.networks",
     "timm.create_model",
     "timm.layers",

@@ -22,6 +22,8 @@ CALLABLE = re.compile(r"Type collections\.abc\.Callable\[.*?\] expects a .*? cal
 UNKNOWN = re.compile(r"(?:unrecognized arguments:|does not accept option) '?([^\s'=]+)")
 NOT_ACCEPTED = re.compile(r"Option '([^']+)' is not accepted(.*?)(?:\. Got value: .*)?$", re.M)
 KNOWN = {package.partition(".")[0] for package in PACKAGES}
+REPLACE = "Write 'import pytorch_lightning as pl' in place of 'import lightning.pytorch as pl'."
+OF_MODEL = ("optimizer", "lr_scheduler", "network", "loss")  # where LightningCLI has some itself
 TYPES = {
     "int": "a whole number",
     "float": "a number",
@@ -42,14 +44,20 @@ def explain(message: str, names: Iterable[str] = (), where: Where = lambda key: 
     """
     if missing := re.search(r"following arguments are required: (.*)", message):
         keys = [re.sub(r"^(fit|validate|test|predict)\.", "", n) for n in missing[1].split(", ")]
-        if key := _key(message):
+        key = _key(message)
+        if key == "model":
+            keys = [f"model.{name}" for name in keys]
+        elif key:
             return f"{where(key)}{key}: needs {' and '.join(keys)}, which is not given."
         return (
             f"{' and '.join(keys)}: not given. Name a config file, --config FILE, or a checkpoint "
             "that carries its config, --ckpt_path FILE."
         )
     if unknown := UNKNOWN.search(message):
-        key = unknown[1].lstrip("-")
+        group = re.search(r"Group '([\w.]+)' does not accept option", message)
+        key = ".".join([*(group.groups() if group else ()), unknown[1].lstrip("-")])
+        if key in OF_MODEL:
+            return f"{key}: no such setting, did you mean 'model.{key}'?"
         return f"{where(key)}{key}: no such setting{_close_key(key, names)}"
     key = _key(message)
     return f"{where(key)}{key}: {_cause(message)}" if key else _cause(message)
@@ -72,8 +80,17 @@ def _key(message: str) -> str:
     """
     keys = list(dict.fromkeys(re.findall(r'Parser key "([^"]+)"', message)))
     if option := NOT_ACCEPTED.search(message):
-        keys.append(option[1])
-    return ".init_args.".join(keys)
+        keys.append(option[1].partition(".")[0])
+    return without_module(".init_args.".join(keys))
+
+
+def without_module(key: str) -> str:
+    """A dotted key as a config has it where the module is of the usual class.
+
+    >>> without_module("model.init_args.network.init_args.width")
+    'model.network.init_args.width'
+    """
+    return re.sub(r"^model\.init_args\.", "model.", key)
 
 
 def _cause(message: str) -> str:
@@ -119,15 +136,18 @@ def _translated(line: str, given: str) -> str:
         hint = did_you_mean(path[1], _class_names(), ", expected package.module.Class.")
         return f"'{path[1]}' is not a class path{hint}"
     if other := re.match(r"Import path (\S*) ?does not correspond to a subclass of (\w+)", line):
-        return f"{repr(other[1]) if other[1] else given} is not a {other[2]}."
+        name = repr(other[1]) if other[1] else given
+        return f"{name} is not a {other[2]}{_twin(name)}"
     if base := re.match(r"Expected '(\S+)' to be a subclass of <class '(?:\w+\.)*(\w+)'>", line):
-        return f"'{base[1]}' is not a {base[2]}."
+        return f"'{base[1]}' is not a {base[2]}{_twin(base[1])}"
     if attribute := re.match(r"module '([\w.]+)' has no attribute '(\w+)'", line):
         found = vars(sys.modules.get(attribute[1], sys)).items()
         hint = did_you_mean(attribute[2], (name for name, value in found if callable(value)))
         return f"'{attribute[1]}' has no '{attribute[2]}'{hint}"
     if module := re.match(r"No module named '([\w.]+)'", line):
         name = module[1].partition(".")[0]
+        if name == "lightning":  # another name for a package that is here
+            return f"there is no '{module[1]}': the Trainer here is pytorch_lightning's. {REPLACE}"
         if name in KNOWN:  # of any other name nobody knows whose package that is
             package = name.replace("_", "-")
             return f"there is no '{module[1]}': pip install {package}, or correct the class path."
@@ -136,6 +156,18 @@ def _translated(line: str, given: str) -> str:
             "class path, or start in the folder that it is in."
         )
     return line
+
+
+def _twin(class_path: str) -> str:
+    """Ends a sentence about a class that is of another base than it seems."""
+    module = sys.modules.get(class_path.strip("'").rpartition(".")[0])
+    found = vars(module).values() if module else ()
+    if any(getattr(value, "__name__", "").startswith("lightning.pytorch") for value in found):
+        return (
+            f": it is built on lightning.pytorch, but the Trainer here is pytorch_lightning's. "
+            f"{REPLACE}"
+        )
+    return "."
 
 
 def _given(message: str) -> str:

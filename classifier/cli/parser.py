@@ -4,19 +4,21 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any, NoReturn
 
 import torch
 import yaml
-from jsonargparse import DefaultHelpFormatter, Namespace
+from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser
 
 from classifier.cli.errors import Where, explain
 from classifier.errors import did_you_mean
+from classifier.internals.jsonargparse import Formatter, groups_of, names_of, shown_groups
 from classifier.terminal import truncate
 
+DEFAULT = "classifier.module.ClassificationModule"  # where nobody names a class of modules
 NOT_WRITABLE = "Unable to serialize instance"  # what jsonargparse writes for such a default
 
 
@@ -31,7 +33,7 @@ OWN_HELP = {
 OWN_CLASSES = {"model.network": "classifier.networks."}
 
 
-class HelpFormatter(DefaultHelpFormatter):
+class HelpFormatter(Formatter):
     """Fits a verb's help on a few screens.
 
     The Trainer's settings get one sentence each, and of the classes that an argument may name,
@@ -42,16 +44,16 @@ class HelpFormatter(DefaultHelpFormatter):
         if not action.dest.endswith(".help"):  # the epilog explains them once
             super().add_argument(action)
 
-    def _expand_help(self, action: Any) -> str:
-        if action.dest in OWN_HELP:
-            return OWN_HELP[action.dest]
-        text: str = " ".join(super()._expand_help(action).split())
-        text, facts, *_ = [*re.split(r" \((?:required, )?type: ", text), ""]
-        if action.dest.startswith("trainer."):
+    def text_of(self, name: str, text: str) -> str:
+        """Shortens what jsonargparse says of a setting."""
+        if name in OWN_HELP:
+            return OWN_HELP[name]
+        text, facts, *_ = [*re.split(r" \((?:required, )?type: ", " ".join(text.split())), ""]
+        if name.startswith("trainer."):
             text = text.partition(". ")[0].rstrip(".") + "."
         if default := re.search(r"default: (.+?)(?:, known subclasses.*)?\)$", facts):
             text += f" (default: {default[1]})" if default[1] != "null" else ""
-        if prefix := OWN_CLASSES.get(action.dest):
+        if prefix := OWN_CLASSES.get(name):
             names = re.findall(rf"{prefix}[\w.]+", facts)
             text += f" Here: {', '.join(names)}; or any other class path."
         return text
@@ -62,10 +64,14 @@ class Parser(LightningArgumentParser):
 
     Attributes:
         finish: Applied to every config text that this parser dumps.
+        instantiators: What builds objects of a class and of those derived from it.
+        module: The class of ``model`` where nobody names one; the help lists its settings.
         where: Finds a dotted key in the config files, for error messages.
     """
 
     finish: Callable[[str], str] | None = None
+    instantiators: Sequence[tuple[Callable[..., Any], type, bool]] = ()
+    module: type | None = None
     where: Where = staticmethod(lambda key: "")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -73,17 +79,22 @@ class Parser(LightningArgumentParser):
 
     def format_help(self, *args: Any, **kwargs: Any) -> str:
         """Formats the help: the Trainer's forty settings last, what is linked not at all."""
-        groups = self._action_groups
-        for group in groups:
-            if any(action.dest == "ckpt_path" for action in group._group_actions):
+        last: list[Any] = []
+        groups: list[Any] = []
+        for group, names in groups_of(self):
+            title = group.title or ""
+            if "ckpt_path" in names:
                 group.title = "Checkpoint"  # Lightning's is a sentence about its own method
-        shown = [group for group in groups if group.title != "Linked arguments"]
-        self._action_groups = sorted(shown, key=lambda group: "via flags" in (group.title or ""))
-        try:
+            if self.module and "model" in names:  # in its place the settings of the usual class
+                usual = LightningArgumentParser(formatter_class=HelpFormatter)
+                usual.add_lightning_class_args(self.module, "model")
+                groups += [own for own, named in groups_of(usual) if "model" in named]
+            elif title != "Linked arguments":
+                (last if "via flags" in title else groups).append(group)
+        linked = ("model.class_names", "model.mean", "model.std")
+        with shown_groups(self, [*groups, *last], linked):
             text: str = super().format_help(*args, **kwargs)
-            return text
-        finally:
-            self._action_groups = groups
+        return text
 
     def add_function_arguments(
         self, function: Callable[..., Any], *args: Any, linked_targets: Any = None, **kwargs: Any
@@ -92,6 +103,11 @@ class Parser(LightningArgumentParser):
         # torchvision.models.resnet18, but only its counterpart for classes takes it.
         return super().add_function_arguments(function, *args, **kwargs)
 
+    def instantiate_classes(self, cfg: Namespace, **settings: Any) -> Namespace:
+        """Builds what a config says; LightningCLI calls it by this former name."""
+        built: Namespace = self.instantiate(cfg, instantiators=self.instantiators, **settings)
+        return built
+
     def dump(self, namespace: Namespace, *args: Any, **kwargs: Any) -> str:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", f"\\s*{NOT_WRITABLE}")
@@ -99,23 +115,31 @@ class Parser(LightningArgumentParser):
         if NOT_WRITABLE in text:
             # A default such as functools.partial(...): left out, it comes back by itself.
             text = yaml.safe_dump(_without_unwritable(yaml.safe_load(text)), sort_keys=False)
+        text = without_class_path(text)
         return self.finish(text) if self.finish else text
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        names = [action.dest for action in self._actions if not action.dest.endswith("help")]
+        names = [name for name in names_of(self) if not name.endswith(("help", "print_shtab"))]
         if option := re.search(r"Option '([^']+)' is not accepted$", message):
             # A parser of init_args; the one that reports it does not know these names.
-            message += did_you_mean(option[1], names, f"; it has {', '.join(names)}.")
+            message += did_you_mean(
+                option[1].partition(".")[0], names, f"; it has {', '.join(names)}."
+            )
         if not self.exit_on_error or os.environ.get("JSONARGPARSE_DEBUG"):
             super().error(message, ex)
-        told = explain(message, self.known_names(), self.where)
+        told = explain(message, names_of(self), self.where)
         sys.stderr.write(f"error: {truncate(told)}\n")
         self.exit(2)
 
-    def known_names(self) -> list[str]:
-        """The dotted names of all settings; of the verb, if this is the parser above it."""
-        parsers = self._subcommands_action.choices.values() if self._subcommands_action else [self]
-        return [a.dest for parser in parsers for a in parser._actions if a.option_strings]
+
+def without_class_path(text: str) -> str:
+    """A dumped config with the settings of the usual module directly below ``model``."""
+    return re.sub(
+        rf"^model:\n  class_path: {re.escape(DEFAULT)}.*\n(?:  init_args:.*\n)?((?:    .*\n|\n)*)",
+        lambda found: "model:\n" + re.sub("^  ", "", found[1], flags=re.MULTILINE),
+        text,
+        flags=re.MULTILINE,
+    )
 
 
 def _with_texts(value: Any) -> Any:

@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import classifier
 from classifier import terminal
@@ -14,6 +14,9 @@ from classifier.checkpoint.modules import prelude
 from classifier.cli.quiet import quiet
 from classifier.errors import UserError
 from classifier.internals.python import children_apart
+
+if TYPE_CHECKING:
+    from classifier.cli.job import Job
 
 COMMAND = (sys.executable, str(Path(classifier.__file__).with_name("__main__.py")))
 """Starts a command in a process of its own, which ``-m`` would let search the working folder."""
@@ -26,17 +29,27 @@ class CommandParser(argparse.ArgumentParser):
         raise UserError(f"{self.prog}: {message}; see {self.prog} --help.")
 
 
-def run(given: Sequence[str]) -> int:
+def run(given: Sequence[str], job: "Job | None" = None, **settings: Any) -> int:
     """Runs one of Lightning's verbs.
+
+    Args:
+        given: The words of the command line, the verb first.
+        job: What another command decides of a training that it starts.
+        **settings: As ClassifierCLI's.
 
     Returns:
         0; 1 for a run that failed; 2 for what the user can mend; 130 or 143 after a signal.
     """
     quiet()
-    from classifier.cli.arguments import Arguments
-    from classifier.cli.command import ClassifierCLI
+    from classifier.cli.classifier_cli import ClassifierCLI
 
-    return explained(lambda: ClassifierCLI(Arguments(given)).exit_code)
+    settings = {
+        "args": list(given),
+        "job": job,
+        "parser_kwargs": {"prog": "classifier"},
+        **settings,
+    }
+    return explained(lambda: ClassifierCLI(**settings).exit_code)
 
 
 def explained(command: Callable[[], Any]) -> int:

@@ -6,38 +6,32 @@ from pathlib import Path
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 
 from classifier import runs, terminal
-from classifier.callbacks.trial import Trial
 from classifier.checkpoint.read import read_checkpoint
-from classifier.cli.arguments import Arguments
+from classifier.cli.command_line import CommandLine
 from classifier.errors import UserError
 
 VARIABLE = "CLASSIFIER_RUN_FOLDER"  # hands the folder to the ranks that Lightning starts
 
 
-def run_folder(
-    arguments: Arguments, root: Path, name: str, trial: Trial | None
-) -> tuple[Path, bool]:
+def run_folder(line: CommandLine, root: Path, name: str) -> tuple[Path, bool]:
     """Returns the folder, and whether it is that of a run that is resumed.
 
     Args:
-        arguments: The command line.
+        line: The command line.
         root: Folder of all runs.
         name: What a new run is called.
-        trial: The trial that is trained, if it is one; its folder was made by the search.
     """
-    if trial:
+    if line.job:
         # Also without a checkpoint: killed before the first one, it starts again.
-        return trial.folder, (trial.folder / "run.json").exists()
-    if handed := os.environ.get(runs.NEW_FOLDER):
-        return Path(handed), False
-    if arguments.unsaved_run:
-        _check_links(arguments.unsaved_run, arguments)
-        return arguments.unsaved_run, True
-    checkpoint = arguments.checkpoint_path
+        return line.job.folder, (line.job.folder / "run.json").exists()
+    if line.unsaved_run:
+        _check_links(line.unsaved_run, line)
+        return line.unsaved_run, True
+    checkpoint = line.checkpoint_path
     resumed = runs.run_folder_of(checkpoint) if checkpoint else None
-    if resumed and _is_newest(resumed, arguments):
-        _check_config(resumed, arguments)
-        _check_links(resumed, arguments)
+    if resumed and _is_newest(resumed, line):
+        _check_config(resumed, line)
+        _check_links(resumed, line)
         return resumed, True
     beside = checkpoint.resolve().parents[1] if checkpoint else None
     if beside and (beside / "config.yaml").exists() and not (beside / "run.json").exists():
@@ -52,36 +46,36 @@ def run_folder(
     return Path(os.environ.get(VARIABLE, root / "rank" / "other")), False
 
 
-def _is_newest(folder: Path, arguments: Arguments) -> bool:
+def _is_newest(folder: Path, line: CommandLine) -> bool:
     """Whether nothing of the run would be lost if it went on from the checkpoint."""
-    if runs.read_record(folder).get("id") != arguments.run.get("id"):
+    if runs.read_record(folder).get("id") != line.run.get("id"):
         return False
     last = folder / "checkpoints" / "last.ckpt"
-    path = arguments.checkpoint_path
+    path = line.checkpoint_path
     if not last.exists():  # nor is the training as far as the best checkpoint, if that is left
         return path is not None and path.name == "previous.ckpt"
     try:
         steps = read_checkpoint(last)["global_step"]
     except ValueError:  # damaged
         steps = 0
-    return arguments.is_exact and bool(arguments.global_step >= steps)
+    return line.is_exact and bool(line.global_step >= steps)
 
 
-def _check_links(folder: Path, arguments: Arguments) -> None:
+def _check_links(folder: Path, line: CommandLine) -> None:
     """Refuses to go on in a stranger's folder that leads elsewhere."""
-    found = arguments.trust.found
+    found = line.trust.found
     if not found or found.origin != "own":
         runs.refuse_links(folder)
 
 
-def _check_config(folder: Path, arguments: Arguments) -> None:
+def _check_config(folder: Path, line: CommandLine) -> None:
     """Refuses to leave unread, and to overwrite, a config.yaml that somebody has edited.
 
     Raises:
         UserError: If it is neither what the run wrote nor named by ``--config``.
     """
     path = folder / "config.yaml"
-    named = any(Path(source.name).resolve() == path.resolve() for source in arguments.sources)
+    named = any(Path(source.name).resolve() == path.resolve() for source in line.sources)
     if not named and runs.is_config_edited(folder):
         shown = terminal.display_path(path)
         raise UserError(

@@ -14,7 +14,7 @@ from typing import Any
 from classifier.anchored_yaml import load
 from classifier.anchored_yaml.scalars import literal
 from classifier.checkpoint.trust import imported
-from classifier.cli.arguments import Arguments
+from classifier.cli.command_line import CommandLine
 from classifier.cli.parser import Parser
 from classifier.errors import UserError
 
@@ -84,40 +84,48 @@ def without(config: Any, keys: set[str], path: tuple[str, ...] = ()) -> Any:
 class Written:
     """What of a command line, its config files and its checkpoint was written by somebody.
 
+    Args:
+        parser: That of the command.
+        line: The command line.
+        default: The class of the module where nobody names one.
+
     Attributes:
         keys: The dotted keys that were written and hold.
-        argv: The arguments for the parser. A saved config lacks the defaults of each class that
+        argv: The words for the parser. A saved config lacks the defaults of each class that
             the user exchanges: they are not those of the new one.
         lost: Sentences about what was written for a class that was exchanged, and that the new one
             does not take.
     """
 
-    def __init__(self, parser: Parser, arguments: Arguments) -> None:
+    def __init__(self, parser: Parser, line: CommandLine, default: str) -> None:
         # As they were saved, for the command line may change hyperparameters in the texts.
         saved = {
             number: load(source.text)
-            for number, source in enumerate(arguments.sources)
-            if arguments.saved[number] or named(source.text) is not None
+            for number, source in enumerate(line.sources)
+            if line.saved[number] or named(source.text) is not None
         }
-        configs = [load(text) for text in arguments.texts]
+        configs = [load(text) for text in line.texts]
         filled_in = {}
         for number, config in saved.items():
             values, now = flat(config), flat(configs[number])
-            keys = _filled_in(config, arguments.sources[number].text)
+            keys = _filled_in(config, line.sources[number].text)
             filled_in[number] = {key for key in keys if values[key] == now.get(key)}
-        words = [word for word in arguments.argv if not word.startswith("--print_config")]
+        words = [word for word in line.argv if not word.startswith("--print_config")]
         for number, keys in filled_in.items():
             configs[number] = without(configs[number], keys)
-            words[1 + number] = f"--config={literal(configs[number])}"
-        found = flat(parser.parse_args(words, defaults=False)[arguments.verb].as_dict())
+            words[number] = f"--config={literal(configs[number])}"
+        words.insert(0, f"--config={literal({'model': {'class_path': default}})}")
+        found = flat(parser.parse_args(words, defaults=False).as_dict())
+        if found.get("model.class_path") == default:
+            del found["model.class_path"]
         self.keys = sorted(key for key in found if key.partition(".")[0] not in BESIDE)
-        lost = _lost([*map(flat, configs), *_options(arguments.options)], found)
+        lost = _lost([*map(flat, configs), *_options(line.options)], found)
         self.lost = [
             f"{key}: {found[f'{key}.class_path']} has no {', '.join(names)}; what was written of "
             "that for another class is left out."
             for key, names in lost.items()
         ]
-        self.argv = list(arguments.argv)
+        self.argv = list(line.argv)
         for number, keys in filled_in.items():
             exchanged = tuple(
                 key.removesuffix("class_path")
@@ -125,8 +133,8 @@ class Written:
                 if key.endswith(".class_path") and found.get(key, path) != path
             )
             if former := {key for key in keys if key.startswith(exchanged)}:
-                text = literal(without(load(arguments.texts[number]), former))
-                self.argv[1 + number] = f"--config={text}"
+                text = literal(without(load(line.texts[number]), former))
+                self.argv[number] = f"--config={text}"
 
 
 def _filled_in(config: Any, text: str) -> set[str]:

@@ -93,6 +93,8 @@ class ImageDataModule(pl.LightningDataModule):
         self._is_set_up = False
         self._epoch = 0
         self._sampler: EpochSampler | None = None
+        self.files: list[Path] = []
+        """Images to predict; with some, the data set itself is not asked for."""
         self.seed = 0
         """Seed of the training, from ``setup`` on; that of rank zero on all ranks."""
 
@@ -237,8 +239,15 @@ class ImageDataModule(pl.LightningDataModule):
         """Reads image files to predict, in the order given, as batches of ``ImageFiles``."""
         files = FilesSet(paths, self.reader())
         return DataLoader(
-            files, self.eval_batch_size, collate_fn=whole_batch, **workers(self.num_workers)
+            files,
+            batch_size=self.eval_batch_size,  # by name: Lightning makes a loader like it
+            collate_fn=whole_batch,
+            **workers(self.num_workers),
         )
+
+    def predict_dataloader(self) -> DataLoader[ImageFiles]:
+        """Reads ``files``, which ``classifier predict`` sets."""
+        return self.files_dataloader(self.files)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         training = self.trainer is not None and self.trainer.training

@@ -31,6 +31,8 @@ class DownloadedDataModule(InMemoryDataModule):
         self.download = download
 
     def prepare_data(self) -> None:
+        if self.files:
+            return
         self._open(train=False, download=self.download)  # fetches both sets, reads the smaller
 
     def load(self, train: bool) -> tuple[Tensor, Tensor]:

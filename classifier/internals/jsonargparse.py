@@ -1,17 +1,28 @@
-"""jsonargparse: what is asked before a class path is imported.
+"""jsonargparse: what is asked before a class path is imported, and how help is laid out.
 
 Its settings hold for the process and for good, and cannot tell the user's text from a
-checkpoint's. tests/test_security.py fails when it asks in another way.
+checkpoint's. tests/test_security.py fails when it asks in another way. No public method lists a
+parser's arguments or orders their groups; tests/test_cli.py fails when that changes.
 """
 
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
-from jsonargparse import _typehints, _util, set_parsing_settings
+from jsonargparse import DefaultHelpFormatter, _typehints, _util, set_parsing_settings
 from jsonargparse._common import ImportDenied, check_import_path, parsing_settings
 
-__all__ = ["ImportDenied", "asking", "check_import_path", "defining_paths"]
+__all__ = [
+    "Formatter",
+    "ImportDenied",
+    "asking",
+    "check_import_path",
+    "defining_paths",
+    "groups_of",
+    "names_of",
+    "shown_groups",
+]
 
 _lock = threading.Lock()
 _users = 0
@@ -57,3 +68,41 @@ def defining_paths(path: str) -> set[str]:
     """Imports what a class path names, unasked; returns where it is defined."""
     found: set[str] = _util.canonical_import_paths(_util.import_object(path, check_path=False))
     return found
+
+
+class Formatter(DefaultHelpFormatter):
+    """Lays out help whose texts a function has gone over."""
+
+    def text_of(self, name: str, text: str) -> str:
+        """Returns what to say of a setting, given its dotted name and jsonargparse's text."""
+        return text
+
+    def _expand_help(self, action: Any) -> str:
+        return self.text_of(action.dest, super()._expand_help(action))
+
+
+def names_of(parser: Any) -> list[str]:
+    """The dotted names of all settings; of the commands', if the parser is above some."""
+    commands = parser._subcommands_action
+    parsers = commands.choices.values() if commands else [parser]
+    return [a.dest for part in parsers for a in part._actions if a.option_strings]
+
+
+def groups_of(parser: Any) -> list[tuple[Any, list[str]]]:
+    """The groups of settings in a parser's help, each with the names of its settings."""
+    return [(group, [a.dest for a in group._group_actions]) for group in parser._action_groups]
+
+
+@contextlib.contextmanager
+def shown_groups(parser: Any, groups: Sequence[Any], without: Sequence[str]) -> Iterator[None]:
+    """Within, the help of a parser has these groups, without some of their settings."""
+    before = parser._action_groups, [group._group_actions for group in groups]
+    parser._action_groups = list(groups)
+    for group in groups:
+        group._group_actions = [a for a in group._group_actions if a.dest not in without]
+    try:
+        yield
+    finally:
+        parser._action_groups = before[0]
+        for group, actions in zip(groups, before[1], strict=True):
+            group._group_actions = actions

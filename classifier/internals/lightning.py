@@ -5,7 +5,7 @@ The functions that it replaces are private; tests/test_hooks.py fails when they 
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -13,6 +13,8 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, Checkpoint, EarlyStopping
+from pytorch_lightning.cli import LightningCLI
+from pytorch_lightning.core.mixins.hparams_mixin import _given_hyperparameters_context
 from pytorch_lightning.loops import training_epoch_loop
 from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.strategies import Strategy
@@ -144,3 +146,25 @@ class NamedHook:
     def __exit__(self, *_: object) -> None:
         if self.module is not None:
             self.module.__dict__["_current_fx_name"] = self.before
+
+
+@contextlib.contextmanager
+def described(hyperparameters: Mapping[str, Any]) -> Iterator[None]:
+    """Within, a module that is built takes these for its hyperparameters, not its arguments.
+
+    Those of the command line are objects, which ``save_hyperparameters`` cannot write as texts.
+    ``load_from_checkpoint`` builds them again by what ``_instantiator`` names.
+    """
+    builder = "pytorch_lightning.cli.instantiate_module"
+    with _given_hyperparameters_context(dict(hyperparameters), builder):
+        yield
+
+
+class PlainCLI(LightningCLI):
+    """LightningCLI that leaves to others what a checkpoint says of the config.
+
+    Its own way lets the checkpoint win over the command line, and no setting turns it off.
+    """
+
+    def _parse_ckpt_path(self) -> None:
+        pass

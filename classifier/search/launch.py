@@ -105,7 +105,7 @@ def check_trusted(folder: Path) -> None:
     trust = active()
     if trust is None or is_own():
         return
-    from classifier.cli.arguments import harmless_packages  # with Lightning
+    from classifier.cli.command_line import harmless_packages  # with Lightning
 
     study = Study.of(folder)
     trials = Trust(harmless_packages(), (), trust.trusted, trust.found)

@@ -10,7 +10,7 @@ for number in (signal.SIGTERM, signal.SIGINT):
 
 import torch.utils.tensorboard  # noqa: E402, F401
 
-import classifier.cli.command  # noqa: E402, F401
+import classifier.cli.classifier_cli  # noqa: E402, F401
 from classifier import runs  # noqa: E402
 
 runs.distributions()  # reads the metadata of all installed packages, and remembers them

@@ -60,31 +60,22 @@ def _problem(base: Path, variants: Mapping[str, str], monitor: str, devices: Seq
     from classifier.cli.run import explained
 
     quiet()
-    from pytorch_lightning.callbacks import Callback
-
-    from classifier.cli.arguments import Arguments
-    from classifier.cli.command import ClassifierCLI
-
-    class Rehearsal(ClassifierCLI):
-        """Everything but the run folder and the training."""
-
-        exit_code = 0
-
-        def monitors(self, callbacks: list[Callback]) -> list[tuple[str, str | None]]:
-            return [*super().monitors(callbacks), ("monitor", monitor)]
-
-        def keep_run(self, config: object) -> None:
-            self.datamodule.prepare_data()
-
-        def fit(self, *_: object, **__: object) -> None:
-            pass
-
     for change, config in {"": str(base), **variants}.items():
-        arguments = ["fit", "--config", config, *devices]
+        words = ["--config", config, *devices]
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()) as told:
-            code = explained(lambda: Rehearsal(Arguments(arguments)).exit_code)  # noqa: B023
+            code = explained(lambda: _build(words, monitor))  # noqa: B023
         if code:
             # The text of a variant has no file, so that its lines say nothing.
             message = re.sub(r"^error: (--config:\d+: )?", "", told.getvalue().strip())
             return f"with {change}: {message}" if change else message
     return ""
+
+
+def _build(words: Sequence[str], monitor: str) -> int:
+    from classifier.cli.classifier_cli import ClassifierCLI
+    from classifier.cli.monitors import check_monitor
+
+    cli = ClassifierCLI(args=words, run=False)
+    check_monitor(cli.model, "monitor", monitor)
+    cli.datamodule.prepare_data()
+    return 0

@@ -12,7 +12,6 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import yaml
-from jsonargparse import Namespace
 from pytorch_lightning.callbacks import (
     Callback,
     Checkpoint,
@@ -22,10 +21,9 @@ from pytorch_lightning.callbacks import (
 )
 
 from classifier.callbacks.finite_loss import FiniteLoss
-from classifier.cli.arguments import Arguments
-from classifier.cli.command import ClassifierCLI
+from classifier.callbacks.lean_hooks import LeanHooks
+from classifier.cli.classifier_cli import ClassifierCLI
 from classifier.data import ImageDataModule
-from classifier.internals.lightning import lean_hooks
 
 # They need a validation, a logger or a run folder.
 NOT_TIMED = (Checkpoint, DeviceStatsMonitor, EarlyStopping, LearningRateMonitor)
@@ -126,52 +124,47 @@ class Candidate(ClassifierCLI):
         options = (
             f"--{key}={yaml.safe_dump(value).split()[0]}" for key, value in self.plan.items()
         )
-        super().__init__(Arguments(["fit", *given, *options]))
+        super().__init__(args=[*given, *options], run=False)
 
     def before_instantiate_classes(self) -> None:
-        config = self.settings
-        limits = config.trainer.max_epochs, config.trainer.max_steps
+        model, trainer = self.settings.model.init_args, self.settings.trainer
+        limits = trainer.max_epochs, trainer.max_steps
         self.meter = Meter(*(math.inf if limit in (None, -1) else limit for limit in limits))
-        super().before_instantiate_classes()
         # Nothing is validated, so that a scheduler follows what there is.
-        config.model.monitor, config.model.monitor_mode = "train_loss", None
-        settings = (config.model.lr_scheduler or {}).get("init_args") or {}
+        model.monitor, model.monitor_mode = "train_loss", None
+        settings = (model.lr_scheduler or {}).get("init_args") or {}
         if "monitor" in settings:
             settings["monitor"] = "train_loss"
         if settings.get("mode") == "max":
             settings["mode"] = "min"
-        if self.loaded is not None:
-            self.datamodule.share(self.loaded)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        config: Namespace = self._get(self.config_init, "trainer")
-        for name, value in TRAINER.items():
-            config[name] = value
-        config.devices = config.devices[:1] if isinstance(config.devices, list) else 1
-        config.callbacks = [c for c in config.callbacks or [] if not isinstance(c, NOT_TIMED)]
-        return super().instantiate_trainer(**kwargs)
-
-    def keep_run(self, config: Namespace) -> None:
-        """Keeps none."""
-        config.callbacks += [FiniteLoss(None, self.settings.seed_everything), self.meter]
-
-    def fit(self, model: pl.LightningModule, **settings: Any) -> None:
-        """Called at the end of the constructor, where it is too early."""
+        """Builds a trainer that trains and does nothing else."""
+        if self.loaded is not None:
+            self.datamodule.share(self.loaded)
+        config = self.config_init.trainer
+        callbacks = [c for c in config.callbacks or [] if not isinstance(c, NOT_TIMED)]
+        callbacks += [LeanHooks(), FiniteLoss(None, self.settings.seed_everything), self.meter]
+        devices = config.devices[:1] if isinstance(config.devices, list) else 1
+        return pl.Trainer(
+            **{**vars(config), **TRAINER, "devices": devices, "callbacks": callbacks, **kwargs}
+        )
 
     @property
     def images_in_all(self) -> float:
         """How many images the whole training sees; known after the first call of ``losses``."""
-        return self.datamodule.batch_size * self.meter.whole
+        return float(self.datamodule.batch_size * self.meter.whole)
 
     def losses(self, steps: float, seconds: float = math.inf) -> list[float]:
         """Trains for so many steps, or seconds, from the weights that it has."""
         self._train(steps, seconds)
-        return torch.stack(self.meter.losses).tolist()
+        losses: list[float] = torch.stack(self.meter.losses).tolist()
+        return losses
 
     def images_per_second(self, seconds: float) -> float:
         """Trains on for some seconds."""
         self._train(math.inf, seconds)
-        return self.meter.pace * self.datamodule.batch_size
+        return float(self.meter.pace * self.datamodule.batch_size)
 
     def _train(self, steps: float, seconds: float) -> None:
         loop = self.trainer.fit_loop
@@ -181,5 +174,4 @@ class Candidate(ClassifierCLI):
         meter.steps, meter.seconds = steps, seconds
         # What workers had read in advance is used up by then.
         meter.warm_up = WARM_UP + 2 * self.datamodule.num_workers
-        with lean_hooks(self.trainer):
-            self.trainer.fit(self.model, datamodule=self.datamodule)
+        self.trainer.fit(self.model, datamodule=self.datamodule)

@@ -75,10 +75,13 @@ def _positive(text: str) -> float:
 
 
 def _tune(options: argparse.Namespace) -> int:
-    from classifier.cli.arguments import Arguments
+    from classifier.cli.sources import run_beside
+    from classifier.cli.words import take_option
     from classifier.tune.tuning import Tuning
 
-    name = Arguments(["fit", *options.given]).name or "config"
+    configs, _ = take_option(options.given, "--config", "-c")
+    config = next((Path(value) for value in configs if Path(value).is_file()), Path("config"))
+    name = run_beside(config).get("name", config.stem)
     output = options.output or Path(f"{name}.tuned.yaml")
     if output.exists():
         raise UserError(f"'{output}' exists; name another file with --output, or remove it.")

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from classifier.cli.arguments import Arguments
+from classifier.cli.command_line import CommandLine
 from classifier.cli.errors import message_of
 from classifier.data import ImageDataModule
 from classifier.tune.candidate import Candidate
@@ -125,7 +125,7 @@ class Tuning:
         self.best = as_is = Candidate(self.given)
         self.data: ImageDataModule = as_is.datamodule
         self.own = current_values(as_is)
-        self.values = {k: v for k, v in self.own.items() if not is_given(k, as_is.arguments)}
+        self.values = {k: v for k, v in self.own.items() if not is_given(k, as_is.command_line)}
         plain = {k: v for k, v in REFERENCE.items() if self.own.get(k, v) != v}
         began = time.perf_counter()
         losses = as_is.losses(LOSS_STEPS, self.seconds)
@@ -261,12 +261,13 @@ class Tuning:
 def current_values(candidate: Candidate) -> dict[str, Any]:
     """The settings that can be tried, with the values that they have."""
     config = candidate.settings
+    model = config.model.init_args
     values = {
         PRECISION: candidate.trainer.precision,
-        LAYOUT: config.model.channels_last,
-        COMPILE: config.model.compile,
+        LAYOUT: model.channels_last,
+        COMPILE: model.compile,
     }
-    optimizer = (config.model.optimizer or {}).get("init_args") or {}
+    optimizer = (model.optimizer or {}).get("init_args") or {}
     if "fused" in optimizer:
         values[FUSED] = bool(optimizer["fused"])
     data = config.data.get("init_args") or {}
@@ -277,9 +278,9 @@ def current_values(candidate: Candidate) -> dict[str, Any]:
     return values
 
 
-def is_given(key: str, arguments: Arguments) -> bool:
+def is_given(key: str, line: CommandLine) -> bool:
     """Whether a setting stands on the command line."""
-    given = {option.partition("=")[0].lstrip("-") for option in arguments.options}
+    given = {option.partition("=")[0].lstrip("-") for option in line.options}
     return bool({key, key.replace(".init_args", "")} & given)
 
 

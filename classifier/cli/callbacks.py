@@ -1,0 +1,155 @@
+"""Which callbacks a command gets, and in which order."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jsonargparse import Namespace
+from pytorch_lightning.callbacks import Callback, ProgressBar, Timer
+
+from classifier import terminal
+from classifier.callbacks.checkpoints import BetweenEpochs, RunCheckpoints, refuse_taken_names
+from classifier.callbacks.console import Console, RichBar
+from classifier.callbacks.data_notes import DataNotes
+from classifier.callbacks.finite_loss import FiniteLoss
+from classifier.callbacks.freed_memory import FreedMemory
+from classifier.callbacks.lean_hooks import LeanHooks
+from classifier.callbacks.logger import RunLogger
+from classifier.callbacks.predictions import PredictionWriter
+from classifier.callbacks.rank_watch import RankWatch
+from classifier.callbacks.run_record import RunRecord
+from classifier.callbacks.same_conditions import SameConditions
+from classifier.callbacks.same_data import SameData
+from classifier.callbacks.stops import EndsAt
+from classifier.cli.monitors import best_of, check_monitors
+from classifier.cli.record import facts_of, note_signature
+from classifier.cli.run_folder import run_folder
+from classifier.cli.writing import writing
+from classifier.data.workers import WorkerNames
+from classifier.errors import UserError
+
+if TYPE_CHECKING:
+    from classifier.cli.classifier_cli import ClassifierCLI
+
+
+def callbacks_for(cli: "ClassifierCLI", config: Namespace) -> tuple[list[Callback], list[Callback]]:
+    """The callbacks before those of the user and those behind them.
+
+    Args:
+        cli: The command.
+        config: The arguments of its trainer, with the user's callbacks in a list. Completed in
+            place: logger, progress bar, devices.
+    """
+    line, fits, predicts = cli.command_line, cli.verb == "fit", cli.verb == "predict"
+    folder = checkpoints = None
+    if fits:
+        check_monitors(cli, config)
+        if cli.runs_verb and not (config.fast_dev_run or config.barebones):
+            folder = cli.folder = _claim(cli, config)
+            checkpoints = _checkpoints(cli, config, folder)
+    else:
+        config.logger = False
+    _print_notes(cli)
+    cli.worker_names = WorkerNames()
+    if line.job and line.job.last_step is not None:
+        config.callbacks = [c for c in config.callbacks if not isinstance(c, Timer)]
+    fingerprint = line.run.get("data", {}).get("fingerprint")
+    # Who sees an event first, and why. Lightning moves checkpoint callbacks to the end.
+    before = [
+        LeanHooks(),
+        checkpoints and BetweenEpochs(checkpoints),  # resumes and saves before others do anything
+        cli.worker_names,  # completes an exception before others tell of it
+    ]
+    after = [
+        _progress_bar(config),
+        SameData(fingerprint) if fingerprint and not predicts else None,
+        _writer(cli, config),
+        checkpoints,
+        None if predicts else DataNotes(),
+        SameConditions(line.before) if folder else None,
+        FiniteLoss(folder, cli.settings.seed_everything) if fits else None,  # before it is recorded
+        _record(cli, folder) if folder else None,  # before what reads its metrics.csv
+        Console(folder) if fits else None,
+        EndsAt(line.job.last_step) if line.job and line.job.last_step is not None else None,
+        None if predicts else FreedMemory(),
+        RankWatch(folder),
+    ]
+    return [c for c in before if c is not None], [c for c in after if c is not None]
+
+
+def _claim(cli: "ClassifierCLI", config: Namespace) -> Path:
+    """Takes the folder of the run, and lets the logger write into it."""
+    line = cli.command_line
+    if line.format > 1:
+        refuse_taken_names(config.callbacks)
+    root = Path(config.default_root_dir or "runs").resolve()
+    name = line.name or type(cli.datamodule).__name__.lower()
+    with writing(root):
+        folder, resumed = run_folder(line, root, name)
+    done = line.epochs_done
+    if resumed and config.max_epochs is not None and 0 <= config.max_epochs < done:
+        raise UserError(
+            f"trainer.max_epochs is {config.max_epochs}, but {done} epochs are done; raise it to "
+            "continue. An earlier checkpoint starts a new run."
+        )
+    if config.logger in (None, True):
+        # What a resumed training repeats is dropped from the earlier curve.
+        config.logger = RunLogger(folder, line.global_step if resumed else None)
+    return folder
+
+
+def _checkpoints(cli: "ClassifierCLI", config: Namespace, folder: Path) -> RunCheckpoints | None:
+    if config.enable_checkpointing is False:
+        return None
+    monitor, direction = best_of(cli)
+    validated = config.limit_val_batches != 0 or not monitor.startswith("val_")
+    every = cli.settings.save_every
+    return RunCheckpoints(
+        folder,
+        monitor if validated else None,
+        direction,
+        cli.config_text,
+        every.minutes,
+        every.steps,
+    )
+
+
+def _record(cli: "ClassifierCLI", folder: Path) -> RunRecord:
+    facts = facts_of(cli, folder)
+    note_signature(cli, facts["trusted"])
+    return RunRecord(folder, cli.config_text, facts, bool(cli.command_line.checkpoint_path))
+
+
+def _progress_bar(config: Namespace) -> Callback | None:
+    """A bar, unless the user has one, wants none or does not watch."""
+    if any(isinstance(callback, ProgressBar) for callback in config.callbacks):
+        return None  # which Lightning takes unless it is told that there is none
+    if config.enable_progress_bar is None and not terminal.is_interactive():
+        config.enable_progress_bar = False
+    return None if config.enable_progress_bar is False or config.barebones else RichBar()
+
+
+def _writer(cli: "ClassifierCLI", config: Namespace) -> PredictionWriter | None:
+    """What writes the predictions; in one process, for several would have to be put in order."""
+    if cli.verb != "predict":
+        return None
+    config.devices = config.devices[:1] if isinstance(config.devices, list) else 1
+    config.strategy, config.num_nodes = "auto", 1
+    output, top_k = Path(cli.settings.output), cli.settings.top_k
+    if output.exists() or output.is_symlink():
+        raise FileExistsError(f"--output '{output}' exists; name another file or remove it.")
+    if not output.parent.is_dir():
+        raise FileNotFoundError(f"--output '{output}': there is no folder '{output.parent}'.")
+    if top_k < 1:
+        raise UserError(f"--top_k counts classes, so it is at least 1, not {top_k}.")
+    cli.writer = PredictionWriter(output, cli.datamodule.class_names, top_k)
+    return cli.writer
+
+
+def _print_notes(cli: "ClassifierCLI") -> None:
+    """Says what has no effect, and whose modules are not as they were."""
+    for note in cli.written.lost:
+        terminal.warn(note)
+    for name in cli.command_line.unused:
+        terminal.warn(f"no alias uses the hyperparameter '{name}', so it has no effect.")
+    for note in cli.command_line.trust.notes():
+        terminal.note(note)

@@ -1,0 +1,460 @@
+"""The LightningCLI of this package: YAML and command line to trainer, module and data."""
+
+import contextlib
+import os
+import secrets
+import shlex
+import signal
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from jsonargparse import Namespace
+from jsonargparse.typing import NonNegativeFloat, PositiveInt
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.callbacks import Callback, RichProgressBar
+from pytorch_lightning.cli import SaveConfigCallback
+from pytorch_lightning.utilities.model_helpers import is_overridden
+from torch.nn import Identity
+
+import classifier.augment
+import classifier.networks  # noqa: F401  # short class names work for what is imported
+from classifier import runs, terminal
+from classifier.anchored_yaml import anchors, load, with_aliases
+from classifier.callbacks.checkpoint_io import save_durably
+from classifier.callbacks.predictions import PredictionWriter
+from classifier.callbacks.stop_signals import no_signal_handlers
+from classifier.checkpoint.read import without_pretrained
+from classifier.checkpoint.trust import PACKAGES, confined
+from classifier.cli.callbacks import callbacks_for
+from classifier.cli.command_line import CommandLine
+from classifier.cli.fill import (
+    LINKS,
+    NETWORK,
+    fill_modes,
+    fill_network,
+    refuse_nulls,
+    refuse_other_numbers,
+)
+from classifier.cli.job import Job
+from classifier.cli.parser import DEFAULT, Parser
+from classifier.cli.places import telling_where
+from classifier.cli.words import read_words
+from classifier.cli.written import Written, comment
+from classifier.data import ImageDataModule
+from classifier.data.files import find_images
+from classifier.data.workers import WorkerNames
+from classifier.errors import DataWorkerError, UserError
+from classifier.internals.lightning import PlainCLI, described
+from classifier.module import ClassificationModule
+from classifier.platform import cleaning
+
+MAX_PROCESSES = max(8, os.cpu_count() or 1)  # of one training on this machine
+NOT_CONTIGUOUS = "view size is not compatible"  # how torch refuses to view what lies otherwise
+NEEDS_CONTIGUOUS = (
+    "model.channels_last: the network, its optimizer or a callback needs weights or images in the "
+    "usual memory format: --model.channels_last false."
+)
+NOT_TAKEN = {"weights_only", "return_predictions"}  # of Lightning's methods: never otherwise here
+USAGE = {
+    "fit": (
+        "--config FILE [--KEY VALUE ...]",
+        "Trains a network, or with --ckpt_path alone resumes a training.",
+    ),
+    "validate": (
+        "--ckpt_path FILE [--KEY VALUE ...]",
+        "Evaluates a checkpoint on the validation set.",
+    ),
+    "test": ("--ckpt_path FILE [--KEY VALUE ...]", "Evaluates a checkpoint on the test set."),
+    "predict": (
+        "--ckpt_path FILE --images PATH ... [--output FILE] [--KEY VALUE ...]",
+        "Writes the classes of image files to a CSV file.",
+    ),
+}
+EPILOG = (
+    "--KEY.help CLASS shows the settings of a class, such as --model.optimizer.help Adam or "
+    "--data.help CIFAR10; --print_config shows the whole config and runs nothing. "
+    "--trust PACKAGE[,PACKAGE] lets the config of a checkpoint use other classes than those of "
+    f"{', '.join(PACKAGES)}; your own configs and command line may use any."
+)
+
+
+class ClassifierCLI(PlainCLI):
+    """LightningCLI for image classifiers: ``classifier fit | validate | test | predict``.
+
+    It is called, configured and subclassed as Lightning's documentation says; what differs stands
+    in ``classifier/cli/README.md``.
+
+    Args:
+        model_class: ``ClassificationModule``, or a class derived from it that is the default.
+        datamodule_class: ``ImageDataModule``, or a class derived from it.
+        save_config_callback: One that saves the config elsewhere too; the run folder has it.
+        save_config_kwargs: As LightningCLI's, as the next two.
+        trainer_class: Builds the trainer.
+        trainer_defaults: Other defaults of the trainer; callbacks among them come last.
+        args: Words in a list; a mapping of settings; None for the words of this process.
+        run: Whether a verb comes first and is run. Otherwise trainer, module and data are built
+            and nothing is written.
+        job: What another command decides of the training that it starts.
+        **settings: As LightningCLI's.
+
+    Attributes:
+        command_line: What was given, with the configs read.
+        config_text: The whole config, as it is saved.
+        folder: The run folder; None if no run is kept.
+        undirected: What there is to say of metrics of which nothing says which way they are better.
+    """
+
+    def __init__(
+        self,
+        model_class: type[ClassificationModule] = ClassificationModule,
+        datamodule_class: type[ImageDataModule] = ImageDataModule,
+        save_config_callback: type[SaveConfigCallback] | None = None,
+        save_config_kwargs: dict[str, Any] | None = None,
+        trainer_class: Any = pl.Trainer,
+        trainer_defaults: dict[str, Any] | None = None,
+        *,
+        args: Any = None,
+        run: bool = True,
+        job: Job | None = None,
+        **settings: Any,
+    ) -> None:
+        self.job, self.runs_verb = job, run
+        self.verb, self.words = read_words(args, run)
+        self.config_text = ""
+        self.folder: Path | None = None
+        self.worker_names: WorkerNames | None = None
+        self.writer: PredictionWriter | None = None
+        self.undirected: list[str] = []
+        own: dict[str, Any] = {
+            "save_config_kwargs": save_config_kwargs,
+            "trainer_class": trainer_class,
+            "trainer_defaults": trainer_defaults,
+            "parser_class": Parser,
+            "seed_everything_default": 0,
+            "auto_configure_optimizers": False,
+            "subclass_mode_model": True,
+            "subclass_mode_data": True,
+            **settings,
+            "parser_kwargs": {"allow_abbrev": False, **(settings.get("parser_kwargs") or {})},
+            "load_from_checkpoint_support": False,  # ``_built_model`` does it
+        }
+        with contextlib.ExitStack() as self._during, self._failures_explained():
+            super().__init__(
+                model_class,
+                datamodule_class,
+                _saving_elsewhere(save_config_callback, own),
+                args=self.words,
+                run=run,
+                **own,
+            )
+
+    # ---- the parser ----
+
+    def init_parser(self, **kwargs: Any) -> Any:
+        # Without header: versions stand in run.json, and a printed config prints itself.
+        parser: Any = super().init_parser(**{**kwargs, "dump_header": None})
+        parser.instantiators = [
+            (self._built_model, ClassificationModule, True),
+            (self._built_data, ImageDataModule, True),
+        ]
+        return parser
+
+    def setup_parser(
+        self, add_subcommands: bool, main_kwargs: dict[str, Any], subparser_kwargs: dict[str, Any]
+    ) -> None:
+        verbs = self.subcommands()
+        if add_subcommands and self.verb in verbs:
+            # Only the one asked for, which halves the time to build the parser.
+            asked = {self.verb: verbs[self.verb] | NOT_TAKEN}
+            self.subcommands = lambda: asked  # type: ignore[method-assign]
+        super().setup_parser(add_subcommands, main_kwargs, subparser_kwargs)
+        usage, self.command_parser.description = USAGE.get(self.verb, ("[--KEY VALUE ...]", ""))
+        self.command_parser.usage = f"{self.parser.prog} {self.verb} {usage}"
+        self.command_parser.epilog = EPILOG
+
+    def add_default_arguments_to_parser(self, parser: Any) -> None:
+        self.command_parser: Parser = parser
+        # First, so that a dumped config defines its anchors before it uses them.
+        parser.add_argument(
+            "--hyperparameters",
+            type=dict,
+            default={},
+            help="Values named once by YAML anchors and used anywhere by aliases. "
+            "--hyperparameters.NAME VALUE changes every use.",
+        )
+        super().add_default_arguments_to_parser(parser)
+
+    def add_core_arguments_to_parser(self, parser: Any) -> None:
+        super().add_core_arguments_to_parser(parser)
+        parser.set_defaults({"model": {"class_path": _path_of(self.model_class)}})
+        parser.module = self.model_class
+        parser.set_defaults({"trainer.enable_model_summary": False})
+        for source, target in LINKS:
+            parser.link_arguments(source, target, apply_on="instantiate")
+        # For all verbs, because any may be given the config of a training.
+        parser.add_argument(
+            "--save_every.minutes",
+            type=NonNegativeFloat,
+            default=5.0,
+            help="How much of an epoch may be lost when a training is killed.",
+        )
+        parser.add_argument(
+            "--save_every.steps",
+            type=PositiveInt | None,
+            default=None,
+            help="The same, in optimizer steps. The end of an epoch is always saved.",
+        )
+        if self.verb == "predict":
+            parser.add_argument("--images", nargs="+", help="Image files, folders or globs.")
+            parser.add_argument("--output", default="predictions.csv", help="CSV file to write.")
+            parser.add_argument("--top_k", type=int, default=5, help="Classes a row, best first.")
+        if not self.runs_verb:
+            parser.add_argument("--ckpt_path", default=None)
+
+    def parse_arguments(self, parser: Any, args: Any) -> None:
+        known = [*vars(self.command_parser.get_defaults(skip_validation=True)), "ckpt_path"]
+        line = CommandLine(self.verb, self.words, list(dict.fromkeys(known)), self.job)
+        self.command_line = line
+        self._during.enter_context(confined(line.trust))
+        self._during.enter_context(telling_where(line.missing))
+        parser.where = self.command_parser.where = line.where
+        aliases = anchors(line.texts)
+        self.command_parser.finish = lambda text: (
+            with_aliases(text, aliases) + comment(self.written.keys)
+        )
+        self.written: Written = Written(self.command_parser, line, _path_of(self.model_class))
+        keys = comment(self.written.keys)
+        self.command_parser.finish = lambda text: with_aliases(text, aliases) + keys
+        words = self.written.argv
+        self.config = parser.parse_args([self.verb, *words] if self.runs_verb else words)
+        seed = self.settings.seed_everything
+        if not isinstance(seed, bool) and seed is not None and not 0 <= seed < 2**32:
+            where = line.where("seed_everything")
+            raise UserError(
+                f"{where}seed_everything: a seed is from 0 to {2**32 - 1:,}, not {seed}."
+            )
+        if seed is True:  # Lightning would take 0
+            drawn = secrets.randbelow(2**32)
+            # Ranks that Lightning starts find the seed of rank zero in this variable.
+            self.settings.seed_everything = int(os.environ.get("PL_GLOBAL_SEED", drawn))
+
+    @property
+    def settings(self) -> Namespace:
+        """The config of the command."""
+        settings: Namespace = self.config[self.verb] if self.runs_verb else self.config
+        return settings
+
+    # ---- the objects ----
+
+    def instantiate_classes(self) -> None:
+        with refused_values():
+            self._build_data()
+            self._fill()
+            super().instantiate_classes()
+
+    def _build_data(self) -> None:
+        """Builds the data first, of which the rest is filled in."""
+        config = self.settings
+        if self.verb == "predict" and not config.images:
+            raise UserError("predict needs --images PATH ..., image files, folders or globs.")
+        used = {key: part for key, part in config.as_dict().items() if key != "hyperparameters"}
+        refuse_nulls(used, self.command_line)
+        self._data: ImageDataModule | None = None
+        data_only = Namespace(data=config.data.clone())  # type: ignore[no-untyped-call]
+        built = self.command_parser.instantiate_classes(data_only, instantiate_groups=False)
+        data: ImageDataModule = built.data
+        self._data = data
+        if self.verb == "predict":
+            data.files = find_images(config.images)
+
+    def _fill(self) -> None:
+        """Completes the config by what the data says, and keeps it as it is to be saved."""
+        config, line, data = self.settings, self.command_line, self._data
+        assert data is not None
+        if self.verb == "fit" and line.format > 1:
+            # A module without a network has the same metrics.
+            metrics = ClassificationModule(Identity(), data.class_names).metric_modes()
+            self.undirected = fill_modes(config, metrics, self.written.keys, line.where)
+        resumable = config.clone()
+        resumable.ckpt_path = None  # a config that is run again starts again
+        self.config_text = self.command_parser.dump(resumable, skip_unset=False)
+        refuse_other_numbers(line, data)
+        if network := config.model.init_args.get("network"):
+            fill_network(network, data)
+            if line.checkpoint_path:
+                without_pretrained(network)
+
+    def _built_data(
+        self,
+        kind: type[ImageDataModule],
+        *args: Any,
+        applied_instantiation_links: Any,
+        **given: Any,
+    ) -> ImageDataModule:
+        """Builds the data once, though it is asked for twice."""
+        if self._data is not None:
+            return self._data
+        built = kind(*args, **given)
+        built.format = self.command_line.format
+        if "data" in self.command_line.checkpoint:
+            # Before the links ask it: what the checkpoint knows need not be on this machine.
+            built.restore(self.command_line.checkpoint["data"])
+        return built
+
+    def _built_model(
+        self,
+        kind: type[ClassificationModule],
+        *args: Any,
+        applied_instantiation_links: Any,
+        **given: Any,
+    ) -> ClassificationModule:
+        """Builds the module with its settings as texts, for ``load_from_checkpoint``."""
+        with described(self._hyperparameters(given, applied_instantiation_links)):
+            built = kind(*args, **given)
+        built.run_format = self.command_line.format
+        return built
+
+    def _hyperparameters(self, given: Collection[str], links: dict[str, Any]) -> dict[str, Any]:
+        """The settings of the module as texts, with what the data has filled in.
+
+        Args:
+            given: The arguments that the module takes.
+            links: What jsonargparse has filled in, by its place; a network need not take it.
+        """
+        text = self.command_parser.dump(self.settings, skip_link_targets=False, skip_unset=False)
+        described: dict[str, Any] = load(text)["model"]
+        if (
+            "class_path" in described
+        ):  # in the form in which Lightning's ``instantiate_module`` reads it
+            described = {
+                "_class_path": described["class_path"],
+                **described.get("init_args", {}),
+                **described.get("dict_kwargs", {}),
+            }
+        network = (self.settings.model.init_args.get("network") or {}).get("init_args") or {}
+        for place, value in links.items():
+            name = place.rpartition(".")[2]
+            if not place.startswith(NETWORK):
+                described |= {name: value} if name in given else {}
+            elif name in network:
+                described["network"]["init_args"][name] = value
+        return described
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """Builds a trainer with the callbacks and the logger of the command.
+
+        Args:
+            **kwargs: Arguments of the trainer, which win over the config.
+        """
+        built = self.config_init[self.verb] if self.runs_verb else self.config_init
+        config = Namespace({**built.trainer, **kwargs})  # type: ignore[no-untyped-call]
+        config.callbacks = _as_list(config.callbacks)
+        before, after = callbacks_for(self, config)
+        theirs = self.trainer_defaults
+        self.trainer_defaults = {
+            **theirs,
+            "callbacks": [*after, *_as_list(theirs.get("callbacks"))],
+        }
+        try:
+            trainer: pl.Trainer = super().instantiate_trainer(**{**kwargs, **vars(config)})
+            trainer.callbacks[:0] = before  # type: ignore[attr-defined]  # undeclared
+            _check_processes(trainer)
+            save_durably(trainer)
+            if self.verb != "fit":
+                # There is nothing to save: a signal ends the process at once.
+                no_signal_handlers(trainer)
+                self._note_precision(trainer)
+            return trainer
+        except Exception:
+            if self.folder:
+                runs.give_back(self.folder)
+            raise
+        finally:
+            self.trainer_defaults = theirs
+
+    def _note_precision(self, trainer: pl.Trainer) -> None:
+        """Says that an evaluation differs from those of the training, and how it would not."""
+        here = str(trainer.precision)
+        before = terminal.escape(str(self.command_line.run.get("precision", here)))
+        if self.verb in ("validate", "test") and before != here:
+            terminal.note(
+                f"trained with precision {before}, evaluated with {here}, so the last digits "
+                "differ from those of the training; "
+                f"--trainer.precision {shlex.quote(before)} gives the same."
+            )
+
+    # ---- what goes wrong ----
+
+    @contextlib.contextmanager
+    def _failures_explained(self) -> Iterator[None]:
+        """Turns what libraries raise while a command runs into what the user can do about it."""
+        leave = cleaning(self._leave_nothing) if self.verb != "fit" else contextlib.nullcontext()
+        try:
+            with leave:
+                yield
+        except RuntimeError as error:
+            if self.worker_names and self.worker_names.named:
+                raise DataWorkerError(str(error)) from error
+            if str(error).startswith(NOT_CONTIGUOUS) and self.model.channels_last:
+                raise UserError(NEEDS_CONTIGUOUS) from error
+            raise
+
+    def _leave_nothing(self) -> None:
+        """Gives the terminal its cursor back, and ends the other ranks that were started here."""
+        trainer = getattr(self, "trainer", None)
+        if trainer is None:
+            return
+        bar = trainer.progress_bar_callback
+        if isinstance(bar, RichProgressBar) and bar.progress is not None:
+            bar.progress.stop()
+        launcher: Any = trainer.strategy.launcher
+        if hasattr(launcher, "kill"):
+            launcher.kill(signal.SIGKILL)
+
+    @property
+    def exit_code(self) -> int:
+        """That of the command, which has come to its end."""
+        return int(bool(self.writer and self.writer.unreadable))
+
+
+@contextlib.contextmanager
+def refused_values() -> Iterator[None]:
+    """Turns what any constructor raises into a mistake of the user, who gave the values."""
+    try:
+        yield
+    except (UserError, OSError, MisconfigurationException):
+        raise
+    except Exception as error:
+        raise UserError(str(error) or type(error).__name__) from error
+
+
+def _saving_elsewhere(
+    callback: type[SaveConfigCallback] | None, settings: dict[str, Any]
+) -> type[SaveConfigCallback] | None:
+    """A callback that saves the config in a way of its own; the run folder has it in any case."""
+    if callback is None or not is_overridden("save_config", callback, SaveConfigCallback):
+        return None
+    given = settings.get("save_config_kwargs") or {}
+    settings["save_config_kwargs"] = {"save_to_log_dir": False, **given}
+    return callback
+
+
+def _path_of(kind: Any) -> str:
+    """The class path of a module."""
+    return DEFAULT if kind is ClassificationModule else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _as_list(callbacks: Any) -> list[Callback]:
+    """A copy of the callbacks of a config, which may be one or none."""
+    return list(callbacks) if isinstance(callbacks, list) else [callbacks] * (callbacks is not None)
+
+
+def _check_processes(trainer: pl.Trainer) -> None:
+    """Refuses what would bring the machine down: a process starts for each device of the CPU."""
+    if trainer.num_devices > MAX_PROCESSES:
+        raise UserError(
+            f"trainer.devices: {trainer.num_devices} processes are too many for this machine, at "
+            f"most {MAX_PROCESSES}."
+        )

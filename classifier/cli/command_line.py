@@ -1,0 +1,328 @@
+"""The command line, with every config text read, checked and completed before it is parsed.
+
+Precedence: command line > config files in order > checkpoint > defaults.
+"""
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from classifier import runs, terminal
+from classifier.anchored_yaml import (
+    ConfigSource,
+    apply,
+    check,
+    keep_keys,
+    load,
+    locate,
+    set_values,
+    setting_in,
+    split_arguments,
+    unused,
+    values,
+    written_at,
+)
+from classifier.checkpoint.file import FORMAT, POSITION, epochs_done
+from classifier.checkpoint.read import KEY, folder_name, read_whose, resolve
+from classifier.checkpoint.signature import Origin
+from classifier.checkpoint.trust import (
+    PACKAGES,
+    Found,
+    Trust,
+    names_in,
+    origin_of_run,
+    packages_in,
+)
+from classifier.cli.harmless import harmless_callbacks
+from classifier.cli.job import Job
+from classifier.cli.places import with_files_found
+from classifier.cli.sources import (
+    check_sections,
+    is_carried,
+    is_saved,
+    read_source,
+    run_beside,
+    untwinned,
+)
+from classifier.cli.words import check_values, gathered, given_settings, take_option
+from classifier.errors import UserError
+
+OF_TRAINING = ("trainer", "seed_everything", "save_every")  # sections that evaluation leaves out
+STRATEGIES = "pytorch_lightning.strategies"  # the trainer of a checkpoint may use them
+LAST, BEST = ("last", "hpc"), ("best",)  # Lightning's names for checkpoints of its own choice
+
+
+class CommandLine:
+    """What a command line says, as the parser needs it.
+
+    Args:
+        verb: The command.
+        words: The words behind it.
+        known: The sections that its parser knows.
+        job: What another command decides of the training, if one has started it.
+
+    Attributes:
+        texts: The config texts in order, hyperparameters applied.
+        saved: Which of them this package has written, with all defaults.
+        argv: The words for the parser: configs, then everything else.
+        name: What the run is called: the first config file, or the run that it was saved in, or
+            the checkpoint's run.
+        before: The record of the run that the first config file was saved in, or of the checkpoint.
+        checkpoint_path: The file that ``--ckpt_path`` means, if given.
+        checkpoint: What the checkpoint says of itself: config, data description, run record.
+        unsaved_run: The run folder that ``--ckpt_path`` means, if the run died before its first
+            checkpoint: it begins again there, with its own config.
+        unused: Hyperparameters of the config files that no alias refers to.
+        global_step: How many optimizer steps the checkpoint has seen.
+        epochs_done: How many epochs it has seen.
+        is_exact: Whether it is a state of the training, not one saved for evaluation.
+        missing: Relative paths of the configs that lead nowhere, from here or from where the
+            configs were used before, each with its absolute path there.
+        origin: Whose the checkpoint is.
+        trust: What class paths may be imported.
+    """
+
+    checkpoint_path: Path | None = None
+    origin: Origin = "unsigned"
+    is_exact = True
+    global_step = 0
+    epochs_done = 0
+
+    def __init__(
+        self, verb: str, words: Sequence[str], known: Collection[str], job: Job | None = None
+    ) -> None:
+        self.verb, self.words, self.known, self.job = verb, list(words), known, job
+        self.missing: dict[str, Path] = {}
+        self.checkpoint: dict[str, Any] = {}
+        overrides, rest = split_arguments(words)
+        configs, rest = take_option(rest, "--config", "-c")
+        paths, rest = take_option(rest, "--ckpt_path")
+        trusted, rest = take_option(gathered(rest, "--images"), "--trust")
+        check_values(rest)
+        self.options = [_untwinned(word) for word in rest]
+        carried = [value for value in configs if is_carried(value)]
+        given = [self._source(value) for value in configs if value not in carried]
+        paths = paths or [path for s in given if (path := (load(s.text) or {}).get("ckpt_path"))]
+        self._refuse_no_checkpoint(paths)
+        self.unsaved_run: Path | None = None
+        found = self._find(paths, carried)
+        self._decide_trust(given, trusted, found and found[1])
+        sources = given
+        if found:
+            self.trust.check_config(load(found[0].text))
+            sources = [found[0], *given]
+        self.saved = [source is (found and found[0]) or is_saved(source) for source in sources]
+        self.sources = sources
+        self.texts = apply(sources, overrides)
+        # Evaluation leaves out the trainer, which may be what uses them.
+        files = self.texts[len(sources) - len(given) :]
+        self.unused = unused(files) if given and verb == "fit" else []
+        # jsonargparse replaces a mapping at each further config; this one has all names.
+        names = yaml.safe_dump({"hyperparameters": values(self.texts)}, sort_keys=False)
+        self.argv = [*(f"--config={text}" for text in (*self.texts, names)), *self.options]
+        if paths and self.checkpoint_path:
+            # Absolute, for Lightning takes a file called "http…" for an address.
+            self.argv += ["--ckpt_path", str(self.checkpoint_path.absolute())]
+        self._find_name()
+        if carried:  # nothing of a checkpoint but its config, which is trained from scratch
+            self.checkpoint_path, self.checkpoint = None, {}
+            self.global_step = self.epochs_done = 0
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """The record of the run that the checkpoint comes from."""
+        record: dict[str, Any] = self.checkpoint.get("run", {})
+        return record
+
+    @property
+    def format(self) -> int:
+        """That of the run that is resumed, evaluated or trained again; else of new ones."""
+        return int(self.before.get("format", 1)) if self.before else FORMAT
+
+    def value(self, path: tuple[str, ...]) -> Any:
+        """What the command line or the last config says of a key; None if nothing."""
+        name = ".".join(path)
+        options, _ = take_option(self.options, f"--{name}", f"--{name}".replace(".init_args", ""))
+        if options:
+            return load(options[-1])
+        found = (setting_in(text, path) for text in reversed(self.texts))
+        return next((value for value in found if value is not None), None)
+
+    def where(self, key: str) -> str:
+        """``file:line: `` of a dotted key, in the last config that has it.
+
+        Empty if none has it, or if the command line gives it.
+        """
+        given = {option.partition("=")[0].strip("-+") for option in self.options}
+        if {key, key.replace(".init_args", "")} & given:
+            return ""
+        for source in reversed(self.sources):
+            if line := locate(source.text, key.split(".")):
+                return f"{source.name}:{line}: "
+        return ""
+
+    # ---- configs ----
+
+    def _source(self, value: str) -> ConfigSource:
+        """A config of the user, checked; one that lies in a run folder was used elsewhere."""
+        source = read_source(value, self.verb)
+        check_sections(source, self.known)
+        return self._used_before(source)
+
+    def _used_before(self, source: ConfigSource) -> ConfigSource:
+        record = run_beside(Path(source.name)) if Path(source.name).is_file() else {}
+        return source._replace(text=self._with_files_found(source.text, record))
+
+    def _with_files_found(self, text: str, record: Mapping[str, Any]) -> str:
+        folder = record.get("working_folder")
+        return with_files_found(text, folder, self.missing) if isinstance(folder, str) else text
+
+    def _find(
+        self, paths: Sequence[str], carried: Sequence[str]
+    ) -> tuple[ConfigSource, Found] | None:
+        """The config that nobody names as a file: a checkpoint's, or that of a run's folder."""
+        self.unsaved_run = unsaved_run(Path(paths[-1])) if paths and self.verb == "fit" else None
+        if not self.unsaved_run:
+            self._read_what_is_named(paths, carried)
+        folder = self.unsaved_run or next((Path(c) for c in carried if Path(c).is_dir()), None)
+        return self._folder_config(folder) if folder else self._checkpoint_config()
+
+    def _checkpoint_config(self) -> tuple[ConfigSource, Found] | None:
+        """The config that the checkpoint carries, without what depends on the machine."""
+        if "config" not in self.checkpoint:
+            return None
+        name = f"checkpoint '{self.checkpoint_path}'"
+        check(ConfigSource(name, self.checkpoint["config"]))
+        text = self._with_files_found(self.checkpoint["config"], self.run)
+        left_out = {"ckpt_path"} if self.verb == "fit" else {"ckpt_path", *OF_TRAINING}
+        text = keep_keys(text, [key for key in self.known if key not in left_out])
+        text = _without_place(text, self.origin)
+        # Its comment, which no change of the text keeps, names what was written.
+        comments = re.findall("^#.*\n?", self.checkpoint["config"], re.MULTILINE)
+        source = ConfigSource(name, text + "".join(comments))
+        return source, Found(name, self.origin, self.run)
+
+    def _folder_config(self, folder: Path) -> tuple[ConfigSource, Found]:
+        """The config that lies in the folder of a run."""
+        source = read_source(str(folder / "config.yaml"), self.verb)
+        check_sections(source, self.known)
+        record = runs.read_record(folder)
+        origin = origin_of_run(record, source.text)
+        remedy = ""
+        if origin != "own" and runs.is_config_edited(folder):
+            remedy = f"It was edited since the run wrote it: by you, then --config '{source.name}'."
+        source = self._used_before(source)
+        source = source._replace(text=_without_place(source.text, origin))
+        return source, Found(f"'{source.name}'", origin, record, remedy)
+
+    def _find_name(self) -> None:
+        files = (source.name for source in self.sources if Path(source.name).is_file())
+        file = next(files, None)
+        saved = run_beside(Path(file)) if file else {}
+        name = saved.get("name") or (Path(file).stem if file else self.run.get("name"))
+        self.name = name and folder_name(name)
+        self.before: dict[str, Any] = saved or self.run
+
+    def _decide_trust(
+        self, given: Sequence[ConfigSource], trusted: Sequence[str], found: Found | None
+    ) -> None:
+        """What may be imported: all that the user's words name, and what is found as far as."""
+        words = names_in([*(s.text for s in given), *given_settings(self.words)])
+        if self.job and self.job.words is not None:  # whose config the search wrote, not the user
+            words, trusted = set(self.job.words), [*trusted, *self.job.trusted]
+            found = found or Found("the config of the trial", "unsigned", {})
+        allowed = words if found else None
+        self.trust = Trust(harmless_packages(), allowed, packages_in(trusted), found)
+
+    # ---- the checkpoint ----
+
+    def _refuse_no_checkpoint(self, paths: Sequence[str]) -> None:
+        names = (word.partition("=")[0] for word in self.options)
+        asks = any(name.endswith(("-h", "help", "--print_config")) for name in names)
+        if self.verb != "fit" and not paths and not asks:
+            raise UserError(f"{self.verb} needs --ckpt_path PATH, a checkpoint or run folder.")
+
+    def _read_what_is_named(self, paths: Sequence[str], configs: Sequence[str]) -> None:
+        """Reads the checkpoint to resume from, or the one whose config is trained from scratch."""
+        if configs and (self.verb != "fit" or paths):
+            raise UserError(
+                f"--config '{configs[-1]}' trains from scratch what a checkpoint was trained by; "
+                "--ckpt_path alone resumes from its weights or evaluates them."
+            )
+        if len(configs) > 1:
+            raise UserError(
+                f"--config '{configs[0]}' and '{configs[-1]}': one checkpoint's config is trained."
+            )
+        if paths:
+            self._read_checkpoint(paths[-1])
+        elif configs and not Path(configs[-1]).is_dir():
+            self._read_checkpoint(configs[-1])
+            if "config" not in self.checkpoint:
+                raise UserError(f"--config '{configs[-1]}': this checkpoint carries no config.")
+
+    def _read_checkpoint(self, path: str) -> None:
+        """Reads a checkpoint; to resume, the one before it if it is damaged."""
+        if path in (*LAST, *BEST) and not Path(path).exists():
+            which = "its last" if self.verb == "fit" else "its best"
+            raise UserError(
+                f"--ckpt_path {path}: name the run, --ckpt_path runs/NAME/version_N, which means "
+                f"{which} checkpoint for {self.verb}, or a file in its folder checkpoints."
+            )
+        prefer = "last" if self.verb == "fit" else "best"
+        found = resolve(path, prefer)
+        previous = found.parent / "previous.ckpt"
+        try:
+            read = read_whose(found)
+        except ValueError as error:
+            if self.verb != "fit" or found.name != "last.ckpt" or not previous.exists():
+                raise
+            terminal.warn(f"{error} Going on from '{previous}'.")
+            found, read = previous, read_whose(previous)
+        saved, self.origin = read
+        self.checkpoint_path = found
+        self.checkpoint = saved.get(KEY, {})
+        self.global_step = saved.get("global_step", 0)
+        self.is_exact = saved.get(POSITION, {}).get("exact", True)
+        self.epochs_done = epochs_done(saved)
+
+
+def unsaved_run(path: Path) -> Path | None:
+    """The folder of a run that has no checkpoint yet, named by itself or by its last.ckpt.
+
+    Raises:
+        UserError: If its best checkpoint alone is left, which its training has long left behind.
+    """
+    folder = path.parent.parent if path.name == "last.ckpt" else path
+    begun = (folder / "run.json").is_file() and (folder / "config.yaml").is_file()
+    if not begun or resolve(str(folder), "last").is_file():
+        return None
+    best = folder / "checkpoints" / "best.ckpt"
+    if best.exists():
+        raise UserError(
+            f"'{folder}' has no last.ckpt and no previous.ckpt to go on from. "
+            f"--ckpt_path '{best}' goes on from its best weights, in a new run; "
+            f"--config '{folder / 'config.yaml'}' trains anew."
+        )
+    return folder.resolve()
+
+
+def harmless_packages() -> list[str]:
+    """What the config of any training may use, be it a stranger's."""
+    return [*PACKAGES, STRATEGIES, *harmless_callbacks()]
+
+
+def _untwinned(word: str) -> str:
+    """A word of the command line, whose value may be a class path of ``lightning.pytorch``."""
+    name, equals, value = word.partition("=")
+    return f"{name}={untwinned(value)}" if equals else untwinned(word)
+
+
+def _without_place(text: str, origin: Origin) -> str:
+    """A config that, if it is a stranger's, does not say where on this machine a run is kept."""
+    place = ("trainer", "default_root_dir")
+    if origin == "own" or setting_in(text, place) is None:
+        return text
+    return set_values(text, {written_at(text, place): None})

@@ -1,0 +1,187 @@
+"""All that is filled into a config once its data is known, so that nobody has to write it.
+
+In this order: the links (data → network and module); ``fill_modes`` (metric → what follows it),
+which a saved config shows; ``fill_network`` (data → networks that no link reaches) and
+``without_pretrained`` (checkpoint → network), which it does not. What the user writes wins, and a
+contradiction is an error.
+"""
+
+import inspect
+from collections.abc import Collection, Iterator, Mapping
+from enum import Enum
+from typing import Any
+
+from jsonargparse import Namespace
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from classifier.checkpoint.trust import imported
+from classifier.cli.command_line import CommandLine
+from classifier.cli.errors import TYPES, Where, without_module
+from classifier.data import ImageDataModule
+from classifier.errors import UserError
+from classifier.metrics import Mode, better
+
+MODEL = "model.init_args"
+NETWORK = f"{MODEL}.network.init_args"
+LINKS = [
+    ("data.num_classes", f"{NETWORK}.num_classes"),
+    ("data.in_channels", f"{NETWORK}.in_channels"),
+    ("data.in_channels", f"{NETWORK}.in_chans"),
+    ("data.class_names", f"{MODEL}.class_names"),
+    ("data.mean", f"{MODEL}.mean"),
+    ("data.std", f"{MODEL}.std"),
+]
+MODES = ("min", "max")
+
+
+def fill_network(network: Namespace, data: ImageDataModule) -> None:
+    """Completes the network's settings, in place, where jsonargparse's links do not reach.
+
+    A link needs a parameter of its name. timm's factories hide theirs in ``**kwargs``.
+    torchvision's builders always have three channels and, with pretrained weights, 1,000 classes,
+    so they are called through ``classifier.networks.torchvision_model``.
+    """
+    given = dict(network.get("dict_kwargs") or {})
+    if network.class_path.startswith("timm."):
+        numbers = {"num_classes": data.num_classes, "in_chans": data.in_channels}
+        network["dict_kwargs"] = {**numbers, **given}
+    elif network.class_path.startswith("torchvision.models."):
+        settings = _without_defaults(network)
+        name = settings.pop("name", network.class_path.rpartition(".")[2])
+        weights = settings.pop("weights", None)
+        if isinstance(weights, Enum):  # torchvision's own spelling, as jsonargparse reads it
+            weights = weights.name
+        settings.pop("num_classes", None)  # linked
+        network["class_path"] = "classifier.networks.torchvision_model"
+        network["init_args"] = Namespace(  # type: ignore[no-untyped-call]
+            name=name, num_classes=data.num_classes, in_channels=data.in_channels, weights=weights
+        )
+        network["dict_kwargs"] = {**settings, **given}
+
+
+def _without_defaults(network: Namespace) -> dict[str, Any]:
+    """The init_args that differ from the defaults, some of which (partials) no config can hold."""
+    parameters = inspect.signature(imported(network.class_path)).parameters
+    return {
+        name: value
+        for name, value in dict(network.get("init_args") or {}).items()
+        if not callable(value) and (name not in parameters or value != parameters[name].default)
+    }
+
+
+def refuse_other_numbers(line: CommandLine, data: ImageDataModule) -> None:
+    """Raises UserError if the user gives a number that the data contradicts."""
+    expected = {
+        "num_classes": data.num_classes,
+        "in_channels": data.in_channels,
+        "in_chans": data.in_channels,
+    }
+    for name, number in expected.items():
+        for section in ("init_args", "dict_kwargs"):
+            given = line.value(("model", "network", section, name))
+            if given not in (None, number):
+                raise UserError(
+                    f"model.network.{section}.{name} is {given}, but {type(data).__name__} has "
+                    f"{number}. Leave it out: it is filled in from the data."
+                )
+
+
+def refuse_nulls(config: Any, line: CommandLine, key: str = "") -> None:
+    """Raises UserError for a null where a class wants a value; jsonargparse lets any through.
+
+    What the data fills in may be left out, as null is for it.
+    """
+    if isinstance(config, list):
+        for part in config:
+            refuse_nulls(part, line, key)
+    elif isinstance(config, dict):
+        for name, kind in _nulls(config):
+            place = f"{key}.init_args.{name}"
+            if place not in [target for _, target in LINKS]:
+                shown = without_module(place)
+                raise UserError(f"{line.where(shown)}{shown}: null is not {kind}.")
+        for name, part in config.items():
+            refuse_nulls(part, line, f"{key}.{name}".lstrip("."))
+
+
+def _nulls(block: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Names the settings of a class that are null and must not be, with what they must be."""
+    settings = block.get("init_args")
+    if "class_path" not in block or not isinstance(settings, dict):
+        return
+    for name, parameter in inspect.signature(imported(block["class_path"])).parameters.items():
+        plain = TYPES.get(getattr(parameter.annotation, "__name__", ""))
+        if plain and parameter.default is not None and settings.get(name, "left out") is None:
+            yield name, plain
+
+
+def fill_modes(
+    config: Namespace, own: Mapping[str, Mode | None], written: Collection[str], where: Where
+) -> list[str]:
+    """Completes the ``mode`` of all that monitors a metric, in place, where nobody wrote it.
+
+    Args:
+        config: The settings of ``fit``, complete.
+        own: The metrics that the module logs, and what they say of themselves.
+        written: The dotted keys that somebody wrote.
+        where: Finds a dotted key in the config files.
+
+    Returns:
+        What is to be said of metrics of which nothing says which way they are better.
+
+    Raises:
+        UserError: If a mode that was written contradicts the metric.
+    """
+    model = config.model.init_args
+    monitor, mode = model.get("monitor", "val_loss"), model.get("monitor_mode")
+    modes = {**own, monitor: own.get(monitor) or mode}
+    if mode and mode != modes[monitor]:
+        told = f"{where('model.monitor_mode')}model.monitor_mode"
+        raise _contradiction(told, mode, monitor, modes[monitor])
+    unknown = {} if modes[monitor] else {"model.monitor_mode": monitor}
+    for key, block, metric in _followers(config):
+        right, settings = modes.get(metric), block.init_args
+        place = f"{key}.init_args.mode"
+        if f"{key}.mode" in written:
+            if right not in (None, settings["mode"]):
+                name = block.class_path.rpartition(".")[2]
+                told = f"{where(place)}{place} of {name}"
+                raise _contradiction(told, settings["mode"], metric, right)
+        elif right:
+            settings["mode"] = right
+        elif metric != monitor:
+            unknown[place] = metric
+    return [
+        f"{key}: nothing says whether a small or a large {metric} is good; set it to min or max."
+        for key, metric in unknown.items()
+    ]
+
+
+def _contradiction(place: str, mode: str, metric: str, right: Mode | None) -> UserError:
+    return UserError(
+        f"{place} is {mode}, but {better(metric, right)}: leave it out, or set it to {right}."
+    )
+
+
+def _followers(config: Namespace) -> Iterator[tuple[str, Namespace, str]]:
+    """What has a mode: its dotted key, its class and settings, and the metric that it follows."""
+    model = config.model.init_args
+    scheduler, callbacks = model.get("lr_scheduler"), config.trainer.callbacks
+    if scheduler and _is_plateau(scheduler.class_path) and _has_mode(scheduler):
+        settings = scheduler.init_args
+        yield "model.lr_scheduler", scheduler, settings.get("monitor") or model.get("monitor")
+    listed = callbacks if isinstance(callbacks, list) else [callbacks]
+    for number, callback in enumerate(listed):
+        if _has_mode(callback) and callback.init_args.get("monitor"):
+            key = f"trainer.callbacks.{number}" if listed is callbacks else "trainer.callbacks"
+            yield key, callback, callback.init_args.monitor
+
+
+def _has_mode(block: Namespace | None) -> bool:
+    settings = (block.get("init_args") if block else None) or {}
+    return settings.get("mode") in MODES
+
+
+def _is_plateau(class_path: str) -> bool:
+    kind = imported(class_path)
+    return isinstance(kind, type) and issubclass(kind, ReduceLROnPlateau)

@@ -1,0 +1,181 @@
+"""Config texts: read, checked, and brought into the one form that everything else knows."""
+
+import re
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from classifier import runs
+from classifier.anchored_yaml import (
+    ConfigSource,
+    KeyPath,
+    check,
+    keep_keys,
+    load,
+    locate,
+    set_values,
+    setting_in,
+    written_at,
+)
+from classifier.anchored_yaml.scalars import literal
+from classifier.anchored_yaml.text import children, compose, dotted, places
+from classifier.checkpoint.read import similar
+from classifier.cli.words import VERBS
+from classifier.errors import UserError, did_you_mean
+
+BLOCKS = ("hyperparameters", "trainer", "model")  # sections that have settings of their own
+OF_FIT = ("weights_only", "return_predictions")  # of Lightning's methods; ours never change them
+CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
+FILES: list[tuple[str, ...]] = [
+    ("trainer",),
+    ("model",),
+    ("data",),
+]  # what may be the name of a file with its settings
+FILES += [("model", name) for name in ("network", "loss", "optimizer", "lr_scheduler")]
+TWIN = re.compile(r"^lightning\.(pytorch|fabric)(?=\.)")  # the same package under another name
+TWINS = {"pytorch": "pytorch_lightning", "fabric": "lightning_fabric"}
+
+
+def is_text(config: str) -> bool:
+    """Whether a config is given by its text instead of by the name of a file."""
+    return "\n" in config or config.lstrip().startswith("{")
+
+
+def is_carried(config: str) -> bool:
+    """Whether a config is named by what carries it: a checkpoint, or the folder of a run."""
+    if is_text(config):
+        return False
+    return config.endswith(".ckpt") or Path(config, "run.json").is_file()
+
+
+def read_source(value: str, verb: str) -> ConfigSource:
+    """Reads and checks a config of the user.
+
+    Raises:
+        UserError: If it is not there or not a config.
+    """
+    source = _read(value)
+    check(source)
+    source = _with_files_read(_of_verb(source, verb))
+    source = source._replace(text=_without_twins(source.text))
+    _check_classes(source)
+    return source
+
+
+def _read(value: str) -> ConfigSource:
+    if is_text(value):
+        return ConfigSource("--config", value)
+    path = Path(value)
+    if path.is_dir():
+        raise UserError(f"--config '{path}' is a folder, expected a YAML file.")
+    if not path.exists():
+        raise UserError(f"No config file '{path}'{similar(path)}")
+    try:
+        return ConfigSource(value, path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"'{path}' is not a text file in UTF-8, expected YAML.") from error
+
+
+def _of_verb(source: ConfigSource, verb: str) -> ConfigSource:
+    """Takes the section of a verb, where a file has one for each as plain LightningCLI's may."""
+    config = load(source.text, source.name)
+    for key in OF_FIT:
+        if config.get(key) not in (None, True):
+            line = locate(source.text, [key])
+            raise UserError(f"{source.name}:{line}: {key} is always true here; leave it out.")
+    rest = [key for key in config if key not in (*VERBS, *OF_FIT)]
+    if len(rest) == len(config):
+        return source
+    if not config.keys() & set(VERBS):
+        return source._replace(text=keep_keys(source.text, rest))
+    if rest:
+        line = locate(source.text, [rest[0]])
+        raise UserError(f"{source.name}:{line}: '{rest[0]}' stands beside sections of commands.")
+    return _of_verb(source._replace(text=literal(config.get(verb) or {}) + "\n"), verb)
+
+
+def _with_files_read(source: ConfigSource) -> ConfigSource:
+    """Puts in the settings that a file of their own holds, ``model: model.yaml``."""
+    folder = Path(source.name).parent if Path(source.name).is_file() else Path()
+    found: dict[KeyPath, Any] = {}
+    for place in FILES:
+        value = setting_in(source.text, place)
+        if isinstance(value, str) and value.endswith((".yaml", ".yml", ".json")):
+            file = _read(str(folder / value))
+            found[written_at(source.text, place)] = load(file.text, file.name)
+    return source._replace(text=set_values(source.text, found)) if found else source
+
+
+def _without_twins(text: str) -> str:
+    """Names classes of Lightning by the package whose Trainer trains here."""
+    if "lightning." not in text:
+        return text
+    found = {}
+    for path, node in places(compose(text)):
+        if isinstance(node, yaml.ScalarNode) and TWIN.match(node.value):
+            found[written_at(text, path)] = untwinned(node.value)
+    return set_values(text, found) if found else text
+
+
+def untwinned(class_path: str) -> str:
+    """A class path of ``lightning.pytorch`` as one of ``pytorch_lightning``.
+
+    >>> untwinned("lightning.pytorch.callbacks.Timer")
+    'pytorch_lightning.callbacks.Timer'
+    """
+    return TWIN.sub(lambda found: TWINS[found[1]], class_path)
+
+
+def check_sections(source: ConfigSource, known: Collection[str]) -> None:
+    """Refuses a section that does not exist, which jsonargparse ignores when it is empty."""
+    config = load(source.text, source.name) or {}
+    for key, value in config.items():
+        line = locate(source.text, [key])
+        if key not in known:
+            hint = did_you_mean(str(key), known, f"; there are {', '.join(known)}.")
+            raise UserError(f"{source.name}:{line}: no section '{key}'{hint}")
+        is_class = key == "model" and isinstance(value, str)
+        if key in BLOCKS and not isinstance(value, dict | None) and not is_class:
+            raise UserError(f"{source.name}:{line}: {key} has settings of its own, not {value!r}.")
+
+
+def _check_classes(source: ConfigSource) -> None:
+    """Refuses what jsonargparse explains in many lines: other keys beside a class path."""
+    for path, keys in _blocks(source):
+        if not {"class_path", "init_args"} & keys.keys():
+            continue
+        for key, value in keys.items():
+            where = f"{source.name}:{locate(source.text, (*path, key))}: {dotted(path)}"
+            if key not in CLASS_KEYS:
+                named = getattr(keys.get("class_path"), "value", "class_path")
+                hint = did_you_mean(str(key), CLASS_KEYS, f"; there are {', '.join(CLASS_KEYS)}.")
+                raise UserError(f"{where}: no setting '{key}' beside {named}{hint}")
+            if key == "class_path" and value.tag != "tag:yaml.org,2002:str":
+                raise UserError(f"{where}: a class_path is a text such as package.module.Class.")
+
+
+def _blocks(source: ConfigSource) -> Iterator[tuple[KeyPath, dict[Any, yaml.Node]]]:
+    for path, node in places(compose(source.text, source.name)):
+        if isinstance(node, yaml.MappingNode):
+            yield path, {key: value for key, _, value in children(node)}
+
+
+def is_saved(source: ConfigSource) -> bool:
+    """Whether it is the config file of a run folder."""
+    path = Path(source.name)
+    named = re.fullmatch(r"config(_\d+)?\.yaml", path.name)
+    return bool(named) and path.with_name("run.json").is_file()
+
+
+def run_beside(config: Path) -> dict[str, Any]:
+    """The record of the run that a config file was saved in; empty if it was not."""
+    folder = config.resolve().parent
+    if not (folder / "run.json").is_file():
+        return {}
+    named = {"name": folder.parent.name}
+    try:
+        return named | runs.read_record(folder)
+    except ValueError:  # damaged, which matters to nobody who only trains anew
+        return named

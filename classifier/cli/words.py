@@ -1,0 +1,124 @@
+"""The words of a command line: options taken out of it, and what a mapping would be as words."""
+
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import yaml
+from jsonargparse import Namespace
+
+from classifier.anchored_yaml import load
+from classifier.anchored_yaml.scalars import MAX_LEVELS
+from classifier.checkpoint.trust import PLACES
+from classifier.errors import UserError
+
+VERBS = ("fit", "validate", "test", "predict")
+NO_SETTINGS = ("config", "c", "ckpt_path", "trust", "images", "output", "top_k", "print_config")
+
+
+def read_words(args: Any, run: bool) -> tuple[str, list[str]]:
+    """Splits what LightningCLI takes as ``args`` into the verb and the words behind it.
+
+    Args:
+        args: A list of words; a mapping of settings, with ``run`` within the name of a verb; None
+            for the words of this process.
+        run: Whether a verb comes first. Without one the settings are those of ``fit``.
+
+    Raises:
+        UserError: If a mapping holds what no config can hold.
+    """
+    if isinstance(args, Mapping | Namespace):
+        return _read_mapping(args.as_dict() if isinstance(args, Namespace) else args, run)
+    words = list(sys.argv[1:] if args is None else args)
+    if not run:
+        return "fit", words
+    # Lightning takes configs in front of the verb too.
+    at = next((number for number, word in enumerate(words) if word in VERBS), 0)
+    return (words[at] if words else "--help"), [*words[:at], *words[at + 1 :]]
+
+
+def _read_mapping(settings: Mapping[str, Any], run: bool) -> tuple[str, list[str]]:
+    verb = "fit"
+    if run:
+        verb = settings.get("subcommand") or next((key for key in VERBS if key in settings), "")
+        settings = settings.get(verb, {})
+        if not verb or not isinstance(settings, Mapping):
+            raise UserError("args: with run=True a mapping names the command, as {'fit': {...}}.")
+    try:
+        text = yaml.safe_dump(dict(settings), sort_keys=False)
+    except yaml.representer.RepresenterError as error:
+        kind = type(error.args[-1]).__name__
+        raise UserError(
+            f"args: a mapping holds what a config file can hold, not a {kind}; give its class_path "
+            "and init_args."
+        ) from None
+    return verb, ["--config", text]
+
+
+def take_option(words: Sequence[str], *names: str) -> tuple[list[str], list[str]]:
+    """Splits off the values of an option, ``--name VALUE`` or ``--name=VALUE``, in order.
+
+    A name of one letter takes its value without a space as well.
+    """
+    values, rest = [], []
+    remaining = iter(words)
+    for word in remaining:
+        name, equals, value = word.partition("=")
+        if (short := word[:2]) in names and word[2:] and short[1] != "-":
+            values.append(word[2:].removeprefix("="))
+        elif name not in names:
+            rest.append(word)
+        else:
+            value = value if equals else next(remaining, "")
+            if not value or (value.startswith("--") and not equals):
+                raise UserError(f"{name}: expected a value.")
+            values.append(value)
+    return values, rest
+
+
+def gathered(words: Sequence[str], name: str) -> list[str]:
+    """Gives an option that takes several values once, with those of all the times it was given.
+
+    >>> gathered(["--i", "a", "b", "--k", "5", "--i=c"], "--i")
+    ['--k', '5', '--i', 'a', 'b', 'c']
+    """
+    values: list[str] = []
+    rest = list(words)
+    for start in reversed(range(len(rest))):
+        option, equals, value = rest[start].partition("=")
+        if option != name:
+            continue
+        after = range(start + 1, len(rest))
+        end = next((index for index in after if rest[index].startswith("--")), len(rest))
+        given = [value] * bool(equals) + rest[start + 1 : end]
+        if not given or not given[0]:
+            raise UserError(f"{name}: expected a value.")
+        values = given + values
+        del rest[start:end]
+    return [*rest, name, *values] if values else rest
+
+
+def given_settings(words: Sequence[str]) -> Iterator[str]:
+    """The values of settings in a command line, which may name classes; others name files."""
+    for name, value in _named_values(words):
+        section, _, _ = name.strip("-").rstrip("+").partition(".")
+        if section and section not in NO_SETTINGS and name.rpartition(".")[2] not in PLACES:
+            yield value
+
+
+def check_values(words: Sequence[str]) -> None:
+    """Refuses what jsonargparse fails at: tags that do not fit, and brackets by the thousand."""
+    for name, value in _named_values(words):
+        if re.search(r"!!\w+ ", value) or value.count("[") + value.count("{") > MAX_LEVELS:
+            load(value, name)
+
+
+def _named_values(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Every value of a command line, with the option that it stands behind."""
+    name = ""
+    for word in words:
+        value = word
+        if word.startswith("-"):
+            name, _, value = word.partition("=")
+        yield name, value
