@@ -18,8 +18,10 @@ SECONDS = 120
 
 
 def script():
-    """The batch script of the README, with as much as it needs here."""
-    blocks = re.findall(r"```bash\n(.+?)```", (ROOT / "README.md").read_text(), re.S)
+    """The batch script of the README on runs, with as much as it needs here."""
+    blocks = re.findall(
+        r"```bash\n(.+?)```", (ROOT / "classifier/callbacks/README.md").read_text(), re.S
+    )
     (text,) = [block for block in blocks if "#SBATCH" in block]
     return f"#!/bin/bash\n#SBATCH --output=log.txt\n{text}"
 
