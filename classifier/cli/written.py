@@ -21,6 +21,7 @@ from classifier.errors import UserError
 COMMENT = "# Written, all else is filled in: "
 HIDDEN = ("init_args", "dict_kwargs")
 PLAIN = (bool, int, float, str, tuple, list, dict, type(None))
+SECTIONS = ("seed_everything", "trainer", "model", "data", "save_every")
 BESIDE = ("config", "ckpt_path", "hyperparameters", "subcommand")  # no settings of a run
 Keys = Mapping[str, Any]  # values by dotted key, without init_args and dict_kwargs
 
@@ -114,12 +115,15 @@ class Written:
         for number, keys in filled_in.items():
             configs[number] = without(configs[number], keys)
             words[number] = f"--config={literal(configs[number])}"
-        words.insert(0, f"--config={literal({'model': {'class_path': default}})}")
+        said = [*map(flat, configs), *_options(line.options)]
+        # What must be there is, where somebody who adds arguments has given it a default.
+        there = {"model": {"class_path": default}, **_own_defaults(parser)}
+        words.insert(0, f"--config={literal(there)}")
         found = flat(parser.parse_args(words, defaults=False).as_dict())
-        if found.get("model.class_path") == default:
-            del found["model.class_path"]
+        for key in flat(there).keys() - {key for keys in said for key in keys}:
+            found.pop(key, None)
         self.keys = sorted(key for key in found if key.partition(".")[0] not in BESIDE)
-        lost = _lost([*map(flat, configs), *_options(line.options)], found)
+        lost = _lost(said, found)
         self.lost = [
             f"{key}: {found[f'{key}.class_path']} has no {', '.join(names)}; what was written of "
             "that for another class is left out."
@@ -135,6 +139,13 @@ class Written:
             if former := {key for key in keys if key.startswith(exchanged)}:
                 text = literal(without(load(line.texts[number]), former))
                 self.argv[number] = f"--config={text}"
+
+
+def _own_defaults(parser: Parser) -> dict[str, Any]:
+    """The defaults of the sections that a subclass of the CLI adds."""
+    defaults = parser.get_defaults(skip_validation=True).as_dict()
+    own = {key: value for key, value in defaults.items() if key not in (*SECTIONS, *BESIDE)}
+    return {key: value for key, value in own.items() if value is not None}
 
 
 def _filled_in(config: Any, text: str) -> set[str]:
