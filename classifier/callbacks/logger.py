@@ -30,7 +30,7 @@ class RunLogger(TensorBoardLogger):
         super().__init__("", default_hp_metric=False, purge_step=purge_step)
         self.keeper = keeper
         self.earlier: set[Path] = set()
-        self.is_opened = self.is_used = False
+        self.is_begun = self.is_used = False
 
     @property
     def log_dir(self) -> str:
@@ -56,8 +56,8 @@ class RunLogger(TensorBoardLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> "SummaryWriter":
-        if not self.is_opened:
-            self.is_opened = True
+        if not self.is_begun:  # not again where the end of a training flushes it
+            self.is_begun = True
             self.earlier = set(self.keeper.open().path.glob(f"{EVENTS}*"))
         writer: SummaryWriter = super().experiment
         return writer

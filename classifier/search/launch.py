@@ -205,12 +205,12 @@ def refit(folder: Path, top_k: int, seeds: int, workers: int | None) -> int:
         check_name(settings)
     code = run(settings, study.working_folder)
     refitted = Results(Study.of(settings.folder)).ranked
-    by_place = {group.rows[0].number // seeds: group for group in refitted}
+    again = {group.rows[0].number // seeds: group for group in refitted}
     for place, group in enumerate(best):
-        if place in by_place:
-            means = report.format_mean(group), report.format_mean(by_place[place])
+        if place in again:
+            there, here = report.format_mean(group), report.format_mean(again[place])
             number = group.rows[0].number
-            terminal.out("trial {} of the search: {} there, {} refitted".format(number, *means))
+            terminal.out(f"trial {number} of the search: {there} there, {here} here")
     return code
 
 

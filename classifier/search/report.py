@@ -189,7 +189,10 @@ def table(folder: Path) -> int:
         reached = [str(outcome.epochs), f"{outcome.seconds:.1f}"]
         grid.add_row(str(number), state, value, *searched, *reached, outcome.reason)
     width = None if terminal.is_interactive() else 10_000
-    Console(width=width, markup=False, highlight=False, emoji=False).print(grid)
+    console = Console(width=width, markup=False, highlight=False, emoji=False)
+    with console.capture() as text:
+        console.print(grid)
+    terminal.out(text.get().rstrip())
     if study.space.seeds:
         terminal.out(f"\nmean and standard deviation over {len(study.space.seeds)} seeds:")
         for group in results.ranked:

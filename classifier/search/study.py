@@ -247,14 +247,8 @@ class Study:
 class ClaimedTrial:
     """A trial that a worker runs. It may be lost to another one, as when this machine slept.
 
-    Args:
-        study: The study.
-        trial: The trial, with its values.
-        trial_id: By which the storage knows it.
-        record: What the storage has of it.
-
     Attributes:
-        number: Its number.
+        record: What the storage has of it.
         params: Its values, as Optuna keeps them.
         folder: Where its config and run are.
         config: Its config, a text.

@@ -6,6 +6,7 @@ import subprocess
 import traceback
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
+from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
@@ -44,14 +45,9 @@ def start(settings: Settings, workers: int, until: float | None) -> Engine:
     if settings.engine != "local":
         remedy = "'classifier search --config FILE' begins one of your own."
         refuse_of_others(f"engine {settings.engine}", remedy)
-    if settings.engine == "slurm":
-        from classifier.search.engines import slurm
-
-        return slurm.start(folder, workers, options, until)
-    if settings.engine == "ray":
-        from classifier.search.engines import ray
-
-        return ray.start(folder, workers, options, until)
+        module = import_module(f"{__name__}.{settings.engine}")
+        engine: Engine = module.start(folder, workers, options, until)
+        return engine
     share_cores(settings.workers)
     return Local(folder, shares(settings.workers)[:workers], until)
 

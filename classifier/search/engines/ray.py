@@ -100,13 +100,10 @@ def start(folder: Path, workers: int, options: Mapping[str, Any], until: float |
     finally:
         os.chdir(here)
         signal.signal(signal.SIGTERM, handler)  # Ray sets one of its own
-    arguments = [str(folder), "--attached"]
-    arguments += [] if until is None else ["--until", str(until)]
+    arguments = [str(folder), "--attached", *([] if until is None else ["--until", str(until)])]
     logs = folder.absolute() / "workers"
-    return Tasks(
-        [task.remote(arguments, here, logs / f"ray-{slot}.log") for slot in range(workers)],
-        logs,
-    )
+    outputs = [logs / f"ray-{slot}.log" for slot in range(workers)]
+    return Tasks([task.remote(arguments, here, output) for output in outputs], logs)
 
 
 def run_worker(arguments: Sequence[str], folder: Path, output: Path) -> int:
