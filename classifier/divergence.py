@@ -56,7 +56,7 @@ class DivergenceDetector:
         return f"{loss:.3g}, over {EXPLODED:,.0f} times the first, {self.first_loss:.3g},"
 
 
-class Watched(Protocol):
+class WatchedModule(Protocol):
     """What a module has whose training is watched."""
 
     divergence: DivergenceDetector

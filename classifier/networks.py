@@ -229,17 +229,7 @@ def torchvision_model(
         ValueError: If there is no such network or weights, or they do not fit.
         FileNotFoundError: If the file is missing or the download fails.
     """
-    builder = _builder(name)
-    if builder.__name__ in ("googlenet", "inception_v3"):
-        # Auxiliary classifiers would turn the output into a tuple in training.
-        kwargs = {"aux_logits": False, "init_weights": weights is None, **kwargs}
-    if weights is None:
-        network = builder(num_classes=num_classes, **kwargs)
-    elif Path(weights).suffix in WEIGHTS_SUFFIXES:
-        network = builder(num_classes=num_classes, **kwargs)
-        load_weights(network, Path(weights))
-    else:
-        network = build_pretrained(builder, weights, kwargs)
+    network = _build(name, num_classes, weights, kwargs)
     if in_channels != 3 and getattr(network, "transform_input", False):
         raise UserError(
             f"{name} with these weights rescales red, green and blue itself, "
@@ -250,6 +240,20 @@ def torchvision_model(
         resize_head(head, num_classes)
     if stem.in_channels != in_channels:
         resize_stem(stem, in_channels, fresh=weights is None)
+    return network
+
+
+def _build(name: str, num_classes: int, weights: str | None, kwargs: dict[str, Any]) -> nn.Module:
+    """Builds the network; out of a file or the net its stem and head may have other sizes."""
+    builder = _builder(name)
+    if builder.__name__ in ("googlenet", "inception_v3"):
+        # Auxiliary classifiers would turn the output into a tuple in training.
+        kwargs = {"aux_logits": False, "init_weights": weights is None, **kwargs}
+    if weights is not None and Path(weights).suffix not in WEIGHTS_SUFFIXES:
+        return build_pretrained(builder, weights, kwargs)
+    network = builder(num_classes=num_classes, **kwargs)
+    if weights is not None:
+        load_weights(network, Path(weights))
     return network
 
 

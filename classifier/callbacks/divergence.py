@@ -13,7 +13,7 @@ from torch import Tensor
 from classifier import terminal
 from classifier.atomic import write_bytes
 from classifier.checkpoint.read import read_checkpoint
-from classifier.divergence import Watched, max_abs, mean_over_ranks
+from classifier.divergence import WatchedModule, max_abs, mean_over_ranks
 from classifier.runs import RunFolder
 
 MAX_IN_A_ROW = 10  # skipped steps; after so many the weights are broken, not the batch
@@ -186,8 +186,8 @@ class StopOnDivergence(Callback):
         raise FloatingPointError("\n".join(lines))
 
 
-def _watched(pl_module: pl.LightningModule) -> Watched:
-    return cast(Watched, pl_module)
+def _watched(pl_module: pl.LightningModule) -> WatchedModule:
+    return cast(WatchedModule, pl_module)
 
 
 def _file_name(rank: int) -> str:
