@@ -54,7 +54,8 @@ QUICK = ["--seconds", "0.1", "--model.compile", "false"]
 
 @pytest.fixture(autouse=True)
 def prepared(own_folder):
-    quiet()  # as the command does
+    with quiet():  # as the command does
+        yield
 
 
 @pytest.fixture

@@ -40,16 +40,11 @@ def run(given: Sequence[str], job: "Job | None" = None, **settings: Any) -> int:
     Returns:
         0; 1 for a run that failed; 2 for what the user can mend; 130 or 143 after a signal.
     """
-    quiet()
-    from classifier.cli.classifier_cli import ClassifierCLI
+    settings = {"args": given, "job": job, "parser_kwargs": {"prog": "classifier"}, **settings}
+    with quiet():
+        from classifier.cli.classifier_cli import ClassifierCLI
 
-    settings = {
-        "args": list(given),
-        "job": job,
-        "parser_kwargs": {"prog": "classifier"},
-        **settings,
-    }
-    return explained(lambda: ClassifierCLI(**settings).exit_code)
+        return explained(lambda: ClassifierCLI(**settings).exit_code)
 
 
 def explained(command: Callable[[], Any]) -> int:

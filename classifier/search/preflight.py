@@ -59,10 +59,9 @@ def _problem(base: Path, variants: Mapping[str, str], monitor: str, devices: Seq
     from classifier.cli.quiet import quiet
     from classifier.cli.run import explained
 
-    quiet()
     for change, config in {"": str(base), **variants}.items():
         words = ["--config", config, *devices]
-        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()) as told:
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()) as told, quiet():
             code = explained(lambda: _build(words, monitor))  # noqa: B023
         if code:
             # The text of a variant has no file, so that its lines say nothing.

@@ -29,8 +29,8 @@ def run(given: Sequence[str]) -> int:
         0; 1 if the config cannot be trained; 2 for a usage or configuration error; 130 after
         Ctrl-C, when what was found so far is written; 143 after SIGTERM, when it is not.
     """
-    quiet()
-    return explained(lambda: _tune(_parse(given[1:])))
+    with quiet():
+        return explained(lambda: _tune(_parse(given[1:])))
 
 
 def _parse(given: Sequence[str]) -> argparse.Namespace:
