@@ -32,8 +32,8 @@ from classifier.cli.fill import (
     NETWORK,
     fill_modes,
     fill_network,
+    refuse_contradictions,
     refuse_nulls,
-    refuse_other_numbers,
 )
 from classifier.cli.job import Job
 from classifier.cli.parser import DEFAULT, Parser
@@ -285,9 +285,10 @@ class ClassifierCLI(PlainCLI):
             metrics = ClassificationModule(Identity(), data.class_names).metric_modes()
             self.undirected = fill_modes(config, metrics, self.written.keys, line.where)
         resumable = config.clone()
-        resumable.ckpt_path = None  # a config that is run again starts again
+        if "ckpt_path" in resumable:  # a config that is run again starts again
+            resumable.ckpt_path = None
         self.config_text = self.command_parser.dump(resumable, skip_unset=False)
-        refuse_other_numbers(line, data)
+        refuse_contradictions(line, data)
         if network := config.model.init_args.get("network"):
             fill_network(network, data)
             if line.checkpoint_path:
@@ -371,7 +372,7 @@ class ClassifierCLI(PlainCLI):
             use_atomic_checkpoints(trainer)
             if self.verb != "fit":
                 # There is nothing to save: a signal ends the process at once.
-                without_signal_handlers(trainer)
+                self._during.enter_context(without_signal_handlers(trainer))
                 self._note_precision(trainer)
             return trainer
         finally:

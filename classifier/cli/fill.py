@@ -2,8 +2,8 @@
 
 In this order: the links (data → network and module); ``fill_modes`` (metric → what follows it),
 which a saved config shows; ``fill_network`` (data → networks that no link reaches) and
-``without_pretrained`` (checkpoint → network), which it does not. What the user writes wins, and a
-contradiction is an error.
+``switch_off_pretrained`` (checkpoint → network), which it does not. What the user writes wins, and
+a contradiction is an error.
 """
 
 import inspect
@@ -69,20 +69,19 @@ def _without_defaults(network: Namespace) -> dict[str, Any]:
     }
 
 
-def refuse_other_numbers(line: CommandLine, data: ImageDataModule) -> None:
-    """Raises UserError if the user gives a number that the data contradicts."""
-    expected = {
-        "num_classes": data.num_classes,
-        "in_channels": data.in_channels,
-        "in_chans": data.in_channels,
-    }
-    for name, number in expected.items():
-        for section in ("init_args", "dict_kwargs"):
-            given = line.value(("model", "network", section, name))
-            if given not in (None, number):
+def refuse_contradictions(line: CommandLine, data: ImageDataModule) -> None:
+    """Raises UserError if the user gives what is filled in, but not as the data has it."""
+    for source, target in LINKS:
+        place = without_module(target)
+        for shown in dict.fromkeys((place, place.replace("init_args", "dict_kwargs"))):
+            given = line.value(tuple(shown.split(".")))
+            if given is None:
+                continue
+            known = getattr(data, source.removeprefix("data."))
+            if given != (list(known) if isinstance(given, list) else known):
                 raise UserError(
-                    f"model.network.{section}.{name} is {given}, but {type(data).__name__} has "
-                    f"{number}. Leave it out: it is filled in from the data."
+                    f"{line.where(shown)}{shown} is {given}, but {type(data).__name__} has {known}."
+                    f" Leave it out: it is filled in from {source}."
                 )
 
 
