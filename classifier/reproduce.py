@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from classifier import runs, terminal
-from classifier.anchored_yaml import load
+from classifier.anchored_yaml import load, setting_in
 from classifier.checkpoint.provenance import flatten, weight_affecting_settings
 from classifier.checkpoint.read import KEY, folder_name, read_with_origin, weights_digest
 from classifier.checkpoint.signature import Origin
@@ -95,7 +95,7 @@ class Trained:
             )
         best = record.get("best", {}) if record["state"] == "finished" else {}
         # In format 1 it left out validations inside an epoch; a search follows a metric of its own.
-        followed = load(kept.config)["model"]["monitor"]
+        followed = setting_in(kept.config, ("model", "monitor"))
         if record.get("format", 1) == 1 or best.get("monitor") != followed:
             best = {}
         value = {"best": {best["monitor"]: str(best["value"])}} if best else {}
