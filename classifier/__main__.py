@@ -54,10 +54,15 @@ Train image classifiers from one YAML file.
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns 0, 1 (failed), 2 (the user can mend it) or 130/143 (signal)."""
-    if arguments is None and sys.argv[1:] and sys.argv[1] in EVALUATING:
+    words = sys.argv[1:] if arguments is None else arguments
+    if words and words[0].startswith(("-c", "--config")):
+        from classifier.cli.words import verb_first
+
+        words = verb_first(words, VERBS)
+    if arguments is None and words and words[0] in EVALUATING:
         with handled_by(exit_now):
-            return _run(sys.argv[1:])
-    return _run(sys.argv[1:] if arguments is None else arguments)
+            return _run(words)
+    return _run(words)
 
 
 def _run(arguments: Sequence[str]) -> int:

@@ -23,6 +23,7 @@ EXPLANATIONS = {
         "this does not fit the lines above; check the indentation, ':' and quotes."
     ),
     "found (character .+) that cannot start any token": r"\1; put text in quotes.",
+    "for the tag '!include'": "no file includes another; name both, --config A --config B.",
     "constructor for the tag (.+)": r"unknown tag \1; put text which starts with '!' in quotes.",
     "while parsing a flow (mapping|sequence)": r"this \1 in brackets is not complete.",
     "while scanning a quoted scalar": "a quote is opened and not closed.",

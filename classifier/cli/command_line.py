@@ -46,7 +46,7 @@ from classifier.cli.sources import (
     run_beside,
     untwinned,
 )
-from classifier.cli.words import check_values, gathered, given_settings, take_option
+from classifier.cli.words import VERBS, check_values, gathered, given_settings, take_option
 from classifier.errors import UserError
 
 OF_TRAINING = ("trainer", "seed_everything", "save_every")  # sections that evaluation leaves out
@@ -255,7 +255,7 @@ class CommandLine:
     def _refuse_no_checkpoint(self, paths: Sequence[str]) -> None:
         names = (word.partition("=")[0] for word in self.options)
         asks = any(name.endswith(("-h", "help", "--print_config")) for name in names)
-        if self.verb != "fit" and not paths and not asks:
+        if self.verb in VERBS[1:] and not paths and not asks:
             raise UserError(f"{self.verb} needs --ckpt_path PATH, a checkpoint or run folder.")
 
     def _read_what_is_named(self, paths: Sequence[str], configs: Sequence[str]) -> None:

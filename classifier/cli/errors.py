@@ -59,8 +59,10 @@ def explain(message: str, names: Iterable[str] = (), where: Where = lambda key: 
         if key in OF_MODEL:
             return f"{key}: no such setting, did you mean 'model.{key}'?"
         return f"{where(key)}{key}: no such setting{_close_key(key, names)}"
-    key = _key(message)
-    return f"{where(key)}{key}: {_cause(message)}" if key else _cause(message)
+    key, cause = _key(message), _cause(message)
+    if "${" in cause:
+        cause += " A value has a name by an anchor, '&name 3', and is used again by '*name'."
+    return f"{where(key)}{key}: {cause}" if key else cause
 
 
 def _close_key(key: str, names: Iterable[str]) -> str:

@@ -115,6 +115,8 @@ class Parser(LightningArgumentParser):
         if NOT_WRITABLE in text:
             # A default such as functools.partial(...): left out, it comes back by itself.
             text = yaml.safe_dump(_without_unwritable(yaml.safe_load(text)), sort_keys=False)
+        if kwargs.get("with_comments"):
+            return text  # no change of it would keep them
         text = without_class_path(text)
         return self.finish(text) if self.finish else text
 

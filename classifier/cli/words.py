@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -33,9 +33,19 @@ def read_words(args: Any, run: bool) -> tuple[str, list[str]]:
     words = list(sys.argv[1:] if args is None else args)
     if not run:
         return "fit", words
-    # Lightning takes configs in front of the verb too.
-    at = next((number for number, word in enumerate(words) if word in VERBS), 0)
-    return (words[at] if words else "--help"), [*words[:at], *words[at + 1 :]]
+    verb, *rest = verb_first(words, VERBS) or ["--help"]
+    return verb, rest
+
+
+def verb_first(words: Sequence[str], verbs: Collection[str]) -> list[str]:
+    """Puts the verb in front of the configs, behind which Lightning takes it too.
+
+    >>> verb_first(["--config", "digits.yaml", "fit"], ["fit", "test"])
+    ['fit', '--config', 'digits.yaml']
+    """
+    options = words[:1] and words[0].startswith(("-c", "--config"))
+    at = next((n for n, word in enumerate(words) if word in verbs), 0) if options else 0
+    return [*words[at : at + 1], *words[:at], *words[at + 1 :]]
 
 
 def _read_mapping(settings: Mapping[str, Any], run: bool) -> tuple[str, list[str]]:

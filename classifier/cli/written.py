@@ -22,7 +22,8 @@ COMMENT = "# Written, all else is filled in: "
 HIDDEN = ("init_args", "dict_kwargs")
 PLAIN = (bool, int, float, str, tuple, list, dict, type(None))
 SECTIONS = ("seed_everything", "trainer", "model", "data", "save_every")
-BESIDE = ("config", "ckpt_path", "hyperparameters", "subcommand")  # no settings of a run
+# No settings of a run.
+BESIDE = ("config", "ckpt_path", "hyperparameters", "subcommand", "__default_config__")
 Keys = Mapping[str, Any]  # values by dotted key, without init_args and dict_kwargs
 
 
