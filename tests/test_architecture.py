@@ -1,6 +1,12 @@
 """The layers of classifier/README.md: imports point down, neighbours do not import each other."""
 
 import ast
+import contextlib
+import inspect
+import re
+import textwrap
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -69,3 +75,65 @@ def test_the_package_readme_names_every_part():
     readme = (PACKAGE / "README.md").read_text()
 
     assert [part for part in LAYER if part not in readme] == []
+
+
+# ---- what other packages keep to themselves ----
+
+PRIVATE = re.compile("_[A-Za-z]\\w*")
+DOCUMENTED = {"_current_frames", "_exit", "_replace"}  # of sys, os and named tuples
+OUTSIDE = [path for path in FILES if part_of(path) != "internals"]
+
+
+def defined_names(tree: ast.AST) -> set[str]:
+    """The private names that some source defines."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+            of_itself = isinstance(node, ast.Name) or ast.unparse(node.value) in ("self", "cls")
+            found |= {getattr(node, "id", "") or node.attr} if of_itself else set()
+    return set(filter(PRIVATE.fullmatch, found))
+
+
+def used_names(tree: ast.AST) -> Iterator[str]:
+    """The names that some source imports, looks up, or gives to ``getattr`` and its like."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            yield node.attr
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            paths = [*(alias.name for alias in node.names), getattr(node, "module", None) or ""]
+            yield from (part for path in paths for part in path.split("."))
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("attr"):
+            yield from (word.value for word in node.args if isinstance(word, ast.Constant))
+
+
+OURS = set().union(*(defined_names(ast.parse(path.read_text())) for path in OUTSIDE)) | DOCUMENTED
+
+
+@pytest.mark.parametrize("path", OUTSIDE, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_private_name_of_another_package_is_used_outside_internals(path):
+    used = set(filter(PRIVATE.fullmatch, map(str, used_names(ast.parse(path.read_text())))))
+
+    assert not used - OURS
+
+
+def test_no_class_outside_internals_replaces_a_private_part_of_a_base_elsewhere():
+    """Nor by chance, which an update of the other package may bring about."""
+    replaced = []
+    for path in OUTSIDE:
+        name = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+        if path.stem in ("__main__", "preload"):  # programs
+            continue
+        kinds = [k for k in vars(import_module(name)).values() if inspect.isclass(k)]
+        for kind in (kind for kind in kinds if kind.__module__ == name):
+            own = defined_names(ast.parse(textwrap.dedent(inspect.getsource(kind))))
+            for base in kind.__mro__[1:] if own else ():
+                if base.__module__.startswith("classifier"):
+                    continue
+                parts = {part for part in vars(base) if PRIVATE.fullmatch(part)}
+                with contextlib.suppress(TypeError, OSError):  # not written in Python
+                    parts |= defined_names(ast.parse(textwrap.dedent(inspect.getsource(base))))
+                replaced += [f"{kind.__qualname__}.{part} of {base}" for part in own & parts]
+
+    assert not replaced
