@@ -74,12 +74,6 @@ def commands() -> list[Command]:
 
 COMMANDS = commands()
 OWN = [command for command in COMMANDS if command.line.startswith("classifier ")]
-PENDING = {
-    "best_model_path": "the checkpoints of a run are no ModelCheckpoint",
-    "run=False": "a trainer that was built without a command keeps no run",
-    "own_module.yaml": "a training_step may not return a plain loss",
-}
-"""Words of what the README of cli describes and does not work yet, each with the reason."""
 PYTHON = [b for b in BLOCKS if b.kind == "python" and b.text not in FILES.values()]
 
 
@@ -93,12 +87,6 @@ def as_described(own_folder: Path) -> Iterator[None]:
     yield
     for name in FILES:
         sys.modules.pop(Path(name).stem, None)
-
-
-def expect_pending(text: str, request: pytest.FixtureRequest) -> None:
-    for word, reason in PENDING.items():
-        if word in text:
-            request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
 
 
 def test_the_first_screen_has_the_two_commands():
@@ -142,8 +130,7 @@ def test_another_program_is_not_called_for_a_reason(command):
 
 
 @pytest.mark.parametrize("command", OWN, ids=lambda command: command.line)
-def test_a_command_of_a_readme_is_understood(command, as_described, trained, capsys, request):
-    expect_pending(command.line, request)
+def test_a_command_of_a_readme_is_understood(command, as_described, trained, capsys):
     line = re.sub(r"\$\(.*?\)", "0", command.line)  # what the shell would work out
     arguments = shlex.split(re.sub(r"runs/\w+/version_0", str(trained), line))[1:]
     assert arguments[0] in VERBS
@@ -168,8 +155,7 @@ def test_a_command_of_a_readme_is_understood(command, as_described, trained, cap
 # Lightning's own loading calls what jsonargparse 5 will remove; Python shows that to tests only.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("block", PYTHON, ids=lambda block: f"{block.readme}: {block.text[:40]}")
-def test_the_python_of_a_readme_runs(block, as_described, trained, request):
-    expect_pending(block.text, request)
+def test_the_python_of_a_readme_runs(block, as_described, trained):
     scope = {"images": torch.zeros(2, 1, 8, 8, dtype=torch.uint8)}
 
     exec(block.text.replace("runs/digits/version_0", str(trained)), scope)
