@@ -213,10 +213,21 @@ def test_trainer_defaults_lose_to_the_config_and_their_callbacks_are_added(words
     assert timer in cli.trainer.callbacks
 
 
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step`")
+def test_a_fit_without_the_data_module_is_told_what_it_lacks(words):
+    cli = ClassifierCLI(args=words, run=False)
+
+    with pytest.raises(UserError, match="name the data module"):
+        cli.trainer.fit(cli.model)
+
+
 def test_a_callback_that_saves_the_config_elsewhere_is_called_beside_the_run_folder(words):
     saved = []
 
     class Elsewhere(SaveConfigCallback):
+        def __init__(self, *args, **settings):
+            super().__init__(*args, save_to_log_dir=False, **settings)
+
         def save_config(self, trainer, pl_module, stage):
             saved.append((stage, self.parser.dump(self.config)))
 
@@ -239,6 +250,24 @@ def test_parser_kwargs_reach_the_parser(words):
 
 
 # ---- hooks, arguments and trainers of a subclass ----
+
+
+class TeamTrainer(pl.Trainer):
+    def sizes(self, model, factor: int, datamodule=None):
+        """Prints how large the network is.
+
+        Args:
+            model: The module.
+            factor: By which it is multiplied.
+            datamodule: The data.
+        """
+        print(factor * sum(p.numel() for p in model.parameters()))
+
+
+class Sizes(ClassifierCLI):
+    @staticmethod
+    def subcommands():
+        return {**ClassifierCLI.subcommands(), "sizes": {"model", "datamodule"}}
 
 
 def test_the_documented_hooks_are_free_and_the_run_stays_usable(words):
@@ -317,17 +346,35 @@ def test_arguments_of_a_subclass_stand_in_configs_with_anchors_and_are_found_aga
     assert "no section 'team'" in refusal(capsys, "fit", "--config", saved)
 
 
+def test_a_subclass_sets_defaults_of_all_sections(words):
+    class Defaults(ClassifierCLI):
+        def add_arguments_to_parser(self, parser):
+            network = {"class_path": "classifier.networks.MNISTNet", "init_args": {"width": 2}}
+            path = "classifier.module.ClassificationModule"
+            digits = {"class_path": "classifier.data.Digits", "init_args": {"batch_size": 8}}
+            parser.set_defaults({"model": {"class_path": path, "init_args": {"network": network}}})
+            parser.set_defaults({"data": digits, "trainer.max_epochs": 3})
+
+    cli = Defaults(args=["--model.network.width=3"], run=False)
+
+    assert (cli.trainer.max_epochs, cli.datamodule.batch_size) == (3, 8)
+    assert cli.settings.model.init_args.network.init_args.width == 3
+    assert Defaults(args=words, run=False).datamodule.batch_size == 64
+
+
+def test_the_help_of_a_subclass_lists_its_commands_and_others_are_refused(words, capsys):
+    for asked, code in ("--help", 0), ("fti", 2):
+        with pytest.raises(SystemExit) as ended:
+            Sizes(args=[asked], trainer_class=TeamTrainer)
+        assert ended.value.code == code
+    output = capsys.readouterr()
+    assert "Prints how large the network is." in output.out
+    assert output.err.count("\n") == 1
+    with pytest.raises(UserError, match="--config: name the command"):
+        Sizes(args=words, trainer_class=TeamTrainer)
+
+
 def test_a_class_of_trainers_and_a_command_of_its_own_are_taken(words, capsys):
-    class TeamTrainer(pl.Trainer):
-        def sizes(self, model, datamodule=None, factor: int = 1):
-            """Prints how large the network is."""
-            print(factor * sum(p.numel() for p in model.parameters()))
-
-    class Sizes(ClassifierCLI):
-        @staticmethod
-        def subcommands():
-            return {**ClassifierCLI.subcommands(), "sizes": {"model", "datamodule"}}
-
     Sizes(args=["sizes", *words, "--factor=0"], trainer_class=TeamTrainer)
 
     assert capsys.readouterr().out.strip() == "0"

@@ -8,6 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
+from classifier.errors import UserError
 from classifier.runs import RunFolder, locked
 
 
@@ -46,6 +47,8 @@ class RunKeeper(Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage == "fit":
+            if getattr(trainer, "datamodule", None) is None:
+                raise UserError("fit: name the data module, trainer.fit(model, datamodule=…).")
             path = str(self.open().path) if trainer.is_global_zero else ""
             self.run.take(Path(trainer.strategy.broadcast(path)))
 

@@ -147,7 +147,7 @@ class ClassifierCLI(PlainCLI):
             super().__init__(
                 model_class,
                 datamodule_class,
-                _saving_elsewhere(save_config_callback, own),
+                _saving_elsewhere(save_config_callback),
                 args=self.words,
                 run=run,
                 **own,
@@ -221,6 +221,8 @@ class ClassifierCLI(PlainCLI):
             parser.add_argument("--ckpt_path", default=None)
 
     def parse_arguments(self, parser: Any, args: Any) -> None:
+        if self.runs_verb and self.verb not in self.subcommands():
+            parser.parse_args([self.verb])  # shows the help, or that there is no such command
         known = [*vars(self.command_parser.get_defaults(skip_validation=True)), "ckpt_path"]
         line = CommandLine(self.verb, self.words, list(dict.fromkeys(known)), self.job)
         self.command_line = line
@@ -437,15 +439,17 @@ def refused_values() -> Iterator[None]:
         raise UserError(str(error) or type(error).__name__) from error
 
 
-def _saving_elsewhere(
-    callback: type[SaveConfigCallback] | None, settings: dict[str, Any]
-) -> type[SaveConfigCallback] | None:
-    """A callback that saves the config in a way of its own; the run folder has it in any case."""
-    if callback is None or not is_overridden("save_config", callback, SaveConfigCallback):
+def _saving_elsewhere(kind: type[SaveConfigCallback] | None) -> Any:
+    """Builds a callback that saves the config elsewhere; the run folder has it in any case."""
+    if kind is None or not is_overridden("save_config", kind, SaveConfigCallback):
         return None
-    given = settings.get("save_config_kwargs") or {}
-    settings["save_config_kwargs"] = {"save_to_log_dir": False, **given}
-    return callback
+
+    def build(*args: Any, **settings: Any) -> SaveConfigCallback:
+        callback = kind(*args, **settings)
+        callback.save_to_log_dir = False
+        return callback
+
+    return build
 
 
 def _path_of(kind: Any) -> str:

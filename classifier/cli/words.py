@@ -34,6 +34,8 @@ def read_words(args: Any, run: bool) -> tuple[str, list[str]]:
     if not run:
         return "fit", words
     verb, *rest = verb_first(words, VERBS) or ["--help"]
+    if verb.startswith(("-c", "--config")):
+        raise UserError(f"{verb}: name the command, {', '.join(VERBS)}, in front of it.")
     return verb, rest
 
 

@@ -21,7 +21,7 @@ from classifier.errors import UserError
 COMMENT = "# Written, all else is filled in: "
 HIDDEN = ("init_args", "dict_kwargs")
 PLAIN = (bool, int, float, str, tuple, list, dict, type(None))
-SECTIONS = ("seed_everything", "trainer", "model", "data", "save_every")
+OPTIONAL = ("seed_everything", "trainer", "save_every")  # sections without required settings
 # No settings of a run.
 BESIDE = ("config", "ckpt_path", "hyperparameters", "subcommand", "__default_config__")
 Keys = Mapping[str, Any]  # values by dotted key, without init_args and dict_kwargs
@@ -117,11 +117,12 @@ class Written:
             configs[number] = without(configs[number], keys)
             words[number] = f"--config={literal(configs[number])}"
         said = [*map(flat, configs), *_options(line.options)]
-        # What must be there is, where somebody who adds arguments has given it a default.
-        there = {"model": {"class_path": default}, **_own_defaults(parser)}
+        # What must be there is, where a subclass of the CLI has given it a default.
+        there = {"model": {"class_path": default}, **_defaults(parser)}
         words.insert(0, f"--config={literal(there)}")
         found = flat(parser.parse_args(words, defaults=False).as_dict())
-        for key in flat(there).keys() - {key for keys in said for key in keys}:
+        given = {name for keys in said for key in keys for name in (key, f"{key}.class_path")}
+        for key in flat(there).keys() - given:
             found.pop(key, None)
         self.keys = sorted(key for key in found if key.partition(".")[0] not in BESIDE)
         lost = _lost(said, found)
@@ -142,10 +143,10 @@ class Written:
                 self.argv[number] = f"--config={text}"
 
 
-def _own_defaults(parser: Parser) -> dict[str, Any]:
-    """The defaults of the sections that a subclass of the CLI adds."""
+def _defaults(parser: Parser) -> dict[str, Any]:
+    """The defaults of the sections that have required settings."""
     defaults = parser.get_defaults(skip_validation=True).as_dict()
-    own = {key: value for key, value in defaults.items() if key not in (*SECTIONS, *BESIDE)}
+    own = {key: value for key, value in defaults.items() if key not in (*OPTIONAL, *BESIDE)}
     return {key: value for key, value in own.items() if value is not None}
 
 
