@@ -17,9 +17,10 @@ from typing import IO, Any
 import torch
 
 from classifier.checkpoint.file import FORMAT, verify_checksum
-from classifier.checkpoint.limits import check_archive, check_values, memory_limit
+from classifier.checkpoint.limits import check_archive, check_values
 from classifier.checkpoint.signature import Origin
 from classifier.errors import UserError, did_you_mean
+from classifier.platform import memory_limit
 from classifier.runs import RunFolder
 
 KEY = "classifier"  # the entry with the format, config text, data description and run record
