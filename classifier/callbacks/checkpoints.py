@@ -94,8 +94,8 @@ class RunCheckpoints(ModelCheckpoint):
     # ---- when to save ----
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.first_step = trainer.global_step
-        self._note_saved(trainer)
+        self.first_step = self.saved_step = trainer.global_step
+        self.saved_time = time.monotonic()
         for link in self.run.checkpoints.glob(".*.link"):  # left by a kill
             with contextlib.suppress(OSError):
                 link.unlink()
@@ -152,9 +152,8 @@ class RunCheckpoints(ModelCheckpoint):
             self._save(trainer, inside_epoch=True, last=not self.saved_step, exact=False)
 
     def _save_if_asked(self, trainer: pl.Trainer, now: bool) -> None:
-        due = now or (
-            self.steps is not None and trainer.global_step - self.saved_step >= self.steps
-        )
+        steps = trainer.global_step - self.saved_step
+        due = now or (self.steps is not None and steps >= self.steps)
         if trainer.world_size == 1 or (trainer.fit_loop.batch_idx + 1) % SYNC_EVERY_N_BATCHES == 0:
             seconds = time.monotonic() - self.saved_time
             late = trainer.is_global_zero and seconds >= 60 * self.minutes
@@ -206,12 +205,9 @@ class RunCheckpoints(ModelCheckpoint):
         elif trainer.is_global_zero:
             new.unlink()
         if last:
-            self._note_saved(trainer)
+            self.saved_time, self.saved_step = time.monotonic(), trainer.global_step
             self.last_model_path = str(self.run.last)
         self._name_best()
-
-    def _note_saved(self, trainer: pl.Trainer) -> None:
-        self.saved_time, self.saved_step = time.monotonic(), trainer.global_step
 
     def _name_best(self) -> None:
         """Says in ModelCheckpoint's attributes what ``best.ckpt`` is, once there is one."""
@@ -253,12 +249,9 @@ class RunCheckpoints(ModelCheckpoint):
 
 
 def refuse_taken_names(callbacks: Iterable[Callback]) -> None:
-    """Refuses a ModelCheckpoint that would write over what the run keeps, or be written over.
+    """Raises UserError for a ModelCheckpoint that would write over what the run keeps.
 
     Without a folder of its own it writes into that of the run.
-
-    Raises:
-        UserError: If it would.
     """
     for callback in callbacks:
         if not isinstance(callback, ModelCheckpoint) or callback.dirpath:

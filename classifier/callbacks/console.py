@@ -16,8 +16,7 @@ from classifier.runs import RunFolder
 class Console(EpochTracker):
     """Prints the start, each epoch and the end of a training.
 
-    Args:
-        run: The run folder; None when nothing is kept (``fast_dev_run``).
+    There is no run where nothing is kept (``fast_dev_run``).
     """
 
     state_key = "Console"
@@ -31,12 +30,11 @@ class Console(EpochTracker):
         super().on_train_start(trainer, pl_module)
         data = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning, undeclared
         count = sum(p.numel() for p in pl_module.parameters())
-        network = type(pl_module.network).__name__
+        network = f"{type(pl_module.network).__name__}, {count:,} parameters"
         devices = f"{trainer.num_devices} x " if trainer.num_devices > 1 else ""
         place = f"{self.run.shown}: " if self.run else ""
         device = f"on {devices}{pl_module.device.type}"
-        line = f"{place}{network}, {count:,} parameters, {device}; {data.summary()}"
-        self._print(trainer, line)
+        self._print(trainer, f"{place}{network}, {device}; {data.summary()}")
         if trainer.current_epoch:
             self._print(trainer, f"resumed in epoch {trainer.current_epoch + 1}")
 
@@ -71,8 +69,7 @@ class Console(EpochTracker):
             self._print(trainer, f"ended by {why}")
         seconds = f"{self.seconds():.1f} s"
         kept = f"run kept in {self.run.shown}"
-        checkpoints = best_checkpoint(trainer)
-        if checkpoints is None:
+        if (checkpoints := best_checkpoint(trainer)) is None:
             self._print(trainer, f"{kept} after {seconds}")
         else:
             best = f"best {checkpoints.monitor} {checkpoints.best.score:.4f}"

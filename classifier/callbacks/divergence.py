@@ -25,23 +25,14 @@ REMEDY = (
 
 @dataclass
 class Step:
-    """A step that was taken: its batch as the module saw it, and its loss on the way to the host.
+    """A step that was taken: its batch as the module saw it, its loss on the way to the host."""
 
-    Attributes:
-        batch: Images and labels.
-        loss: The mean over the ranks.
-        epoch: Counted from 0.
-        batch_index: That of the batch in the epoch, counted from 0.
-        number: That of the optimizer step, counted from 1.
-        arrived: When the copy of the loss is complete; None if it already is.
-    """
-
-    batch: Any
-    loss: Tensor
-    epoch: int
-    batch_index: int
-    number: int
-    arrived: torch.cuda.Event | None = None
+    batch: Any  # images and labels
+    loss: Tensor  # the mean over the ranks
+    epoch: int  # from 0
+    batch_index: int  # in the epoch, from 0
+    number: int  # of the optimizer step, from 1
+    arrived: torch.cuda.Event | None = None  # the copy of the loss; None if it already is
 
     def __post_init__(self) -> None:
         if self.loss.is_cuda:
@@ -141,10 +132,12 @@ class StopOnDivergence(Callback):
         if not detector.allows(loss):
             self._keep(trainer, self.newest)
             if not module.skip_bad_steps:
-                self._stop(trainer, f"train_loss is {detector.describe(loss)}", REMEDY)
+                what = f"train_loss is {detector.describe(loss)}"
+                self._stop(trainer, self.newest, what, REMEDY)
         if detector.in_a_row >= min(MAX_IN_A_ROW, trainer.num_training_batches):
             what = f"{detector.in_a_row} steps in a row were skipped, the last"
-            self._stop(trainer, what, "The weights or all batches are to blame, not one batch.")
+            remedy = "The weights or all batches are to blame, not one batch."
+            self._stop(trainer, self.newest, what, remedy)
 
     def _look_closely(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Judges the weights too: a gradient can overflow where the loss did not."""
@@ -153,7 +146,7 @@ class StopOnDivergence(Callback):
             return
         if not math.isfinite(mean_over_ranks(max_abs(pl_module.parameters())).item()):
             self._keep(trainer, self.newest)
-            self._stop(trainer, "the weights are no longer finite", REMEDY)
+            self._stop(trainer, self.newest, "the weights are no longer finite", REMEDY)
 
     def _keep(self, trainer: pl.Trainer, step: Step) -> None:
         """Writes what a replay of the step needs; each rank its own batch."""
@@ -174,16 +167,13 @@ class StopOnDivergence(Callback):
         torch.save(facts, file)
         write_bytes(self.run.path / _file_name(trainer.global_rank), file.getvalue())
 
-    def _stop(self, trainer: pl.Trainer, what: str, remedy: str) -> NoReturn:
+    def _stop(self, trainer: pl.Trainer, step: Step, what: str, remedy: str) -> NoReturn:
         if not trainer.is_global_zero:
             # Rank zero speaks for all; it would be killed unheard if another failed before it.
             raise SystemExit(0)
-        step = self.newest
-        assert step is not None
-        lines = [f"{what} in epoch {step.epoch + 1}, step {step.number}", remedy]
-        if self.run:
-            lines.insert(1, _kept(self.run))
-        raise FloatingPointError("\n".join(lines))
+        kept = [_kept(self.run)] if self.run else []
+        place = f"{what} in epoch {step.epoch + 1}, step {step.number}"
+        raise FloatingPointError("\n".join([place, *kept, remedy]))
 
 
 def _watched(pl_module: pl.LightningModule) -> WatchedModule:

@@ -14,11 +14,7 @@ from classifier.results import PredictionTable
 
 
 class PredictionWriter(BasePredictionWriter):
-    """Writes a ``PredictionTable``, whose arguments it takes.
-
-    Attributes:
-        unreadable: Names of the files that could not be read, each with the reason.
-    """
+    """Writes a ``PredictionTable``, whose arguments it takes."""
 
     state_key = "PredictionWriter"
 
@@ -26,7 +22,7 @@ class PredictionWriter(BasePredictionWriter):
         super().__init__("batch")
         self.within = contextlib.ExitStack()
         self.table = PredictionTable(path, class_names, top_k)
-        self.unreadable: list[tuple[str, str]] = []
+        self.unreadable: list[tuple[str, str]] = []  # files, each with the reason
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self.within.enter_context(self._writing())
