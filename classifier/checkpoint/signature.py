@@ -17,6 +17,7 @@ from classifier.atomic import create_private
 from classifier.runs import RunFolder
 
 VARIABLE = "CLASSIFIER_KEY"
+ANOTHER = f"{VARIABLE}=FILE names another"
 SIZE = 32  # bytes of a key that is made here
 LARGEST = 4096  # of one that the user names
 PATIENCE = 1.0  # seconds that another process gets to write the key that it has just made
@@ -108,9 +109,7 @@ def _key(make: bool = False) -> bytes:
         _make(path)
         return _key()
     except OSError as error:
-        raise NoKeyError(
-            f"'{path}' cannot be read: {error.strerror}; {VARIABLE}=FILE names another."
-        ) from error
+        raise NoKeyError(f"'{path}' cannot be read: {error.strerror}; {ANOTHER}.") from error
 
 
 def _read(path: Path) -> bytes:
@@ -121,8 +120,8 @@ def _read(path: Path) -> bytes:
         key, is_new = _content(path)  # of another file by then, perhaps
     if not SIZE <= len(key) <= LARGEST:
         raise NoKeyError(
-            f"'{path}' is not a key, which has {SIZE} bytes; {VARIABLE}=FILE names another, which "
-            "is made if it is missing."
+            f"'{path}' is not a key, which has {SIZE} bytes; {ANOTHER}, which is made if it is "
+            "missing."
         )
     return key
 
@@ -130,7 +129,7 @@ def _read(path: Path) -> bytes:
 def _content(path: Path) -> tuple[bytes, bool]:
     """What is in the file of a key, and whether it was just made."""
     if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait
-        raise NoKeyError(f"'{path}' is not a regular file; {VARIABLE}=FILE names another.")
+        raise NoKeyError(f"'{path}' is not a regular file; {ANOTHER}.")
     with path.open("rb") as file:
         known = os.fstat(file.fileno())
         if os.name == "posix":
@@ -155,7 +154,7 @@ def _make(path: Path) -> None:
         create_private(path, secrets.token_bytes(SIZE))
     except OSError as error:
         raise NoKeyError(
-            f"the key '{path}' cannot be made: {error.strerror}; {VARIABLE}=FILE names another."
+            f"the key '{path}' cannot be made: {error.strerror}; {ANOTHER}."
         ) from error
 
 

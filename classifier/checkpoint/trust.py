@@ -50,32 +50,15 @@ PACKAGES = (
 )
 """Packages, modules and functions that a checkpoint may use."""
 LOADERS = (
-    "cloudpickle",
-    "dill",
-    "joblib",
-    "numpy.load",
-    "torch.hub",
-    "torch.jit",
-    "torch.load",
-    "torch.package",
-    "torch.serialization",
-    "torch.utils.cpp_extension",
-    "torch.utils.model_zoo",
-    "yaml",
+    *("cloudpickle", "dill", "joblib", "numpy.load", "yaml"),
+    *("torch.hub", "torch.jit", "torch.load", "torch.package", "torch.serialization"),
+    *("torch.utils.cpp_extension", "torch.utils.model_zoo"),
 )
 """What runs code out of a file; no config may name it, beside what jsonargparse denies itself."""
 FORCE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 PATH_SETTINGS = (
-    "checkpoint_path",
-    "ckpt_path",
-    "default_root_dir",
-    "dirpath",
-    "filename",
-    "images",
-    "output",
-    "root",
-    "save_dir",
-    "weights",
+    *("checkpoint_path", "ckpt_path", "default_root_dir", "dirpath", "filename"),
+    *("images", "output", "root", "save_dir", "weights"),
 )
 """Settings that name a file or folder, be there one or not."""
 SIGNED = ("trusted", "working_folder", "code", "code_folders")
@@ -88,19 +71,12 @@ class NotTrustedError(ImportDenied, UserError):
 
 @dataclass
 class Found:
-    """A config that nobody named, but that was found in a checkpoint or a folder.
+    """A config that nobody named, but that was found in a checkpoint or a folder."""
 
-    Attributes:
-        name: What it was found in, for messages.
-        origin: Whose it is.
-        record: The run record beside it.
-        remedy: What else the user can do if it is refused, as a sentence.
-    """
-
-    name: str
+    name: str  # what it was found in, for messages
     origin: Origin
-    record: Mapping[str, Any]
-    remedy: str = ""
+    record: Mapping[str, Any]  # the run record beside it
+    remedy: str = ""  # what else the user can do if it is refused, as a sentence
 
 
 class Trust:
@@ -131,12 +107,11 @@ class Trust:
         self.trusted = tuple(trusted)
         self.found = found
         self.here = here or Path.cwd()
-        self.signed: set[str] = set()
-        self.modules: OwnModules | None = None
         self.granted: set[str] = set()
-        if found and found.origin == "own":
-            record = found.record
-            self.signed = set(record.get("trusted", ()))
+        record = found.record if found and found.origin == "own" else None
+        self.signed: set[str] = set(record.get("trusted", ())) if record else set()
+        self.modules: OwnModules | None = None
+        if record is not None:
             folders, code = record.get("code_folders", {}), record.get("code", {})
             self.modules = OwnModules(dict(folders), dict(code), str(self.here))
 
@@ -220,16 +195,12 @@ class Trust:
         found = self.found or Found("the config", "unsigned", {})
         names = " and ".join(f"'{path}'" for path in dict.fromkeys(paths))
         packages = ",".join(self.packages_of(paths))
+        remedy = f"--trust {packages}, or trust=[...] of load_from_checkpoint"
         if because:
-            lines = [
-                f"{found.name} names {names}, and {because}. --trust {packages}, or trust=[...] of "
-                "load_from_checkpoint, imports whatever has that name here."
-            ]
+            told = f"{because}. {remedy}, imports whatever has that name here."
         else:
-            lines = [
-                f"{found.name} names {names}, and importing that would run its code. If you trust "
-                f"it: --trust {packages}, or trust=[...] of load_from_checkpoint."
-            ]
+            told = f"importing that would run its code. If you trust it: {remedy}."
+        lines = [f"{found.name} names {names}, and {told}"]
         if found.remedy:
             lines.append(found.remedy)
         elif found.origin == "another key":
@@ -389,10 +360,8 @@ def _is_module(name: str) -> bool:
 
 def _check(path: str) -> None:
     trust = _active.get()
-    if trust is None:
-        check_import_path(path)
-    else:
-        trust.check(path)
+    check = trust.check if trust else check_import_path
+    check(path)
 
 
 _active: ContextVar[Trust | None] = ContextVar("trust", default=None)
