@@ -90,16 +90,11 @@ class ImageDataModule(pl.LightningDataModule):
     test_set: ImageSet
 
     # A subclass may have these itself; else they come from its description.
-    class_names: list[str]
-    """Names of the K classes, in the order of the labels."""
-    num_classes: int
-    """K."""
-    in_channels: int
-    """C."""
-    mean: list[float]
-    """Mean of each channel, in 0..1."""
-    std: list[float]
-    """Standard deviation of each channel, in 0..1."""
+    class_names: list[str]  # of the K classes, in the order of the labels
+    num_classes: int  # K
+    in_channels: int  # C
+    mean: list[float]  # of each channel, in 0..1
+    std: list[float]  # likewise
 
     def __init__(
         self,
@@ -226,13 +221,9 @@ class ImageDataModule(pl.LightningDataModule):
         return digest.hexdigest() if self.sets else ""
 
     def notes(self, stage: str) -> list[str]:
-        """Says what a person should know of the data before a stage; call it after ``setup``.
+        """Says, in sentences, what a person should know of the data before a stage.
 
-        Args:
-            stage: "fit", "validate" or "test".
-
-        Returns:
-            A sentence for each thing.
+        Call it after ``setup``; the stage is "fit", "validate" or "test".
         """
         training = stage == "fit"
         notes = self.image_source.notes() if self.image_source and training else []
@@ -301,10 +292,9 @@ class ImageDataModule(pl.LightningDataModule):
             setattr(self, f"{part}_set", images)
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the order and the random transforms of training without a Trainer; its own wins.
+        """Chooses the order and the random transforms of an epoch, counted from 0.
 
-        Args:
-            epoch: Number of the epoch, from 0 on.
+        For a training without a Trainer, whose own count wins.
         """
         self._epoch = epoch
         if self._sampler:
@@ -390,14 +380,10 @@ class ImageDataModule(pl.LightningDataModule):
         return type(self).train_dataloader is not ImageDataModule.train_dataloader
 
     def augmented(self, batch: Batch) -> Batch:
-        """Applies ``augment``, then ``mix``, to a training batch.
+        """Applies ``augment``, then ``mix``, to a training batch on any device.
 
-        Args:
-            batch: Images, uint8 ``(N, C, H, W)`` on any device, and labels, int64 ``(N,)``.
-
-        Returns:
-            The same; after ``mix`` images are float, on the same scale 0..255, and labels are
-            shares of the classes, float ``(N, K)``.
+        After ``mix`` images are float, on the same scale 0..255, and labels are shares of the
+        classes, float ``(N, K)``.
         """
         images, labels = batch
         for module in self.augment:
@@ -463,7 +449,7 @@ def per_channel(name: str, values: list[float], in_channels: int) -> list[float]
 
 
 def compare_class_names(expected: list[str], found: list[str]) -> None:
-    """Raises a ValueError that names the first difference, if there is one."""
+    """Raises a UserError that names the first difference, if there is one."""
     for index, (old, new) in enumerate(zip_longest(expected, found)):
         if old != new:
             raise UserError(

@@ -49,8 +49,7 @@ def load_digits(train: bool) -> tuple[Tensor, Tensor]:
 def load_torchvision(dataset: Any) -> tuple[Tensor, Tensor]:
     """Returns images, uint8 ``(N, C, H, W)``, and labels of a set of ``torchvision.datasets``.
 
-    Args:
-        dataset: Has its images, ``(N, H, W)`` or ``(N, H, W, C)``, as ``data``, and ``targets``.
+    It has them as ``data``, ``(N, H, W)`` or ``(N, H, W, C)``, and ``targets``.
     """
     images = torch.as_tensor(dataset.data)
     images = images.reshape(*images.shape[:3], -1)

@@ -70,7 +70,6 @@ class Finder:
         exclude: Patterns of ``fnmatch`` for images to leave out: for their names or, with a "/",
             for their paths below root.
         unread: Whether to find the images that no installed package reads, too.
-
     """
 
     def __init__(
@@ -98,11 +97,9 @@ class Finder:
         return self._contents[str(folder)]
 
     def below(self, tops: Sequence[Path], copies: bool = False) -> list[list[str]]:
-        """Lists the images below each of some folders, sorted.
+        """Lists the images below each of some folders, sorted; links to images as further ones.
 
-        Args:
-            tops: The folders.
-            copies: Whether links to images that are found without them count, too.
+        Without ``copies``, a link to an image that is found anyway is left out.
         """
         found: list[list[str]] = [[] for _ in tops]
         links: list[tuple[str, int]] = []
@@ -155,9 +152,9 @@ class Finder:
         """Says which images were left out, and why, in a sentence for each reason."""
         left, reasons = self._left_out, (EXCLUDED, LINKED_FOLDERS, LINKED_IMAGES)
         unread = [
-            f"left out {left[suffix].number} {suffix}, such as '{left[suffix].example}': "
-            f"{remedy(suffix)}"
-            for suffix in sorted(left.keys() - {*reasons})
+            f"left out {tally.number} {suffix}, such as '{tally.example}': {remedy(suffix)}"
+            for suffix, tally in sorted(left.items())
+            if suffix not in reasons
         ]
         return unread + [
             f"left out {reason}: {left[reason].number}, such as '{left[reason].example}'."

@@ -10,8 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-import yaml
-
+from classifier.anchored_yaml.scalars import literal
 from classifier.errors import UserError, did_you_mean
 from classifier.sources.finder import Contents, Finder
 
@@ -106,12 +105,10 @@ def _are_splits(root: Path, tops: Mapping[str, Contents], roles: Mapping[str, st
     flat = all(top.images or top.image_links for top in tops.values())
     if 0 < len(roles) < len(tops) and flat and not numbered:
         return False
-    remedies = []
+    remedies = ["If they are splits: each holds <class>/<image>; data.splits names them."]
     if splits := _likely_splits(classes, roles):
         names = _listed(classes[splits["train"]])
-        remedies.append(f"If they are splits of {names}: --data.splits {_written(splits)}")
-    else:
-        remedies.append("If they are splits: each holds <class>/<image>; data.splits names them.")
+        remedies = [f"If they are splits of {names}: --data.splits {_written(splits)}"]
     if len(tops) > 1:
         remedies.append(f"If {_listed(tops)} are classes: --data.splits none")
     lines = "\n  ".join([f"The folders in '{root}' may be splits or classes: {doubt}", *remedies])
@@ -200,7 +197,4 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _written(splits: Mapping[str, str]) -> str:
-    text = yaml.safe_dump(
-        dict(splits), default_flow_style=True, sort_keys=False, width=4096, allow_unicode=True
-    )
-    return shlex.quote(text.strip())
+    return shlex.quote(literal(dict(splits)))
