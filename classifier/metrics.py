@@ -73,12 +73,10 @@ class StageMetrics(nn.ModuleDict):
         number = len(logits)
         self.loss.add(loss.detach() * number, number)
         classes = labels if labels.ndim == 1 else labels.argmax(1)
-        for _, metric in self._metrics():
-            if metric is self.loss:
-                continue
-            if isinstance(metric, Mean):
+        for name, metric in self._metrics():
+            if isinstance(metric, Mean) and name != "loss":
                 metric.add((logits.argmax(1) == classes).sum(), number)
-            else:
+            elif name != "loss":
                 metric.update(logits, classes)
 
     def by_logged_name(self) -> dict[str, Metric]:

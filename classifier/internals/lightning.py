@@ -92,23 +92,20 @@ class Hooks:
             self.callbacks = list(trainer.callbacks)
             self.functions = {}
         key = hook_name, monitoring_callbacks
-        functions = self.functions.get(key)
-        if functions is None:
-            functions = self.functions[key] = self._functions(*key)
-        if not functions:
-            return
-        module = trainer.lightning_module
-        with NamedHook(module, hook_name):
-            for function in functions:
-                function(trainer, module, *args, **kwargs)
+        if key not in self.functions:
+            self.functions[key] = self._functions(*key)
+        if functions := self.functions[key]:
+            module = trainer.lightning_module
+            with NamedHook(module, hook_name):
+                for function in functions:
+                    function(trainer, module, *args, **kwargs)
 
     def _functions(self, name: str, monitoring: bool | None) -> list[Callable[..., None]]:
-        callbacks = [
-            callback
+        functions = [
+            getattr(callback, name)
             for callback in self.callbacks
             if monitoring is None or isinstance(callback, EarlyStopping | Checkpoint) == monitoring
         ]
-        functions = [getattr(callback, name) for callback in callbacks]
         empty = getattr(Callback, name)
         return [f for f in functions if callable(f) and getattr(f, "__func__", f) is not empty]
 
@@ -117,18 +114,20 @@ class Hooks:
     ) -> Any:
         """Calls the hook of the module, if it has one."""
         module = pl_module or trainer.lightning_module
-        function = getattr(module, hook_name)
-        if hook_name in EMPTY and function.__func__ is getattr(pl.LightningModule, hook_name):
-            return None
-        with NamedHook(module, hook_name):
-            return function(*args, **kwargs) if callable(function) else None
+        return self._call(module, module, pl.LightningModule, hook_name, *args, **kwargs)
 
     def of_strategy(self, trainer: Any, hook_name: str, *args: Any, **kwargs: Any) -> Any:
         """Calls the hook of the strategy, if it has one."""
-        function = getattr(trainer.strategy, hook_name)
-        if hook_name in EMPTY and function.__func__ is getattr(Strategy, hook_name):
+        module = trainer.lightning_module
+        return self._call(module, trainer.strategy, Strategy, hook_name, *args, **kwargs)
+
+    def _call(
+        self, module: Any, owner: Any, base: type, name: str, *args: Any, **kwargs: Any
+    ) -> Any:
+        function = getattr(owner, name)
+        if name in EMPTY and function.__func__ is getattr(base, name):
             return None
-        with NamedHook(trainer.lightning_module, hook_name):
+        with NamedHook(module, name):
             return function(*args, **kwargs) if callable(function) else None
 
 
@@ -269,12 +268,9 @@ def metric_states(trainer: pl.Trainer) -> dict[str, Any]:
 def restore_metrics(
     trainer: pl.Trainer, position: dict[str, Any], whole: bool
 ) -> list[dict[str, Any]]:
-    """Takes up what was measured before the checkpoint.
+    """Takes up what was measured before the checkpoint, by what it says of its position.
 
-    Args:
-        trainer: The trainer that is resumed.
-        position: What the checkpoint says of its position.
-        whole: Whether the epoch begins again, so that what it has measured so far does not count.
+    Where the whole epoch begins again, what it has measured so far does not count.
 
     Returns:
         What can only be added later: the other means, of each rank whose part this one takes over.
