@@ -24,11 +24,7 @@ PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "jsonar
 
 
 def describe(modules: Iterable[str] = ()) -> dict[str, Any]:
-    """What is recorded of them with each run.
-
-    Args:
-        modules: Top-level modules that the config names; the versions of their packages are added.
-    """
+    """What is recorded of them with each run, also of the packages of some top-level modules."""
     import torch
 
     return {

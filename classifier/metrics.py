@@ -54,12 +54,8 @@ class Mean(Metric):
 class StageMetrics(nn.ModuleDict):
     """The metrics of a stage, by name: its ``loss``, and what compares logits with labels.
 
-    Each is logged with the stage before its name, such as ``val_loss``.
-
-    Args:
-        stage: ``train``, ``val`` or ``test``.
-        metrics: Metrics by name. Each is given logits ``(N, K)`` and labels ``(N,)``; a ``Mean`` is
-            given the number of images that are right.
+    Each is logged with the stage before its name, such as ``val_loss``. It is given logits
+    ``(N, K)`` and labels ``(N,)``; a ``Mean`` is given the number of images that are right.
     """
 
     loss: Mean

@@ -15,22 +15,14 @@ from classifier.platform import cleaning
 class PredictionTable:
     """Streams ``file, label, probability`` and the next best classes to a CSV file.
 
-    Nothing of earlier batches is held.
-
-    Args:
-        path: Where to write.
-        class_names: Names of the K classes.
-        top_k: How many classes a row has, best first.
-
-    Attributes:
-        count: How many rows were written.
+    A row has ``top_k`` of the K classes, best first. Nothing of earlier batches is held.
     """
 
     def __init__(self, path: Path, class_names: Sequence[str], top_k: int) -> None:
         self.path = path
         self.class_names = class_names
         self.top_k = min(top_k, len(class_names))
-        self.count = 0
+        self.count = 0  # rows written
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:

@@ -40,10 +40,7 @@ def anchors(texts: Sequence[str]) -> list[Anchor]:
 
     The parts of a shared mapping are shared too, as are those which a merge key ``<<: *sgd``
     brings: each of them can get an alias of its own where the whole is no longer equal. A place
-    which a later config sets by itself leaves.
-
-    Args:
-        texts: The configs, the later ones winning.
+    which a later config, which wins, sets by itself leaves.
     """
     found: dict[KeyPath, Anchor] = {}
     for text in texts:
@@ -84,10 +81,6 @@ def with_aliases(dumped: str, anchors: Sequence[Anchor]) -> str:
     a hyperparameter describes (``optimizer: &optimizer {class_path: SGD}``); then the value in
     the block is completed likewise, because only an equal value can have an alias. Places which
     hold something else keep it, and merge keys stay written out, with an alias for each part.
-
-    Args:
-        dumped: The config in YAML without aliases.
-        anchors: What `anchors` found in the texts the config was made of.
     """
     data = load(dumped)
     if not anchors or not isinstance(data, dict):

@@ -32,20 +32,14 @@ class Candidate(NamedTuple):
 
 
 class BestWeights:
-    """Judges the monitored metric whenever it is measured; all ranks judge alike.
-
-    Attributes:
-        score: That of ``best.ckpt``; NaN before there is one.
-        candidate: A better one, not saved yet.
-        by_validation: Whether validations measure the metric; None before the first.
-    """
+    """Judges the monitored metric whenever it is measured; all ranks judge alike."""
 
     def __init__(self, monitor: str | None, direction: Direction) -> None:
         self.monitor = monitor
         self.direction = direction
-        self.score = math.nan
-        self.candidate: Candidate | None = None
-        self.by_validation: bool | None = None
+        self.score = math.nan  # that of best.ckpt, if there is one
+        self.candidate: Candidate | None = None  # a better one, not saved yet
+        self.by_validation: bool | None = None  # who measures the metric; unknown at first
         self._validated: dict[str, Any] | None = None  # the weights that are being validated
 
     def on_validation_start(self, trainer: pl.Trainer) -> None:

@@ -215,9 +215,7 @@ class RunCheckpoints(ModelCheckpoint):
             self.best_model_path = str(self.run.best)
             self.best_model_score = torch.tensor(self.best.score, dtype=torch.double)
 
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: pl.Trainer, _: Any, checkpoint: dict[str, Any]) -> None:
         if self.position is None:
             return
         inside = self.position["inside_epoch"]
@@ -233,9 +231,7 @@ class RunCheckpoints(ModelCheckpoint):
         }
         self.checkpoint = checkpoint
 
-    def on_load_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: pl.Trainer, _: Any, checkpoint: dict[str, Any]) -> None:
         if POSITION in checkpoint:
             self.best.restore(checkpoint[POSITION], self.run.best, self.state_key)
             self.last_model_path = str(self.run.last) if self.run.last.exists() else ""

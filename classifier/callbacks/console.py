@@ -1,9 +1,10 @@
 """What a person sees of a training: a line to begin with, a line each epoch, where the run is."""
 
 import shlex
+from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import RichProgressBar
+from pytorch_lightning.callbacks import Callback, RichProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from classifier import terminal
@@ -89,9 +90,7 @@ class Console(EpochTracker):
             return f"{trainer.global_step} steps are done; raise trainer.max_steps to continue."
         return f"{trainer.current_epoch} epochs are done; raise trainer.max_epochs to continue."
 
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, trainer: pl.Trainer, _: Any, exception: BaseException) -> None:
         run = self.run
         if isinstance(exception, Exception) or not (run and run.is_taken):
             return
@@ -115,9 +114,19 @@ class RichBar(RichProgressBar):
         if self.progress is not None:
             self.progress.stop()  # before the console's last lines, not below them
 
-    def get_metrics(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule
-    ) -> dict[str, int | str | float | dict[str, float]]:
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)  # the run folder is already on the screen
         return metrics
+
+
+class DataNotes(Callback):
+    """Prints what the data module notes of its data, such as images that it left out."""
+
+    state_key = "DataNotes"
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        data = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning, undeclared
+        if trainer.is_global_zero and data is not None:
+            for note in data.notes(stage):
+                terminal.note(note)

@@ -58,11 +58,8 @@ class StopOnDivergence(Callback):
     the loss of the newest step is known.
 
     With ``model.skip_bad_steps`` the module leaves out the step, and the training goes on unless
-    ten in a row, or a whole epoch, were left out.
-
-    Args:
-        run: The run folder; None when nothing is kept (``fast_dev_run``).
-        seed: That of the run.
+    ten in a row, or a whole epoch, were left out. Without a run folder (``fast_dev_run``) nothing
+    is kept.
     """
 
     state_key = "FiniteLoss"
@@ -80,18 +77,11 @@ class StopOnDivergence(Callback):
                 "stops a training that diverges, and model.skip_bad_steps skips no step."
             )
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
         self.number = trainer.global_step + 1  # at the end it depends on accumulation
 
     def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._look(trainer, pl_module)
         if not (pl_module.automatic_optimization and outputs):  # or training_step returned None
@@ -109,13 +99,11 @@ class StopOnDivergence(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._look_closely(trainer, pl_module)
 
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: Any, _: dict[str, Any]) -> None:
         self._look_closely(trainer, pl_module)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        skipped = _watched(pl_module).divergence.skipped
+        skipped = cast(WatchedModule, pl_module).divergence.skipped
         if skipped and trainer.is_global_zero:
             terminal.warn(
                 f"{skipped} of {trainer.global_step} steps were skipped, for their loss "
@@ -127,7 +115,7 @@ class StopOnDivergence(Callback):
         if self.newest is None or not self.pending:
             return
         self.pending = False
-        module, loss = _watched(pl_module), self.newest.loss_value()
+        module, loss = cast(WatchedModule, pl_module), self.newest.loss_value()
         detector = module.divergence
         if not detector.allows(loss):
             self._keep(trainer, self.newest)
@@ -174,10 +162,6 @@ class StopOnDivergence(Callback):
         kept = [_kept(self.run)] if self.run else []
         place = f"{what} in epoch {step.epoch + 1}, step {step.number}"
         raise FloatingPointError("\n".join([place, *kept, remedy]))
-
-
-def _watched(pl_module: pl.LightningModule) -> WatchedModule:
-    return cast(WatchedModule, pl_module)
 
 
 def _file_name(rank: int) -> str:

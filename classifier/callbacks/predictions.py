@@ -33,9 +33,7 @@ class PredictionWriter(BasePredictionWriter):
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self.within.close()
 
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, trainer: pl.Trainer, _: Any, exception: BaseException) -> None:
         self.within.__exit__(type(exception), exception, exception.__traceback__)
 
     @contextlib.contextmanager
@@ -48,14 +46,7 @@ class PredictionWriter(BasePredictionWriter):
         terminal.out(f"{self.table.count} predictions in {self.table.path}")
 
     def write_on_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        prediction: Tensor,
-        batch_indices: Sequence[int] | None,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int,
+        self, trainer: Any, pl_module: Any, prediction: Tensor, indices: Any, batch: Any, *_: Any
     ) -> None:
         """Writes the probabilities ``(N, K)`` of one batch of image files."""
         self.table.write(batch.files, prediction)

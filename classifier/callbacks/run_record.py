@@ -152,9 +152,7 @@ class RunRecord(EpochTracker):
         self.record |= earlier
         return bool(earlier["state"] == "running")
 
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, trainer: pl.Trainer, _: Any, exception: BaseException) -> None:
         if not trainer.is_global_zero or not self.run.is_taken:
             return
         if not self.begun:  # nothing was written

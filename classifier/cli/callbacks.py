@@ -8,8 +8,7 @@ from pytorch_lightning.callbacks import Callback, ProgressBar, Timer
 
 from classifier import terminal
 from classifier.callbacks.checkpoints import RunCheckpoints, refuse_taken_names
-from classifier.callbacks.console import Console, RichBar
-from classifier.callbacks.data_notes import DataNotes
+from classifier.callbacks.console import Console, DataNotes, RichBar
 from classifier.callbacks.divergence import StopOnDivergence
 from classifier.callbacks.logger import RunLogger
 from classifier.callbacks.predictions import PredictionWriter

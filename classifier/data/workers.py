@@ -99,16 +99,13 @@ class WorkerErrorReporter(Callback):
     state_key = "WorkerNames"
     reported = False  # whether it said so of the error that ended a run
 
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
-        if not isinstance(exception, RuntimeError):
-            return
-        # While a batch is awaited, the cause alone tells how a worker ended.
-        texts = [explain(str(error)) for error in (exception.__cause__, exception)]
-        if text := texts[0] or texts[1]:
-            exception.args = (text,)
-            self.reported = True
+    def on_exception(self, trainer: pl.Trainer, _: Any, exception: BaseException) -> None:
+        if isinstance(exception, RuntimeError):
+            # While a batch is awaited, the cause alone tells how a worker ended.
+            texts = [explain(str(error)) for error in (exception.__cause__, exception)]
+            if text := texts[0] or texts[1]:
+                exception.args = (text,)
+                self.reported = True
 
 
 def explain(text: str) -> str | None:

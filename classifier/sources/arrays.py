@@ -13,12 +13,9 @@ from classifier.splits import random_order, stratified_split
 
 
 class Arrays(Source):
-    """Images as a function loads them.
+    """Images as a function loads them: uint8 ``(N, C, H, W)`` and labels, int64 ``(N,)``.
 
-    Args:
-        class_names: Names of the K classes, in the order of the labels.
-        load: Returns the images, uint8 ``(N, C, H, W)``, and the labels, int64 ``(N,)``, for
-            training, or for test if it is called with False.
+    They are for training, or for test if it is called with False.
     """
 
     class_names: Sequence[str] = ()  # an attribute in place of the property

@@ -31,11 +31,7 @@ Splits = Mapping[str, str] | Literal["none"] | None
 def find_splits(root: Path, given: Splits, finder: Finder) -> dict[str, Path]:
     """Finds the folders of train, val and test; where the folders are classes, ``root`` is train.
 
-    Args:
-        root: The folder to look into.
-        given: Which folder is which, by the user; ``"none"`` says that they are classes. By their
-            names if None.
-        finder: What looks.
+    The user says which is which, or ``"none"`` where they are classes; else their names do.
 
     Raises:
         UserError: The folders can be read in two ways, or those given are not there.
