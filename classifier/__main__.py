@@ -16,6 +16,7 @@ from importlib import import_module  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from classifier import __version__  # noqa: E402
+from classifier.errors import did_you_mean  # noqa: E402
 from classifier.platform import exit_now, handled_by  # noqa: E402
 
 
@@ -69,21 +70,15 @@ def _run(arguments: Sequence[str]) -> int:
         print(f"classifier {__version__}")  # noqa: T201
         return 0
     if verb not in VERBS:
-        return _unknown(verb)
+        hint = did_you_mean(verb, VERBS, f"; there are {', '.join(VERBS)}.")
+        print(f"error: no command '{verb}'{hint}", file=sys.stderr)  # noqa: T201
+        return 2
     module, _, function = VERBS[verb][0].partition(":")
     try:
         run = getattr(import_module(f"classifier.{module}"), function)
         return int(run(list(arguments)))
     except KeyboardInterrupt:  # while torch is imported
         return 130
-
-
-def _unknown(verb: str) -> int:
-    from classifier.errors import did_you_mean
-
-    hint = did_you_mean(verb, VERBS, f"; there are {', '.join(VERBS)}.")
-    print(f"error: no command '{verb}'{hint}", file=sys.stderr)  # noqa: T201
-    return 2
 
 
 if __name__ == "__main__":

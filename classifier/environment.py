@@ -1,5 +1,6 @@
 """What a result depends on besides its config: packages, code and machine."""
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -78,10 +79,8 @@ def _versions(modules: Iterable[str]) -> dict[str, str]:
     named = {owner for module in modules for owner in owners.get(module, [])}
     versions = {}
     for name in sorted({"classifier", *PACKAGES, *named}):
-        try:
+        with contextlib.suppress(metadata.PackageNotFoundError):  # run from a source tree
             versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue  # run from a source tree
     return versions
 
 

@@ -159,19 +159,19 @@ class StopOnDivergence(Callback):
         if not trainer.is_global_zero:
             # Rank zero speaks for all; it would be killed unheard if another failed before it.
             raise SystemExit(0)
-        kept = [_kept(self.run)] if self.run else []
         place = f"{what} in epoch {step.epoch + 1}, step {step.number}"
-        raise FloatingPointError("\n".join([place, *kept, remedy]))
+        raise FloatingPointError("\n".join([place, *self._kept(), remedy]))
+
+    def _kept(self) -> list[str]:
+        """What is kept, and where a training can go on."""
+        if self.run is None:
+            return []
+        batch = f"The batch is kept in {terminal.display_path(self.run.path / _file_name(0))}"
+        if not self.run.last.exists():
+            return [f"{batch}; there is no checkpoint yet."]
+        step = read_checkpoint(self.run.last)["global_step"]
+        return [f"{batch}; from step {step} it is resumed with: {self.run.resume_command}"]
 
 
 def _file_name(rank: int) -> str:
     return f"bad_batch_rank_{rank}.pt" if rank else "bad_batch.pt"
-
-
-def _kept(run: RunFolder) -> str:
-    """What is kept, and where a training can go on."""
-    batch = f"The batch is kept in {terminal.display_path(run.path / _file_name(0))}"
-    if not run.last.exists():
-        return f"{batch}; there is no checkpoint yet."
-    step = read_checkpoint(run.last)["global_step"]
-    return f"{batch}; from step {step} it is resumed with: {run.resume_command}"

@@ -31,22 +31,11 @@ from classifier.internals.jsonargparse import (
 )
 
 PACKAGES = (
-    "adabelief_pytorch",
-    "classifier.augment",
-    "classifier.data",
+    *("classifier.augment", "classifier.data", "classifier.networks"),
     "classifier.module.ClassificationModule",
-    "classifier.networks",
-    "timm.create_model",
-    "timm.layers",
-    "timm.loss",
-    "timm.models",
-    "timm.optim",
-    "torch.nn",
-    "torch.optim",
-    "torchmetrics",
-    "torchvision.models",
-    "torchvision.ops",
-    "torchvision.transforms",
+    *("timm.create_model", "timm.layers", "timm.loss", "timm.models", "timm.optim"),
+    *("torch.nn", "torch.optim", "torchmetrics", "adabelief_pytorch"),
+    *("torchvision.models", "torchvision.ops", "torchvision.transforms"),
 )
 """Packages, modules and functions that a checkpoint may use."""
 LOADERS = (
@@ -256,9 +245,7 @@ def strings(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
-        for key, part in value.items():
-            if key not in PATH_SETTINGS:
-                yield from strings(part)
+        yield from strings([part for key, part in value.items() if key not in PATH_SETTINGS])
     elif isinstance(value, list):
         for part in value:
             yield from strings(part)

@@ -11,18 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from jsonargparse import DefaultHelpFormatter, _typehints, _util, set_parsing_settings
-from jsonargparse._common import ImportDenied, check_import_path, parsing_settings
-
-__all__ = [
-    "Formatter",
-    "ImportDenied",
-    "asking",
-    "check_import_path",
-    "defining_paths",
-    "groups_of",
-    "names_of",
-    "shown_groups",
-]
+from jsonargparse._common import ImportDenied as ImportDenied  # for others to import from here
+from jsonargparse._common import check_import_path as check_import_path
+from jsonargparse._common import parsing_settings
 
 _lock = threading.Lock()
 _users = 0

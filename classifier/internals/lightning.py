@@ -204,24 +204,22 @@ def without_signal_handlers(trainer: pl.Trainer) -> Iterator[None]:
 # restarted and to set the metrics that were logged in the first part of an epoch.
 
 
-def can_stop_early(trainer: pl.Trainer) -> bool:
+def can_stop_early(trainer: Any) -> bool:
     """Whether a training may be stopped: the least numbers of epochs and steps are done."""
-    loop: Any = trainer.fit_loop
-    return bool(loop._can_stop_early)
+    return bool(trainer.fit_loop._can_stop_early)
 
 
-def is_validation_due(trainer: pl.Trainer) -> bool:
+def is_validation_due(trainer: Any) -> bool:
     """Whether a validation follows the batch, and not only because the training ends."""
-    loop: Any = trainer.fit_loop
     stop, trainer.should_stop = trainer.should_stop, False
-    due: bool = loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+    due = trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
     trainer.should_stop = stop
-    return due
+    return bool(due)
 
 
-def measured_by_validation(trainer: pl.Trainer) -> set[str]:
+def measured_by_validation(trainer: Any) -> set[str]:
     """The names of the metrics that the validation which ends has measured."""
-    results: Any = trainer.fit_loop.epoch_loop.val_loop._results
+    results = trainer.fit_loop.epoch_loop.val_loop._results
     return {result.meta.name for result in results.values()}
 
 
@@ -235,28 +233,26 @@ def mark_epoch_ended(state: dict[str, Any]) -> None:
     batches["is_last_batch"] = False
 
 
-def begin_whole_epoch(trainer: pl.Trainer) -> None:
+def begin_whole_epoch(trainer: Any) -> None:
     """Lets an epoch begin that is not the rest of one, whatever Lightning takes it for."""
-    loop: Any = trainer.fit_loop
-    loop.epoch_loop.restarting = False
-    loop._restarting = False
+    trainer.fit_loop.epoch_loop.restarting = False
+    end_restart(trainer)
 
 
-def end_restart(trainer: pl.Trainer) -> None:
+def end_restart(trainer: Any) -> None:
     """Ends the state of being resumed; else ReduceLROnPlateau would leave this epoch out."""
-    loop: Any = trainer.fit_loop
-    loop._restarting = False
+    trainer.fit_loop._restarting = False
 
 
-def metric_states(trainer: pl.Trainer) -> dict[str, Any]:
+def metric_states(trainer: Any) -> dict[str, Any]:
     """What this rank has accumulated in the epoch: torchmetrics by name, other means by key."""
 
     def state(metric: Any) -> dict[str, Any]:
         values = metric.metric_state.items()
         return {k: v.clone() if isinstance(v, torch.Tensor) else list(v) for k, v in values}
 
-    loop: Any = trainer.fit_loop.epoch_loop
-    results = {key: result for key, result in loop._results.items() if result.meta.on_epoch}
+    every = trainer.fit_loop.epoch_loop._results
+    results = {key: result for key, result in every.items() if result.meta.on_epoch}
     logged = {id(result.value) for result in results.values() if not result.is_tensor}
     modules = trainer.lightning_module.named_modules()
     return {
@@ -305,9 +301,9 @@ def add_pending_results(trainer: pl.Trainer, earlier: list[dict[str, Any]]) -> N
                 setattr(result, name, add(now, saved[name].to(now.device)))
 
 
-def restart_epoch(trainer: pl.Trainer) -> None:
+def restart_epoch(trainer: Any) -> None:
     """Takes the rest of an epoch back to where the whole epoch is about to begin."""
-    loop: Any = trainer.fit_loop
+    loop = trainer.fit_loop
     for progress in (loop.epoch_progress.total, loop.epoch_progress.current):
         progress.ready -= 1
         progress.started -= 1

@@ -108,7 +108,7 @@ class Finder:
             links += [(path, number) for path in contents.image_links]
         if links and not copies:
             self._follow(links, found)
-        return [sorted(paths, key=_parts) for paths in found]
+        return [sorted(paths, key=lambda path: path.replace(os.sep, "\0")) for paths in found]
 
     def _follow(self, links: Sequence[tuple[str, int]], found: list[list[str]]) -> None:
         """Adds links to images, but to none that is there already: each counts once."""
@@ -313,7 +313,3 @@ def _place(folder: str | Path) -> tuple[int, int]:
 def key(path: str | Path, root: Path | None) -> str:
     """A path below root, as it names an image."""
     return str(path).removeprefix(os.path.join(root or "", ""))  # noqa: PTH118  # root may be "/"
-
-
-def _parts(path: str) -> str:
-    return path.replace(os.sep, "\0")

@@ -91,7 +91,9 @@ def _role(words: set[str]) -> str | None:
 
 
 def _are_splits(root: Path, tops: Mapping[str, Contents], roles: Mapping[str, str]) -> bool:
-    classes = {name: {*map(_name, top.folders + top.links)} for name, top in tops.items()}
+    classes = {
+        name: {Path(path).name for path in top.folders + top.links} for name, top in tops.items()
+    }
     doubt = _doubt(classes, roles) if roles else _shared(classes)
     if not doubt:
         return bool(roles)
@@ -181,10 +183,6 @@ def _given_folders(root: Path, given: Mapping[str, str], finder: Finder) -> dict
 
 def _is_within(folder: Path, other: Path) -> bool:
     return Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(other))
-
-
-def _name(path: str) -> str:
-    return path.rpartition(os.sep)[2]
 
 
 def _listed(names: Iterable[str]) -> str:
