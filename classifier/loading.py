@@ -204,8 +204,7 @@ class LoadableModule(pl.LightningModule):
 
 def _check_names(settings: Mapping[str, Any], own: Collection[str]) -> None:
     """Raises UserError for an argument of ``load_from_checkpoint`` that it does not take."""
-    known = [*inspect.signature(pl.LightningModule.load_from_checkpoint).parameters]
-    known += [*own, "trust"]
+    known = [*inspect.signature(pl.LightningModule.load_from_checkpoint).parameters, *own, "trust"]
     if unknown := [name for name in settings if name not in known]:
         hint = did_you_mean(unknown[0], known, f"; there are {', '.join(known)}.")
         raise UserError(f"load_from_checkpoint takes no {unknown[0]}{hint}")

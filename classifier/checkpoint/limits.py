@@ -57,10 +57,8 @@ def check_values(value: Any, size: int) -> None:
     """
     views: dict[Any, int] = {}
     _extent(value, {}, views, 0)
-    if sum(views.values()) > MAX_EXPANSION * size:
-        raise ValueError(
-            f"its tensors have {sum(views.values()):,} bytes, but the file has {size:,}"
-        )
+    if (total := sum(views.values())) > MAX_EXPANSION * size:
+        raise ValueError(f"its tensors have {total:,} bytes, but the file has {size:,}")
 
 
 def _extent(value: Any, seen: dict[int, int | None], views: dict[Any, int], level: int) -> int:

@@ -161,12 +161,9 @@ def _make(path: Path) -> None:
 def _refuse_what_is_handed_on(path: Path) -> None:
     """Makes no key in a run folder or in the working folder, unless that is the home or above."""
     here, folders = Path.cwd(), path.absolute().resolve().parents
-    of_runs = [folder for folder in folders if RunFolder(folder).begun]
     at_work = here in folders
     with contextlib.suppress(RuntimeError):
         at_work = at_work and not Path.home().resolve().is_relative_to(here)
-    if of_runs or at_work:
-        raise NoKeyError(
-            f"a key '{path}' would be handed on with the folder that it is in; let {VARIABLE} name "
-            "a file elsewhere."
-        )
+    if at_work or any(RunFolder(folder).begun for folder in folders):
+        reason = f"a key '{path}' would be handed on with the folder that it is in"
+        raise NoKeyError(f"{reason}; let {VARIABLE} name a file elsewhere.")

@@ -58,18 +58,14 @@ def skip_empty_hooks(trainer: Any) -> Iterator[None]:
         (data_connector, "is_overridden", cache(is_overridden)),
         (training_epoch_loop, "is_param_in_hook_signature", cache(is_param_in_hook_signature)),
     ]
-    before = [(module, name, getattr(module, name)) for module, name, _ in lean]
-    asked = os.environ.get(ASK_NVML, "0")
-    if not torch.cuda.device_count():
-        os.environ[ASK_NVML] = "0"
-    for module, name, function in lean:
-        setattr(module, name, function)
-    try:
-        yield
-    finally:
-        for module, name, function in before:
+    with contextlib.ExitStack() as undo:
+        undo.callback(os.environ.update, {ASK_NVML: os.environ.get(ASK_NVML, "0")})
+        if not torch.cuda.device_count():
+            os.environ[ASK_NVML] = "0"
+        for module, name, function in lean:
+            undo.callback(setattr, module, name, getattr(module, name))
             setattr(module, name, function)
-        os.environ[ASK_NVML] = asked
+        yield
 
 
 class Hooks:

@@ -10,7 +10,7 @@ import re
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from classifier.images.read import (
@@ -112,12 +112,9 @@ class Finder:
 
     def _follow(self, links: Sequence[tuple[str, int]], found: list[list[str]]) -> None:
         """Adds links to images, but to none that is there already: each counts once."""
-        folders = {os.path.dirname(path) for paths in found for path in paths}  # noqa: PTH120
-        real = {folder: os.path.realpath(folder) for folder in folders}
-        seen = {
-            f"{real[folder]}{os.sep}{name}"
-            for folder, name in (os.path.split(path) for paths in found for path in paths)
-        }
+        real = cache(os.path.realpath)
+        parts = (os.path.split(path) for paths in found for path in paths)
+        seen = {f"{real(folder)}{os.sep}{name}" for folder, name in parts}
         for path, number in sorted(links):
             target = os.path.realpath(path)
             if target in seen:
@@ -250,7 +247,7 @@ def find_images(patterns: Sequence[str]) -> list[Path]:
         FileNotFoundError: If a pattern stands for nothing.
     """
     files: dict[tuple[str, str], str] = {}  # by where they really are
-    real: dict[str, str] = {}
+    real = cache(os.path.realpath)
     for pattern in patterns:
         found = _find(pattern)
         if not found:
@@ -258,9 +255,7 @@ def find_images(patterns: Sequence[str]) -> list[Path]:
             raise FileNotFoundError(f"--images: there is no {kind} '{pattern}'.")
         for path in found:
             folder, name = os.path.split(path)
-            if folder not in real:
-                real[folder] = os.path.realpath(folder)
-            files.setdefault((real[folder], name), path)
+            files.setdefault((real(folder), name), path)
     return [Path(path) for path in files.values()]
 
 
