@@ -26,6 +26,7 @@ def _is_there(place: str) -> bool:
     return (room / "__init__.py").exists() or room.with_suffix(".py").exists()
 
 
+# The function that runs each, given the command line, and what it does.
 _COMMANDS = {
     "fit": ("cli.run:run", "train a network, from a config file or on from a checkpoint"),
     "validate": ("cli.run:run", "evaluate a checkpoint on the validation set"),
@@ -35,7 +36,6 @@ _COMMANDS = {
     "search": ("search:run", "train a config with many values of its hyperparameters"),
     "reproduce": ("reproduce:run", "train a run again from its record and compare the two"),
 }
-"""The function that runs each, given the command line, and what it does."""
 VERBS = {verb: room for verb, room in _COMMANDS.items() if _is_there(room[0])}
 EVALUATING = ("validate", "test", "predict")  # have nothing to save when they are to end
 HELP = f"""\

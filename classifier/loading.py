@@ -98,11 +98,7 @@ class LoadableModule(pl.LightningModule):
         self._trained_by = dict(entry.get("classes", {}))
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Loads weights, as every module does.
-
-        Raises:
-            UnfitWeightsError: If they are not those of the network.
-        """
+        """Loads weights, as every module does; raises UnfitWeightsError if they do not fit."""
         try:
             return super().load_state_dict(*args, **kwargs)
         except RuntimeError as error:

@@ -16,8 +16,7 @@ from types import FrameType
 if sys.platform == "linux":
     import resource  # once and now: later Python may look in the working folder first
 
-STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-"""The signals that tell a command to end."""
+STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # tell a command to end
 PR_SET_PDEATHSIG = 1  # of prctl(2)
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 GLIBC_LARGEST = 2**25  # bytes up to which glibc adapts by itself

@@ -100,11 +100,7 @@ def remove_if_unused(folder: Path) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keeps other processes from training in the folder meanwhile.
-
-    Raises:
-        ValueError: If one does; names it as far as it is known.
-    """
+    """Keeps other processes from training in the folder; a UserError names one that does."""
     try:
         lock = FileLock(RunFolder(folder).lock).acquire(LOCK_SECONDS)
     except Timeout:

@@ -78,12 +78,7 @@ def set_values(text: str, values: Mapping[KeyPath, Any], name: str = "config") -
 
     Anchors stay, so every alias follows. Of a mapping or list with the same keys only the parts
     which differ are written. What is written is plain YAML on one line, which loaders of YAML 1.1
-    and 1.2 read alike.
-
-    Args:
-        text: The config.
-        values: New values by path; where one path is inside another, the longer one wins.
-        name: What to call the text in messages.
+    and 1.2 read alike. Where one path is inside another, the longer one wins.
 
     Raises:
         UserError: A path does not exist or is an alias, or an alias elsewhere needs an anchor

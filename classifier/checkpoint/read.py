@@ -121,11 +121,7 @@ def weights_digest(weights: Mapping[str, Any]) -> str:
 
 
 def folder_name(name: Any) -> str:
-    """Returns the name of a run, which becomes that of a folder.
-
-    Raises:
-        ValueError: If it is none, as ``../other`` is.
-    """
+    """Returns the name of a run, which becomes that of a folder; refuses one like ``../other``."""
     if isinstance(name, str) and re.fullmatch(r"(?!\.{1,2}$)[^/\\\x00-\x1f\x7f-\x9f]{1,200}", name):
         return name
     raise UserError(f"the run of the checkpoint is called {name!r:.80}, which names no folder.")
@@ -234,11 +230,7 @@ OWN_ENTRIES: Mapping[str, Check] = {
 
 
 def resolve_checkpoint(path: str, prefer: str) -> Path:
-    """The checkpoint meant: a file, or ``checkpoints/<prefer>.ckpt`` of a run folder.
-
-    Raises:
-        ValueError: If it is an address in the net.
-    """
+    """The checkpoint meant: a file, or ``checkpoints/<prefer>.ckpt`` of a run folder; no URL."""
     if "://" in path or "::" in path:  # as fsspec, through which Lightning reads, writes them
         raise UserError(f"'{path}' is a URL, not a local file; download it first.")
     run = RunFolder(Path(path))

@@ -23,8 +23,8 @@ LARGEST = 4096  # of one that the user names
 PATIENCE = 1.0  # seconds that another process gets to write the key that it has just made
 FRESH = 10.0  # seconds that a file counts as just made, for clocks of file servers differ
 
+# Whose a file is: signed with the user's key, with one that is not at hand, or not at all.
 Origin = Literal["own", "another key", "unsigned"]
-"""Whose a file is: signed with the user's key, with one that is not at hand, or not at all."""
 Kind = Literal["checkpoint", "run", "search"]
 
 

@@ -30,6 +30,7 @@ from classifier.internals.jsonargparse import (
     defining_paths,
 )
 
+# Packages, modules and functions that a checkpoint may use.
 PACKAGES = (
     *("classifier.augment", "classifier.data", "classifier.networks"),
     "classifier.module.ClassificationModule",
@@ -37,21 +38,20 @@ PACKAGES = (
     *("torch.nn", "torch.optim", "torchmetrics", "adabelief_pytorch"),
     *("torchvision.models", "torchvision.ops", "torchvision.transforms"),
 )
-"""Packages, modules and functions that a checkpoint may use."""
+# What runs code out of a file; no config may name it, beside what jsonargparse denies itself.
 LOADERS = (
     *("cloudpickle", "dill", "joblib", "numpy.load", "yaml"),
     *("torch.hub", "torch.jit", "torch.load", "torch.package", "torch.serialization"),
     *("torch.utils.cpp_extension", "torch.utils.model_zoo"),
 )
-"""What runs code out of a file; no config may name it, beside what jsonargparse denies itself."""
 FORCE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+# Settings that name a file or folder, be there one or not.
 PATH_SETTINGS = (
     *("checkpoint_path", "ckpt_path", "default_root_dir", "dirpath", "filename"),
     *("images", "output", "root", "save_dir", "weights"),
 )
-"""Settings that name a file or folder, be there one or not."""
+# The entries of a run record that decide what its config may import.
 SIGNED = ("trusted", "working_folder", "code", "code_folders")
-"""The entries of a run record that decide what its config may import."""
 
 
 class NotTrustedError(ImportDenied, UserError):
@@ -78,9 +78,6 @@ class Trust:
         trusted: Packages or modules that the user trusts with all that is defined in them.
         found: The config that is read besides the user's words.
         here: The folder whose modules the user's words may name; the working folder if not given.
-
-    Attributes:
-        granted: What was imported because the user or the signature asks for it.
     """
 
     def __init__(
@@ -96,7 +93,7 @@ class Trust:
         self.trusted = tuple(trusted)
         self.found = found
         self.here = here or Path.cwd()
-        self.granted: set[str] = set()
+        self.granted: set[str] = set()  # imported because the user or the signature asks for it
         record = found.record if found and found.origin == "own" else None
         self.signed: set[str] = set(record.get("trusted", ())) if record else set()
         self.modules: OwnModules | None = None

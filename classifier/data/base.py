@@ -78,14 +78,11 @@ class ImageDataModule(pl.LightningDataModule):
         std: Standard deviation of each channel in 0..1. The data set's own if not given.
     """
 
-    format: int = FORMAT
-    """Of the run: one of an earlier version lists the images as that version did."""
-    seed = 0
-    """Seed of the training, from ``setup`` on; that of rank zero on all ranks."""
-    test_fraction = 0.1
-    """Share of the images that is set aside for test, where the source has no test images."""
+    format: int = FORMAT  # of the run: one of an earlier version lists the images as that did
+    seed = 0  # of the training, from setup on; that of rank zero on all ranks
+    test_fraction = 0.1  # share that is set aside for test, where the source has no test images
+    # After setup, and disjoint from each other.
     train_set: ImageSet
-    """Disjoint from the other two, as they are from each other, after ``setup``."""
     val_set: ImageSet
     test_set: ImageSet
 
@@ -124,8 +121,7 @@ class ImageDataModule(pl.LightningDataModule):
         self._is_checked = False
         self._epoch = 0
         self._sampler: EpochSampler | None = None
-        self.files: list[Path] = []
-        """Images to predict; with some, the data set itself is not asked for."""
+        self.files: list[Path] = []  # to predict; with some, the data set itself is not asked for
 
     @cached_property  # not a property, so that a subclass may set it
     def num_workers(self) -> int:

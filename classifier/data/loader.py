@@ -27,9 +27,9 @@ class TrainLoader(LoaderProxy):
     def __init__(self, loader: DataLoader[Batch], trainer: pl.Trainer) -> None:
         self.loader = loader
         self.trainer = trainer
+        # Images of the next epoch that were seen before, over all ranks, if in batches of another
+        # size: else that follows from the number of batches.
         self.seen: int | None = None
-        """Images of the next epoch that were seen before, over all ranks, where batches of another
-        size were: else that follows from the number of batches."""
 
     @property
     def images_per_batch(self) -> int:

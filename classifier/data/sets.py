@@ -112,8 +112,7 @@ class EpochSampler(DistributedSampler[int]):
         super().__init__(images, num_replicas, rank, shuffle, seed, drop_last=shuffle)
         self.images = images
         self.number = len(images)
-        self.start = 0
-        """How many images of an epoch, over all ranks, to leave out: they were seen before."""
+        self.start = 0  # images of an epoch, over all ranks, to leave out: they were seen before
 
     def __iter__(self) -> Iterator[int]:
         yield from self.keys().tolist()

@@ -51,8 +51,7 @@ class WorkerPool:
         WorkerPool.known.add(self)
 
 
-own_slot: WorkerSlot | None = None
-"""That of this process, if it is a worker."""
+own_slot: WorkerSlot | None = None  # that of this process, if it is a worker
 
 
 def worker_settings(number: int) -> dict[str, Any]:

@@ -22,8 +22,7 @@ OTHERS = (
     ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf .rw2"
     " .rwl .sr2 .srf .srw .x3f .dcm .exr .jxl .jxr .avif .webp"
 )
-UNREAD_SUFFIXES = HEIF_SUFFIXES | {*OTHERS.split()}
-"""Suffixes of images that nothing reads unless Pillow, or a plugin of it, registers them."""
+UNREAD_SUFFIXES = HEIF_SUFFIXES | {*OTHERS.split()}  # unless Pillow, or a plugin, registers them
 PROFILE_BYTES = 16 * 2**20  # of a colour profile or text; Pillow's own limit, 1 MiB, is exceeded
 
 
