@@ -224,19 +224,6 @@ def torchvision_model(
 
 def _build(name: str, num_classes: int, weights: str | None, kwargs: dict[str, Any]) -> nn.Module:
     """Builds the network; out of a file or the net its stem and head may have other sizes."""
-    builder = _builder(name)
-    if builder.__name__ in ("googlenet", "inception_v3"):
-        # Auxiliary classifiers would turn the output into a tuple in training.
-        kwargs = {"aux_logits": False, "init_weights": weights is None, **kwargs}
-    if weights is not None and Path(weights).suffix not in WEIGHTS_SUFFIXES:
-        return build_pretrained(builder, weights, kwargs)
-    network = builder(num_classes=num_classes, **kwargs)
-    if weights is not None:
-        load_weights(network, Path(weights))
-    return network
-
-
-def _builder(name: str) -> Callable[..., nn.Module]:
     # Imported on use: torchvision's models take as long to import as torch itself.
     from torchvision import models
 
@@ -246,4 +233,12 @@ def _builder(name: str) -> Callable[..., nn.Module]:
         hint = did_you_mean(name.lower(), known, f"; it has {', '.join(known)}.")
         raise UserError(f"torchvision has no classifier '{name}'{hint}")
     builder: Callable[..., nn.Module] = models.get_model_builder(name.lower())
-    return builder
+    if builder.__name__ in ("googlenet", "inception_v3"):
+        # Auxiliary classifiers would turn the output into a tuple in training.
+        kwargs = {"aux_logits": False, "init_weights": weights is None, **kwargs}
+    if weights is not None and Path(weights).suffix not in WEIGHTS_SUFFIXES:
+        return build_pretrained(builder, weights, kwargs)
+    network = builder(num_classes=num_classes, **kwargs)
+    if weights is not None:
+        load_weights(network, Path(weights))
+    return network

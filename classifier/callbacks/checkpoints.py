@@ -223,8 +223,12 @@ class RunCheckpoints(ModelCheckpoint):
             checkpoint["epoch"] = trainer.current_epoch - 1  # as Lightning's own checkpoints say
             lightning.mark_epoch_ended(checkpoint["loops"]["fit_loop"])
         stopping = trainer.should_stop or self.held
+        states = lightning.metric_states(trainer) if inside else {}
+        ranks = [states] * trainer.world_size
+        if trainer.world_size > 1:
+            torch.distributed.all_gather_object(ranks, states)
         checkpoint[POSITION] = self.position | {
-            "ranks": all_ranks(trainer, lightning.metric_states(trainer) if inside else {}),
+            "ranks": ranks,
             "callback_metrics": {k: v.clone() for k, v in trainer.callback_metrics.items()},
             "stopped_by": stop_reason(trainer) if stopping else None,
             "by_validation": self.best.by_validation,
@@ -272,11 +276,3 @@ def accumulated(trainer: Any) -> int:
         if isinstance(callback, GradientAccumulationScheduler):
             return callback.get_accumulate_grad_batches(trainer.current_epoch)
     return int(trainer.accumulate_grad_batches)
-
-
-def all_ranks(trainer: pl.Trainer, value: Any) -> list[Any]:
-    """The value of each rank."""
-    values = [value] * trainer.world_size
-    if trainer.world_size > 1:
-        torch.distributed.all_gather_object(values, value)
-    return values

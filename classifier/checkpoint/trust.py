@@ -95,6 +95,7 @@ class Trust:
         self.here = here or Path.cwd()
         self.granted: set[str] = set()  # imported because the user or the signature asks for it
         record = found.record if found and found.origin == "own" else None
+        # What the user's own words asked for in a run that the user's signature is on.
         self.signed: set[str] = set(record.get("trusted", ())) if record else set()
         self.modules: OwnModules | None = None
         if record is not None:
@@ -118,7 +119,7 @@ class Trust:
             _reach(top, str(self.here))
             if self.words is not None:
                 self.words |= defining_paths(path)
-        elif self._is_signed(path):
+        elif _is_within(path, self.signed):
             self._check_module(path)
             self.signed |= defining_paths(path)
         elif self.allows(path) and _is_module(module):
@@ -137,7 +138,7 @@ class Trust:
         """
         paths = [path for path in class_paths(config) if "." in path]
         others = [path for path in paths if not (self._is_asked_for(path) or self.allows(path))]
-        if refused := [path for path in others if not self._is_signed(path)]:
+        if refused := [path for path in others if not _is_within(path, self.signed)]:
             raise NotTrustedError(self._refusal(refused))
         for path in others:
             self._check_module(path)
@@ -160,10 +161,6 @@ class Trust:
     def _is_asked_for(self, path: str) -> bool:
         """Whether the user's own words ask for it."""
         return self.words is None or path in self.words or _is_within(path, self.trusted)
-
-    def _is_signed(self, path: str) -> bool:
-        """Whether they did so in a run that the user's signature is on."""
-        return _is_within(path, self.signed)
 
     def _check_module(self, path: str) -> None:
         """Refuses a module that the signature is not on."""
