@@ -24,11 +24,9 @@ _before: dict[str, object] = {}
 def asking(check: Callable[[str], None], never: Sequence[str]) -> Iterator[None]:
     """Within, every class path of a value is shown to ``check`` before it is imported.
 
-    It is asked twice: for the path as it is given, and for where the object is defined.
-
-    Args:
-        check: Raises ``ImportDenied`` for a path that may not be imported; one for the process.
-        never: Paths that are denied besides those that jsonargparse denies by itself.
+    It is asked twice: for the path as it is given, and for where the object is defined, and raises
+    ``ImportDenied``. There is one for the process. Those that jsonargparse denies by itself, and
+    ``never``, are denied anyway.
     """
     global _users
     with _lock:

@@ -18,9 +18,8 @@ class Folder(Source):
 
     Args:
         root: Folder of the class folders, or of train, val and test.
-        splits: Which folder, by its path below root, is train, val and test; "none" if all are
-            classes; by their names if None.
-        exclude: Patterns of images to leave out: of their names or, with a "/", of their keys.
+        splits: As for ``find_splits``.
+        exclude: As for ``Finder``.
     """
 
     def __init__(self, root: Path, splits: Splits = None, exclude: Sequence[str] = ()) -> None:
