@@ -21,7 +21,7 @@ from pytorch_lightning.callbacks import (
 )
 
 from classifier.callbacks.divergence import StopOnDivergence
-from classifier.callbacks.lean_hooks import LeanHooks
+from classifier.callbacks.speed import LeanHooks
 from classifier.cli.classifier_cli import ClassifierCLI
 from classifier.data import ImageDataModule
 from classifier.internals.lightning import skip_empty_hooks
