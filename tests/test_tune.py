@@ -154,6 +154,7 @@ def test_every_candidate_trains_the_same_steps(write_config):
     again = Candidate(["--config", config], {"model.channels_last": True}, once.datamodule)
 
     assert again.losses(5) == pytest.approx(losses, rel=1e-4)
+    assert once.trainer.global_step == again.trainer.global_step == 5
 
 
 def test_ctrl_c_keeps_what_was_measured(picky, write_module, capsys):

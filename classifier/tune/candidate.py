@@ -24,7 +24,6 @@ from classifier.callbacks.divergence import StopOnDivergence
 from classifier.callbacks.lean_hooks import LeanHooks
 from classifier.cli.classifier_cli import ClassifierCLI
 from classifier.data import ImageDataModule
-from classifier.internals.lightning import skip_empty_hooks
 
 # They need a validation, a logger or a run folder.
 NOT_TIMED = (Checkpoint, DeviceStatsMonitor, EarlyStopping, LearningRateMonitor)
@@ -180,5 +179,3 @@ class Candidate(ClassifierCLI):
         # What workers had read in advance is used up by then.
         meter.warm_up = WARM_UP + 2 * self.datamodule.num_workers
         self.trainer.fit(self.model, datamodule=self.datamodule)
-        with skip_empty_hooks(self.trainer):
-            self.trainer.fit(self.model, datamodule=self.datamodule)
