@@ -117,13 +117,10 @@ class Candidate(ClassifierCLI):
         plan: Mapping[str, Any] | None = None,
         data: ImageDataModule | None = None,
     ) -> None:
-        self.plan = dict(plan or {})
+        self.plan = plan or {}
         self.loaded = data
-        self.preparation = 0.0
-        """Seconds until its first step, beyond those of the config as it is."""
-        options = (
-            f"--{key}={yaml.safe_dump(value).split()[0]}" for key, value in self.plan.items()
-        )
+        settings = self.plan.items()
+        options = (f"--{key}={yaml.safe_dump(value).split()[0]}" for key, value in settings)
         super().__init__(args=[*given, *options], run=False)
 
     def before_instantiate_classes(self) -> None:
@@ -144,11 +141,8 @@ class Candidate(ClassifierCLI):
             self.datamodule.reuse_sets_of(self.loaded)
         config = self.config_init.trainer
         callbacks = [c for c in config.callbacks or [] if not isinstance(c, NOT_TIMED)]
-        callbacks += [
-            LeanHooks(),
-            StopOnDivergence(None, self.settings.seed_everything),
-            self.meter,
-        ]
+        diverging = StopOnDivergence(None, self.settings.seed_everything)
+        callbacks += [LeanHooks(), diverging, self.meter]
         devices = config.devices[:1] if isinstance(config.devices, list) else 1
         return pl.Trainer(
             **{**vars(config), **TRAINER, "devices": devices, "callbacks": callbacks, **kwargs}
@@ -174,8 +168,7 @@ class Candidate(ClassifierCLI):
         loop = self.trainer.fit_loop
         loop.epoch_progress.reset()
         loop.epoch_loop.batch_progress.reset()
-        meter = self.meter
-        meter.steps, meter.seconds = steps, seconds
+        self.meter.steps, self.meter.seconds = steps, seconds
         # What workers had read in advance is used up by then.
-        meter.warm_up = WARM_UP + 2 * self.datamodule.num_workers
+        self.meter.warm_up = WARM_UP + 2 * self.datamodule.num_workers
         self.trainer.fit(self.model, datamodule=self.datamodule)
