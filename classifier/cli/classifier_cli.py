@@ -346,7 +346,7 @@ class ClassifierCLI(PlainCLI):
             if not place.startswith(NETWORK):
                 described |= {name: value} if name in given else {}
             elif name in network:
-                described["network"]["init_args"][name] = value
+                described["network"].setdefault("init_args", {})[name] = value
         return described
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:

@@ -36,7 +36,6 @@ from classifier.checkpoint.trust import (
     origin_of_run,
     packages_in,
 )
-from classifier.cli.harmless import harmless_callbacks
 from classifier.cli.job import Job
 from classifier.cli.places import with_files_found
 from classifier.cli.sources import (
@@ -52,6 +51,20 @@ from classifier.errors import UserError
 
 OF_TRAINING = ("trainer", "seed_everything", "save_every")  # sections that evaluation leaves out
 STRATEGIES = "pytorch_lightning.strategies"  # the trainer of a checkpoint may use them
+CALLBACKS = {
+    "DeviceStatsMonitor": "device_stats_monitor",
+    "EMAWeightAveraging": "weight_averaging",
+    "EarlyStopping": "early_stopping",
+    "GradientAccumulationScheduler": "gradient_accumulation_scheduler",
+    "LearningRateMonitor": "lr_monitor",
+    "ModelSummary": "model_summary",
+    "RichModelSummary": "rich_model_summary",
+    "RichProgressBar": "progress.rich_progress",
+    "TQDMProgressBar": "progress.tqdm_progress",
+    "Timer": "timer",
+    "WeightAveraging": "weight_averaging",
+}
+"""Lightning's callbacks that take no path and no callable and touch no file, and where they are."""
 LAST, BEST = ("last", "hpc"), ("best",)  # Lightning's names for checkpoints of its own choice
 
 
@@ -311,7 +324,9 @@ def unsaved_run(path: Path) -> Path | None:
 
 def harmless_packages() -> list[str]:
     """What the config of any training may use, be it a stranger's."""
-    return [*PACKAGES, STRATEGIES, *harmless_callbacks()]
+    names = [(name, f"{module}.{name}") for name, module in CALLBACKS.items()]
+    paths = [f"pytorch_lightning.callbacks.{path}" for pair in names for path in pair]
+    return [*PACKAGES, STRATEGIES, *paths]
 
 
 def _untwinned(word: str) -> str:
