@@ -83,18 +83,6 @@ class Space:
 
     # ---- one configuration ----
 
-    def values(self, params: Mapping[str, Any], seed: int | None = None) -> dict[KeyPath, Any]:
-        """What a configuration stands for, by path in the config.
-
-        Args:
-            params: The configuration; names which it leaves out keep the base config's value.
-            seed: Seed of the training; None keeps the base config's.
-        """
-        found: dict[KeyPath, Any] = {
-            _path(name): self._entries[name].value(param) for name, param in params.items()
-        }
-        return found if seed is None else found | {(SEED,): seed}
-
     def text(
         self,
         base: str,
@@ -110,9 +98,14 @@ class Space:
             seed: Seed of the training; None keeps the base config's.
             name: What to call the base config in messages.
         """
-        if seed is not None and SEED not in load(base, name):
-            base = _with_seed(base, seed)
-        return set_values(base, self.values(params, seed), name)
+        changes: dict[KeyPath, Any] = {
+            _path(name): self._entries[name].value(param) for name, param in params.items()
+        }
+        if seed is not None:
+            changes[SEED,] = seed
+            if SEED not in load(base, name):
+                base = _with_seed(base, seed)
+        return set_values(base, changes, name)
 
     def point(self, base: str) -> dict[str, Any] | None:
         """The configuration of the base config itself; None if it lies outside the space."""
@@ -126,9 +119,10 @@ class Space:
 
     def labelled(self, params: Mapping[str, Any], seed: int | None = None) -> dict[str, Any]:
         """A configuration with its seed in the order of the names; blocks by their labels."""
-        labels = {name: self._entries[name].label(param) for name, param in params.items()}
-        if seed is not None:
-            labels[SEED] = seed
+        labels = {} if seed is None else {SEED: seed}
+        for name, param in params.items():
+            entry = self._entries[name]
+            labels[name] = entry.value(param) if isinstance(entry, Range) else param
         return {name: labels[name] for name in self.names if name in labels}
 
     # ---- all configurations ----
