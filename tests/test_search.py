@@ -29,6 +29,7 @@ from searches import (
 
 from classifier import runs
 from classifier.__main__ import main
+from classifier.cli.job import Job
 from classifier.search.engines import share_cores, shares
 from classifier.search.process import FitProcess, Trial
 from classifier.search.results import TrialRun
@@ -344,7 +345,8 @@ def test_a_trial_that_is_told_to_stop_while_it_waits_for_an_answer_saves_and_end
     folder = own_folder / "found" / "trials" / "0000"
     folder.mkdir(parents=True)
     (folder / "trial.yaml").write_text(TINY.replace("&epochs 2", "&epochs 50"))
-    trial = Trial(["--config", str(folder / "trial.yaml")], folder, "val_loss", "minimize", {})
+    job = Job(folder, monitor="val_loss", words=[])
+    trial = Trial(["--config", str(folder / "trial.yaml")], job, {})
     fit = FitProcess(trial, own_folder, {"OMP_NUM_THREADS": "1"})
     assert fit.next_value(60) is not None  # and nobody answers
 
