@@ -53,13 +53,6 @@ class Meter(Callback):
     Args:
         epochs: Epochs in the whole training, infinite without an end.
         max_steps: Steps in the whole training, likewise. A schedule may be made for no more.
-
-    Attributes:
-        steps: How many steps to train at most.
-        seconds: How long to train at most, not counting the first ``warm_up`` steps.
-        losses: Those of the steps.
-        pace: Steps in a second, not counting the first ones.
-        whole: Steps in the whole training, from its start on.
     """
 
     state_key = "Meter"
@@ -67,10 +60,11 @@ class Meter(Callback):
     def __init__(self, epochs: float, max_steps: float) -> None:
         self.epochs = epochs
         self.max_steps = max_steps
-        self.steps = self.seconds = self.whole = math.inf
-        self.warm_up = WARM_UP
-        self.losses: list[torch.Tensor] = []
-        self.pace = 0.0
+        self.steps = self.seconds = math.inf  # when it ends; seconds count after the warm-up
+        self.whole = math.inf  # steps in the whole training, known from its start on
+        self.warm_up = WARM_UP  # steps that are not timed
+        self.losses: list[torch.Tensor] = []  # of all steps
+        self.pace = 0.0  # steps in a second
         self.begun = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -16,7 +16,6 @@ from classifier.atomic import atomic_create
 from classifier.cli.quiet import quiet
 from classifier.cli.run import CommandParser, explained
 from classifier.errors import UserError
-from classifier.tune.table import Table
 
 if TYPE_CHECKING:
     from classifier.tune.tuning import Tuning
@@ -88,13 +87,12 @@ def _tune(options: argparse.Namespace) -> int:
     if not output.parent.is_dir():
         raise UserError(f"--output '{output}': there is no folder '{output.parent}'.")
     with Console().status("") as status:
-        table = Table(status)
-        tuning = Tuning(options.given, options.seconds, options.tolerance, table)
+        tuning = Tuning(options.given, options.seconds, options.tolerance, status)
         tuning.measure_baseline()
         stopped = not _finished(tuning)
     fit = terminal.command("fit", *options.given, "--config", output)
     with atomic_create(output) as file:
-        file.write(_text(tuning, table.lines, fit, stopped).encode())
+        file.write(_text(tuning, fit, stopped).encode())
     found = f"{tuning.ratio:.2f} times as fast" if tuning.plan else "no faster plan found"
     terminal.out(f"{found}{'; stopped before the end' if stopped else ''}; {output}:\n  {fit}")
     return 130 if stopped else 0
@@ -111,7 +109,7 @@ def _finished(tuning: "Tuning") -> bool:
     return True
 
 
-def _text(tuning: "Tuning", table: Sequence[str], fit: str, stopped: bool) -> str:
+def _text(tuning: "Tuning", fit: str, stopped: bool) -> str:
     """The config of what won, with what it was found by."""
     from classifier import environment
 
@@ -130,7 +128,7 @@ def _text(tuning: "Tuning", table: Sequence[str], fit: str, stopped: bool) -> st
         "Use it as another config:",
         f"  {fit}",
         "",
-        *table,
+        *tuning.table,
     ]
     if stopped:
         comments += ["", "Stopped before the end: the rest was not measured."]

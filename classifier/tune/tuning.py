@@ -15,11 +15,12 @@ from statistics import fmean, median
 from typing import Any
 
 import torch
+from rich.status import Status
 
+from classifier import terminal
 from classifier.cli.errors import message_of
 from classifier.platform import cores, memory_may_double
 from classifier.tune.candidate import Candidate
-from classifier.tune.table import Table
 
 PRECISION, LAYOUT = "trainer.precision", "model.channels_last"
 FUSED, COMPILE = "model.optimizer.init_args.fused", "model.compile"
@@ -30,21 +31,17 @@ REFERENCE = {PRECISION: "32-true", LAYOUT: False, FUSED: False, COMPILE: False}
 # By chance the second happens in one of eleven comparisons of a plan with itself.
 ROUNDS, GAIN, STEADY = 9, 1.03, 7
 LOSS_STEPS = 50
+HEADER = f"{'images/s':>10}  {'ratio':>6}  {'loss':>8}  candidate"
 
 
 @dataclass
 class Contender:
-    """A candidate that trains.
-
-    Attributes:
-        preparation: Seconds until its first step, beyond those of the config as it is.
-        ratios: How many times as fast as the best so far it was, in each round.
-    """
+    """A candidate that trains."""
 
     candidate: Candidate
     loss: float | None = None
-    preparation: float = 0.0
-    ratios: list[float] = field(default_factory=list)
+    preparation: float = 0.0  # seconds until its first step, beyond those of the config as it is
+    ratios: list[float] = field(default_factory=list)  # to the best so far, in each round
 
 
 class Tuning:
@@ -54,9 +51,10 @@ class Tuning:
         given: The options of ``fit``. What they set is not tried otherwise.
         seconds: How long to time a candidate, in all rounds together.
         tolerance: How far the loss of a candidate may be off, as a share of that in float32.
-        table: Shows each candidate.
+        status: What a terminal shows meanwhile.
 
     Attributes:
+        table: All lines that were printed: a candidate each, as soon as it was measured.
         plan: The settings that won, where they differ from the config, by dotted key.
         ratio: How many times as fast they are.
         batch: The batch size that was fastest, and its ratio, if larger ones were.
@@ -66,13 +64,14 @@ class Tuning:
     """
 
     def __init__(
-        self, given: Sequence[str], seconds: float, tolerance: float, table: Table
+        self, given: Sequence[str], seconds: float, tolerance: float, status: Status
     ) -> None:
         self.given = given
         self.seconds = seconds
         self.tolerance = tolerance
-        self.table = table
-        table.announce(named({}))
+        self.status = status
+        self.table: list[str] = []
+        self._announce({})
         self.best = self.as_is = Candidate(given)
         self.own = current_values(self.as_is)
         self.values = {k: v for k, v in self.own.items() if not self._is_given(k)}
@@ -100,7 +99,7 @@ class Tuning:
         own = self.own
         plain = {key: value for key, value in REFERENCE.items() if own.get(key, value) != value}
         if plain:
-            self.table.announce("the reference")
+            self._announce(plain)
             self.loss = fmean(self._under(plain).losses(self.steps))
             self._show(plain, None, self.loss, "the reference of the loss")
 
@@ -118,12 +117,20 @@ class Tuning:
             self._compare((WORKERS,))
         self._enlarge()
 
+    def _announce(self, plan: Mapping[str, Any]) -> None:
+        self.status.update(f"measuring: {named(plan)}")
+
     def _show(
         self, plan: Mapping[str, Any], ratio: float | None, loss: float | None, verdict: str
     ) -> None:
+        """Prints a row, without a ratio if it was not timed."""
         # All rates are at the pace that the machine had for the first one.
-        rate = None if ratio is None else self.rate * ratio
-        self.table.add(f"{named(plan)}{verdict and f': {verdict}'}", rate, ratio, loss)
+        timed = ("", "") if ratio is None else (f"{self.rate * ratio:,.0f}", f"{ratio:.2f}")
+        numbers = "{:>10}  {:>6}  {:>8}".format(*timed, "" if loss is None else f"{loss:.4f}")
+        row = f"{numbers}  {named(plan)}{verdict and f': {verdict}'}"
+        lines = [row] if self.table else [HEADER, row]
+        self.table += lines
+        terminal.out("\n".join(lines))
 
     # ---- one group of settings ----
 
@@ -162,7 +169,7 @@ class Tuning:
 
     def _admit(self, plan: Mapping[str, Any]) -> list[Contender]:
         """The candidate, if it trains and its loss is that of the reference."""
-        self.table.announce(named(plan))
+        self._announce(plan)
         began = time.perf_counter()
         try:
             candidate = self._under(plan)
@@ -193,7 +200,7 @@ class Tuning:
                     self._show(one.candidate.plan, None, one.loss, reason(error))
 
     def _pace(self, candidate: Candidate) -> float:
-        self.table.announce(named(candidate.plan))
+        self._announce(candidate.plan)
         return candidate.images_per_second(self.seconds / ROUNDS)
 
     def _objection(self, contender: Contender) -> str:
@@ -221,7 +228,7 @@ class Tuning:
         size, best = 2 * int(self.values[BATCH]), 1.0
         while size <= len(self.as_is.datamodule.train_set):
             plan = {**self.plan, BATCH: size}
-            self.table.announce(named(plan))
+            self._announce(plan)
             # Linux would kill the process, which at most doubles. A GPU says no without harm.
             if not (torch.cuda.is_available() or memory_may_double()):
                 self._show(plan, None, None, "not tried: it may need more memory than is free")
