@@ -26,11 +26,8 @@ class Choices:
     A block's label is the name of its class, ``AdamW``, or its whole YAML where two blocks have
     the same class.
 
-    Args:
-        values: The choices.
-
     Attributes:
-        size: How many params there are.
+        size: How many params there are; None for no end of them.
         members: All params, in order.
         probes: Enough params to find out whether they can be used.
         meaning: What counts when two searches are compared.
@@ -78,7 +75,7 @@ def _name(value: Any) -> Any:
 
 
 class Range:
-    """Numbers from low to high, both included.
+    """Numbers from low to high, both included; has the attributes of `Choices`.
 
     Args:
         low: The lowest.
@@ -86,11 +83,6 @@ class Range:
         log: Whether as many numbers are drawn between 1 and 10 as between 10 and 100.
         step: Difference of neighbours.
         whole: Whether only whole numbers are drawn; by default if all numbers above are whole.
-
-    Attributes:
-        size: How many numbers there are; None for no end of them.
-        probes: Enough numbers to find out whether they can be used.
-        meaning: The range with all that may be left out of it.
     """
 
     def __init__(

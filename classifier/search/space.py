@@ -130,9 +130,8 @@ class Space:
     @property
     def size(self) -> int | None:
         """How many configurations there are, seeds left out; None for no end, or over a million."""
-        sizes = [entry.size for entry in self._entries.values() if entry.size is not None]
-        known = len(sizes) == len(self._entries) and math.prod(sizes) <= MAX_SIZE
-        return math.prod(sizes) if known else None
+        size = math.prod(entry.size or MAX_SIZE + 1 for entry in self._entries.values())
+        return size if size <= MAX_SIZE else None
 
     def grid(self) -> list[dict[str, Any]]:
         """All configurations; the last name changes fastest.
@@ -162,17 +161,11 @@ class Space:
         return [f"{name} {lines[name]}" for name in self.names]
 
     def meaning(self, ordered: bool) -> dict[str, Any]:
-        """What is searched, written in one way, by name.
-
-        Args:
-            ordered: Whether the order of choices counts.
-        """
+        """What is searched, by name, written in one way, unless the order of choices counts."""
         found = {name: entry.meaning for name, entry in self._entries.items()}
         found |= {SEED: list(self.seeds)} if self.seeds else {}
-        if ordered:
-            return found
         return {
-            name: sorted(entry, key=literal) if isinstance(entry, list) else entry
+            name: entry if ordered or isinstance(entry, dict) else sorted(entry, key=literal)
             for name, entry in found.items()
         }
 
@@ -186,10 +179,6 @@ class Space:
 
     def check(self, base: str, name: str = "base config") -> None:
         """Refuses names which the base config lacks, or where a value would have no effect.
-
-        Args:
-            base: The base config.
-            name: What to call it in messages.
 
         Raises:
             UserError: A name is unknown, an alias of another one, or used by no alias; or no
