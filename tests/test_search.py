@@ -43,11 +43,11 @@ def make_study(own_folder):
     """Begins a search without any worker."""
 
     def make(**changes):
-        folder = write_files(**changes)
+        write_files(**changes)
         settings = parse(["--config", "search.yaml"])
-        (folder / "workers").mkdir(parents=True, exist_ok=True)
-        save(settings, folder)
-        return Study(folder, settings)
+        (settings.folder / "workers").mkdir(parents=True, exist_ok=True)
+        save(settings)
+        return Study(settings)
 
     return make
 
@@ -196,7 +196,7 @@ def test_a_trial_is_sampled_alike_whoever_takes_it(make_study):
         expected = [first.claim_next(worker).params for _ in range(6)]
 
     second = make_study(n_trials=6, folder="other")
-    second = Study(second.folder, second.settings, InMemoryStorage())
+    second = Study(second.settings, InMemoryStorage())
     other = [second.claim_next().params for _ in range(6)]
 
     assert other == expected
@@ -391,10 +391,10 @@ def test_a_journal_of_nothing_but_half_a_line_is_mended(own_folder):
     folder = write_files()
     settings = parse(["--config", "search.yaml"])
     folder.mkdir()
-    save(settings, folder)
+    save(settings)
     (folder / "journal.log").write_text('{"op_code": 0, "wor')
 
-    assert Study(folder, settings).claim_next().number == 0
+    assert Study(settings).claim_next().number == 0
 
 
 # ---- what became of a trial ----

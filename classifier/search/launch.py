@@ -50,9 +50,9 @@ def run(settings: Settings, working_folder: Path | None = None) -> int:
     """
     folder = settings.folder
     folder.mkdir(parents=True, exist_ok=True)
-    save(settings, folder)
+    save(settings)
     (folder / "workers").mkdir(exist_ok=True)
-    study = Study(folder, settings)
+    study = Study(settings)
     study.begin_in(working_folder or Path.cwd())
     sign(folder, study.working_folder)
     write_experiment(folder, study.space, settings.monitor)
@@ -149,7 +149,7 @@ def write_configs(settings: Settings) -> int:
     """
     folder = settings.folder / "dry_run"
     folder.mkdir(parents=True, exist_ok=True)
-    study = Study(settings.folder, settings, InMemoryStorage())
+    study = Study(settings, InMemoryStorage())
     for _ in range(settings.dry_run):
         trial = study.claim_next()
         if trial is None:

@@ -117,9 +117,9 @@ def parse(arguments: Sequence[str]) -> Settings:
     return _completed(found, [Path(file) for file in files], where)
 
 
-def save(settings: Settings, folder: Path) -> None:
-    """Writes ``search.yaml``, the complete settings, and ``base.yaml`` into a search folder."""
-    write_text(folder / BASE, settings.base.read_text(encoding="utf-8"))
+def save(settings: Settings) -> None:
+    """Writes ``search.yaml``, the complete settings, and ``base.yaml`` into the search folder."""
+    write_text(settings.folder / BASE, settings.base.read_text(encoding="utf-8"))
     kept = [key for key in KEYS if key not in ("base", "folder")]
     data = {"base": BASE} | {key: getattr(settings, key) for key in kept}
     data |= {} if settings.plan is None else {"plan": settings.plan}
@@ -127,7 +127,7 @@ def save(settings: Settings, folder: Path) -> None:
         data, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None
     )
     note = f"# The complete settings of this search. Only {', '.join(FREE)} may change.\n"
-    write_text(folder / FILE, note + text)
+    write_text(settings.folder / FILE, note + text)
 
 
 def load(folder: Path) -> Settings:

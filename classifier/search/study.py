@@ -39,14 +39,9 @@ class Study:
     """
 
     def __init__(
-        self,
-        folder: Path,
-        settings: Settings,
-        storage: BaseStorage | None = None,
-        begin: bool = True,
+        self, settings: Settings, storage: BaseStorage | None = None, begin: bool = True
     ) -> None:
-        self.folder = folder
-        self.settings = settings
+        self.folder, self.settings = settings.folder, settings
         self.space = Space(settings.space)
         self.base = settings.base.read_text(encoding="utf-8")
         # The configurations that are known beforehand; None where they are sampled.
@@ -55,8 +50,8 @@ class Study:
             self.plan = [{}]  # the base config, with several seeds
         elif self.plan is None and settings.sampler == "grid":
             self.plan = self.space.grid()
-        self.storage = storage or open_storage(settings.storage, folder)
-        self.lock = FileLock(folder / ".lock")
+        self.storage = storage or open_storage(settings.storage, self.folder)
+        self.lock = FileLock(self.folder / ".lock")
         self.last_beats: dict[int, tuple[Any, float]] = {}
         known: dict[str, Any] = {"study_name": settings.name, "storage": self.storage}
         known["pruner"] = make_pruner(settings.pruner)
@@ -68,15 +63,14 @@ class Study:
             self.study = optuna.load_study(**known)
         except KeyError:
             raise UserError(
-                f"the storage of '{folder}' has no study '{settings.name}'; "
+                f"the storage of '{self.folder}' has no study '{settings.name}'; "
                 "'classifier search --config FILE' begins one."
             ) from None
 
     @classmethod
     def of(cls, folder: Path) -> "Study":
         """The study of a search that has begun."""
-        settings = load(folder)
-        return cls(settings.folder, settings, begin=False)
+        return cls(load(folder), begin=False)
 
     # ---- where its trials run ----
 
@@ -226,17 +220,11 @@ class Study:
 
 
 class ClaimedTrial:
-    """A trial that a worker runs. It may be lost to another one, as when this machine slept.
-
-    Attributes:
-        record: What the storage has of it.
-        params: Its values, as Optuna keeps them.
-        config: Its config, a text.
-    """
+    """A trial that a worker runs. It may be lost to another one, as when this machine slept."""
 
     def __init__(self, study: Study, trial: Trial, trial_id: int, record: TrialRecord) -> None:
         self.study, self.trial, self.trial_id = study, trial, trial_id
-        self.record = record
+        self.record = record  # what the storage has of it
         self.number, self.params = trial.number, trial.params
         self.folder = study.trial_folder(trial.number)
         self.config = study.config_of(trial)

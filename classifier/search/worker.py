@@ -38,15 +38,12 @@ class Stop:
 
     Args:
         attached: Whether to end with the process that started this one.
-
-    Attributes:
-        signal: The number of the signal; 0 while there is none.
-        descriptors: File descriptors that become readable when it is time to stop.
     """
 
     def __init__(self, attached: bool = False) -> None:
-        self.signal = 0
+        self.signal = 0  # the number of one that came
         readable, self._writable = os.pipe()
+        # They become readable when it is time to stop.
         self.descriptors = [readable, 0] if attached else [readable]
 
     @classmethod

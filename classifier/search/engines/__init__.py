@@ -49,12 +49,8 @@ class Local:
     """Workers on this machine, with its processors and GPUs shared out among them.
 
     They are threads: all that takes time happens in the trials, which are processes, forked from
-    one server. All end with this process, however it ends.
-
-    Args:
-        folder: The search folder.
-        shares: For each worker the variables that give its trials their GPUs.
-        until: Unix time after which they begin no trial.
+    one server. All end with this process, however it ends. ``shares`` has for each worker the
+    variables that give its trials their GPUs.
     """
 
     def __init__(self, folder: Path, shares: list[dict[str, str]], until: float | None) -> None:
