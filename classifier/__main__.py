@@ -16,6 +16,7 @@ from importlib import import_module  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from classifier import __version__  # noqa: E402
+from classifier.errors import did_you_mean  # noqa: E402
 from classifier.platform import exit_now, handled_by  # noqa: E402
 
 
@@ -25,6 +26,7 @@ def _is_there(place: str) -> bool:
     return (room / "__init__.py").exists() or room.with_suffix(".py").exists()
 
 
+# The function that runs each, given the command line, and what it does.
 _COMMANDS = {
     "fit": ("cli.run:run", "train a network, from a config file or on from a checkpoint"),
     "validate": ("cli.run:run", "evaluate a checkpoint on the validation set"),
@@ -34,7 +36,6 @@ _COMMANDS = {
     "search": ("search:run", "train a config with many values of its hyperparameters"),
     "reproduce": ("reproduce:run", "train a run again from its record and compare the two"),
 }
-"""The function that runs each, given the command line, and what it does."""
 VERBS = {verb: room for verb, room in _COMMANDS.items() if _is_there(room[0])}
 EVALUATING = ("validate", "test", "predict")  # have nothing to save when they are to end
 HELP = f"""\
@@ -74,21 +75,15 @@ def _run(arguments: Sequence[str]) -> int:
         print(f"classifier {__version__}")  # noqa: T201
         return 0
     if verb not in VERBS:
-        return _unknown(verb)
+        hint = did_you_mean(verb, VERBS, f"; there are {', '.join(VERBS)}.")
+        print(f"error: no command '{verb}'{hint}", file=sys.stderr)  # noqa: T201
+        return 2
     module, _, function = VERBS[verb][0].partition(":")
     try:
         run = getattr(import_module(f"classifier.{module}"), function)
         return int(run(list(arguments)))
     except KeyboardInterrupt:  # while torch is imported
         return 130
-
-
-def _unknown(verb: str) -> int:
-    from classifier.errors import did_you_mean
-
-    hint = did_you_mean(verb, VERBS, f"; there are {', '.join(VERBS)}.")
-    print(f"error: no command '{verb}'{hint}", file=sys.stderr)  # noqa: T201
-    return 2
 
 
 if __name__ == "__main__":

@@ -20,16 +20,11 @@ class DivergenceDetector:
     10,000. An untrained network's cross-entropy is about ln K, 2 to 7 for 10 to 1,000 classes; a
     loss 10,000 times as large takes logits in the tens of thousands, where half precision overflows
     (65,504). Spikes that trainings recover from are far smaller.
-
-    Attributes:
-        first_loss: The loss of the first step; None before it.
-        skipped: How many steps were left out.
-        in_a_row: How many of them just now, one after the other.
     """
 
-    first_loss: float | None = None
-    skipped: int = 0
-    in_a_row: int = 0
+    first_loss: float | None = None  # of the first step; None before it
+    skipped: int = 0  # how many steps were left out
+    in_a_row: int = 0  # how many of them just now, one after the other
 
     @property
     def limit(self) -> float:

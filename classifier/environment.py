@@ -1,5 +1,6 @@
 """What a result depends on besides its config: packages, code and machine."""
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -24,11 +25,7 @@ PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "jsonar
 
 
 def describe(modules: Iterable[str] = ()) -> dict[str, Any]:
-    """What is recorded of them with each run.
-
-    Args:
-        modules: Top-level modules that the config names; the versions of their packages are added.
-    """
+    """What is recorded of them with each run, also of the packages of some top-level modules."""
     import torch
 
     return {
@@ -82,10 +79,8 @@ def _versions(modules: Iterable[str]) -> dict[str, str]:
     named = {owner for module in modules for owner in owners.get(module, [])}
     versions = {}
     for name in sorted({"classifier", *PACKAGES, *named}):
-        try:
+        with contextlib.suppress(metadata.PackageNotFoundError):  # run from a source tree
             versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue  # run from a source tree
     return versions
 
 

@@ -33,16 +33,12 @@ VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 class LoadableModule(pl.LightningModule):
-    """A LightningModule that its checkpoints describe, and that is built out of them again.
-
-    Attributes:
-        run_format: The format of the run that it is of.
-        provenance: What a checkpoint says of itself: ``config`` text, ``data`` and ``run`` record.
-    """
+    """A LightningModule that its checkpoints describe, and that is built out of them again."""
 
     def __init__(self) -> None:
         super().__init__()
         self.run_format = FORMAT
+        # What a checkpoint says of itself: config text, data and run record.
         self.provenance: dict[str, Any] = {"format": FORMAT}
         self._objects: set[str] = set()  # arguments that a checkpoint cannot hold
         self._missing: set[str] = set()  # of them, after loading
@@ -67,7 +63,8 @@ class LoadableModule(pl.LightningModule):
         assert frame  # CPython has frames
         if args:
             # A mapping says all; yet Lightning would look for constructors among all callers.
-            frame = _outermost(frame) if isinstance(args[0], Mapping) else frame
+            while isinstance(args[0], Mapping) and frame.f_back:
+                frame = frame.f_back
             super().save_hyperparameters(*args, ignore=ignore, frame=frame, logger=logger)
         else:
             self._objects, others = self._objects_and_others(frame)
@@ -101,11 +98,7 @@ class LoadableModule(pl.LightningModule):
         self._trained_by = dict(entry.get("classes", {}))
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Loads weights, as every module does.
-
-        Raises:
-            UnfitWeightsError: If they are not those of the network.
-        """
+        """Loads weights, as every module does; raises UnfitWeightsError if they do not fit."""
         try:
             return super().load_state_dict(*args, **kwargs)
         except RuntimeError as error:
@@ -170,9 +163,8 @@ class LoadableModule(pl.LightningModule):
         missing = {name for name in objects if name not in settings}
         needed = {name for name, parameter in own.items() if parameter.default is parameter.empty}
         lost = set() if "hparams_file" in settings else needed - taken.keys() - settings.keys()
-        _refuse_missing(
-            f"'{path}'", [name for name in own if name in lost | (missing - OF_TRAINING)]
-        )
+        lost |= missing - OF_TRAINING
+        _refuse_missing(f"'{path}'", [name for name in own if name in lost])
         allowed.check_config(taken)
         read.file.seek(0)
         file: Any = read.file  # Lightning takes a file too, and undeclared any that is binary
@@ -194,11 +186,9 @@ class LoadableModule(pl.LightningModule):
         kinds = [kind for kind in cls.__mro__ if "__init__" in vars(kind)]
         for kind in kinds:
             _, *parameters = inspect.signature(vars(kind)["__init__"]).parameters.values()
-            for parameter in parameters:
-                if parameter.kind not in VARIABLE and kind is not kinds[0]:
-                    found.setdefault(parameter.name, parameter.replace(default=None))
-                elif parameter.kind not in VARIABLE:
-                    found[parameter.name] = parameter
+            for parameter in (p for p in parameters if p.kind not in VARIABLE):
+                optional = parameter.replace(default=None)
+                found.setdefault(parameter.name, parameter if kind is kinds[0] else optional)
             if all(p.kind != p.VAR_KEYWORD for p in parameters):
                 break
         return found
@@ -208,16 +198,9 @@ class LoadableModule(pl.LightningModule):
         _refuse_missing("the checkpoint", sorted(self._missing))
 
 
-def _outermost(frame: FrameType) -> FrameType:
-    while frame.f_back:
-        frame = frame.f_back
-    return frame
-
-
 def _check_names(settings: Mapping[str, Any], own: Collection[str]) -> None:
     """Raises UserError for an argument of ``load_from_checkpoint`` that it does not take."""
-    known = [*inspect.signature(pl.LightningModule.load_from_checkpoint).parameters]
-    known += [*own, "trust"]
+    known = [*inspect.signature(pl.LightningModule.load_from_checkpoint).parameters, *own, "trust"]
     if unknown := [name for name in settings if name not in known]:
         hint = did_you_mean(unknown[0], known, f"; there are {', '.join(known)}.")
         raise UserError(f"load_from_checkpoint takes no {unknown[0]}{hint}")

@@ -54,12 +54,8 @@ class Mean(Metric):
 class StageMetrics(nn.ModuleDict):
     """The metrics of a stage, by name: its ``loss``, and what compares logits with labels.
 
-    Each is logged with the stage before its name, such as ``val_loss``.
-
-    Args:
-        stage: ``train``, ``val`` or ``test``.
-        metrics: Metrics by name. Each is given logits ``(N, K)`` and labels ``(N,)``; a ``Mean`` is
-            given the number of images that are right.
+    Each is logged with the stage before its name, such as ``val_loss``. It is given logits
+    ``(N, K)`` and labels ``(N,)``; a ``Mean`` is given the number of images that are right.
     """
 
     loss: Mean
@@ -73,12 +69,10 @@ class StageMetrics(nn.ModuleDict):
         number = len(logits)
         self.loss.add(loss.detach() * number, number)
         classes = labels if labels.ndim == 1 else labels.argmax(1)
-        for _, metric in self._metrics():
-            if metric is self.loss:
-                continue
-            if isinstance(metric, Mean):
+        for name, metric in self._metrics():
+            if isinstance(metric, Mean) and name != "loss":
                 metric.add((logits.argmax(1) == classes).sum(), number)
-            else:
+            elif name != "loss":
                 metric.update(logits, classes)
 
     def by_logged_name(self) -> dict[str, Metric]:

@@ -169,9 +169,8 @@ class ClassificationModule(LoadableModule):
         metrics.measure(logits, loss, batch[1])
         if is_first:  # at the end of the epoch, Lightning asks the metrics
             for name, metric in metrics.by_logged_name().items():
-                self.log(
-                    name, metric, prog_bar=metric is metrics.loss, on_step=False, on_epoch=True
-                )
+                bar = metric is metrics.loss
+                self.log(name, metric, prog_bar=bar, on_step=False, on_epoch=True)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Returns the loss, whose gradient is zero if the step is to be skipped."""

@@ -37,11 +37,7 @@ class MNISTNet(nn.Module):
     """
 
     def __init__(
-        self,
-        num_classes: int = 10,
-        in_channels: int = 1,
-        width: int = 32,
-        dropout: float = 0.5,
+        self, num_classes: int = 10, in_channels: int = 1, width: int = 32, dropout: float = 0.5
     ) -> None:
         super().__init__()
         self.features = nn.Sequential(
@@ -53,9 +49,7 @@ class MNISTNet(nn.Module):
             nn.MaxPool2d(2),
             nn.BatchNorm2d(2 * width),
             nn.ReLU(),
-            _convolution(2 * width, 4 * width),
-            nn.BatchNorm2d(4 * width),
-            nn.ReLU(),
+            *_normalised(2 * width, 4 * width),
         )
         self.head = nn.Sequential(
             nn.Dropout(dropout / 2),
@@ -87,11 +81,7 @@ class SmallResNet(nn.Module):
     """
 
     def __init__(
-        self,
-        num_classes: int = 10,
-        in_channels: int = 3,
-        depth: int = 20,
-        width: int = 16,
+        self, num_classes: int = 10, in_channels: int = 3, depth: int = 20, width: int = 16
     ) -> None:
         super().__init__()
         blocks, remainder = divmod(depth - 2, 6)
@@ -102,18 +92,10 @@ class SmallResNet(nn.Module):
             )
         if width < 2 or width % 2:
             raise UserError(f"width is an even number of filters, at least 2: {width}.")
-        layers: list[nn.Module] = [
-            _convolution(in_channels, width),
-            nn.BatchNorm2d(width),
-            nn.ReLU(),
-        ]
-        channels = width
-        for stage in (width, 2 * width, 4 * width):
-            for _ in range(blocks):
-                layers.append(_ResidualBlock(channels, stage))
-                channels = stage
-        self.features = nn.Sequential(*layers)
-        self.head = nn.Linear(channels, num_classes)
+        filters = [width * size for size in (1, 2, 4) for _ in range(blocks)]
+        stages = map(_ResidualBlock, [width, *filters], filters)
+        self.features = nn.Sequential(*_normalised(in_channels, width), *stages)
+        self.head = nn.Linear(filters[-1], num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):  # He et al. (2015), https://arxiv.org/abs/1502.01852
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -132,9 +114,7 @@ class _ResidualBlock(nn.Module):
         self.stride = 1 if in_channels == out_channels else 2
         self.padding = (out_channels - in_channels) // 2
         self.residual = nn.Sequential(
-            _convolution(in_channels, out_channels, self.stride),
-            nn.BatchNorm2d(out_channels),
-            nn.ReLU(),
+            *_normalised(in_channels, out_channels, self.stride),
             _convolution(out_channels, out_channels),
             nn.BatchNorm2d(out_channels),
         )
@@ -194,10 +174,9 @@ class _Shortcut(nn.Module):
         return output
 
 
-def _normalised(in_channels: int, out_channels: int) -> nn.Sequential:
-    return nn.Sequential(
-        _convolution(in_channels, out_channels), nn.BatchNorm2d(out_channels), nn.ReLU()
-    )
+def _normalised(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
+    convolution = _convolution(in_channels, out_channels, stride)
+    return nn.Sequential(convolution, nn.BatchNorm2d(out_channels), nn.ReLU())
 
 
 def _convolution(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
@@ -245,19 +224,6 @@ def torchvision_model(
 
 def _build(name: str, num_classes: int, weights: str | None, kwargs: dict[str, Any]) -> nn.Module:
     """Builds the network; out of a file or the net its stem and head may have other sizes."""
-    builder = _builder(name)
-    if builder.__name__ in ("googlenet", "inception_v3"):
-        # Auxiliary classifiers would turn the output into a tuple in training.
-        kwargs = {"aux_logits": False, "init_weights": weights is None, **kwargs}
-    if weights is not None and Path(weights).suffix not in WEIGHTS_SUFFIXES:
-        return build_pretrained(builder, weights, kwargs)
-    network = builder(num_classes=num_classes, **kwargs)
-    if weights is not None:
-        load_weights(network, Path(weights))
-    return network
-
-
-def _builder(name: str) -> Callable[..., nn.Module]:
     # Imported on use: torchvision's models take as long to import as torch itself.
     from torchvision import models
 
@@ -267,4 +233,12 @@ def _builder(name: str) -> Callable[..., nn.Module]:
         hint = did_you_mean(name.lower(), known, f"; it has {', '.join(known)}.")
         raise UserError(f"torchvision has no classifier '{name}'{hint}")
     builder: Callable[..., nn.Module] = models.get_model_builder(name.lower())
-    return builder
+    if builder.__name__ in ("googlenet", "inception_v3"):
+        # Auxiliary classifiers would turn the output into a tuple in training.
+        kwargs = {"aux_logits": False, "init_weights": weights is None, **kwargs}
+    if weights is not None and Path(weights).suffix not in WEIGHTS_SUFFIXES:
+        return build_pretrained(builder, weights, kwargs)
+    network = builder(num_classes=num_classes, **kwargs)
+    if weights is not None:
+        load_weights(network, Path(weights))
+    return network

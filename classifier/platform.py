@@ -16,11 +16,11 @@ from types import FrameType
 if sys.platform == "linux":
     import resource  # once and now: later Python may look in the working folder first
 
-STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-"""The signals that tell a command to end."""
+STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # tell a command to end
 PR_SET_PDEATHSIG = 1  # of prctl(2)
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 GLIBC_LARGEST = 2**25  # bytes up to which glibc adapts by itself
+SPARE_MEMORY = 2**28  # bytes
 
 
 @contextlib.contextmanager
@@ -29,10 +29,9 @@ def handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[Non
 
     A thread that is not the main one gets no signals, so nothing changes there.
     """
-    before = {number: signal.getsignal(number) for number in STOPS}
+    stops = STOPS if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.getsignal(number) for number in stops}
     replaced = {number: old for number, old in before.items() if old is not signal.SIG_IGN}
-    if threading.current_thread() is not threading.main_thread():
-        replaced = {}
     for number in replaced:
         signal.signal(number, handler)
     try:
@@ -87,11 +86,7 @@ def ignored_child_exits() -> Iterator[None]:
 
 
 def die_with_parent(parent: int) -> None:
-    """Ends this process when the one that started it dies, however it dies.
-
-    Args:
-        parent: PID of the process that started it.
-    """
+    """Ends this process when the one that started it, whose PID it is given, dies."""
     starter = multiprocessing.parent_process()
     if starter is not None and multiprocessing.get_start_method() == "forkserver":
         # The kernel takes the fork server for the parent, which lives as long as this process.
@@ -120,7 +115,7 @@ def keep_freed_memory(largest: int = GLIBC_LARGEST) -> None:
 
 @contextlib.contextmanager
 def memory_limit(more: int) -> Iterator[None]:
-    """Lets the process allocate so many bytes more; beyond, a MemoryError is raised.
+    """Lets the process allocate so many bytes more, and some to spare; then a MemoryError comes.
 
     Only Linux can tell what a process has allocated; elsewhere nothing is limited.
     """
@@ -130,7 +125,7 @@ def memory_limit(more: int) -> Iterator[None]:
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     limits = [limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY]
-    wanted = pages * resource.getpagesize() + more
+    wanted = pages * resource.getpagesize() + more + SPARE_MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (min([wanted, *limits]), hard))
     try:
         yield

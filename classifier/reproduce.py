@@ -42,27 +42,16 @@ trainer.deterministic), or it reads what the record does not know, such as a fil
 
 @dataclass(frozen=True)
 class Trained:
-    """What is kept of a training up to one of its steps.
-
-    Attributes:
-        record: The run record.
-        config: Text of the config that it was trained with.
-        steps: How many optimizer steps the weights have seen.
-        digest: SHA-256 of the weights.
-        weights: The ``state_dict``; None if no checkpoint was kept.
-        metrics: The metrics of each epoch as texts, by "epoch N", and the "best" of a whole run.
-        source: The checkpoint or folder that it is trained again from.
-        working_folder: Where it was started, if that is the user's own word; else empty.
-    """
+    """What is kept of a training up to one of its steps."""
 
     record: Mapping[str, Any]
-    config: str
-    steps: int
-    digest: str
-    weights: Mapping[str, Any] | None
-    metrics: Mapping[str, Mapping[str, str]]
-    source: Path
-    working_folder: str
+    config: str  # the text
+    steps: int  # how many of the optimizer's the weights have seen
+    digest: str  # SHA-256 of the weights
+    weights: Mapping[str, Any] | None  # the state_dict; None if no checkpoint was kept
+    metrics: Mapping[str, Mapping[str, str]]  # by "epoch N", and the "best" of a whole run
+    source: Path  # the checkpoint or folder that it is trained again from
+    working_folder: str  # where it was started, if that is the user's own word; else empty
 
     @classmethod
     def of_folder(cls, folder: Path) -> "Trained":
@@ -93,13 +82,11 @@ class Trained:
                 f"'{folder}' was {record['state']} before its first checkpoint; there is nothing "
                 "to compare with."
             )
-        best = record.get("best", {}) if record["state"] == "finished" else {}
+        best, metrics = record.get("best", {}), {**kept.metrics}
         # In format 1 it left out validations inside an epoch; a search follows a metric of its own.
-        followed = setting_in(kept.config, ("model", "monitor"))
-        if record.get("format", 1) == 1 or best.get("monitor") != followed:
-            best = {}
-        value = {"best": {best["monitor"]: str(best["value"])}} if best else {}
-        metrics = {**kept.metrics, **value}
+        known = best and record["state"] == "finished" and record.get("format", 1) > 1
+        if known and best.get("monitor") == setting_in(kept.config, ("model", "monitor")):
+            metrics["best"] = {best["monitor"]: str(best["value"])}
         return replace(kept, record=record, metrics=metrics)
 
     @classmethod
@@ -122,9 +109,8 @@ class Trained:
             metrics = _epochs_of(folder, steps)
         else:
             metrics = _epoch_of(record)
-        weights = saved["state_dict"]
+        weights, there = saved["state_dict"], _started_in(record, origin)
         digest = weights_digest(weights)
-        there = _started_in(record, origin)
         return cls(record, own["config"], steps, digest, weights, metrics, path, there)
 
 
@@ -255,10 +241,11 @@ def _epoch_of(record: Mapping[str, Any]) -> dict[str, dict[str, str]]:
 
 
 def _train(before: Trained, folder: Path, settings: Sequence[str]) -> int:
-    """Trains up to the same step in a fresh process; returns its exit code."""
+    """Trains up to the same step in a fresh process; returns its exit code.
+
+    It ends in good order on the signals that come meanwhile.
+    """
     threads = before.record.get("environment", {}).get("threads")
-    # Not by max_steps, from which some schedules take their length.
-    end = {"max_time": "null", "min_epochs": "null", "min_steps": "null"}
     path = os.environ.get("PYTHONPATH", "").split(os.pathsep)  # seen from another folder, too
     environment = {
         **os.environ,
@@ -268,13 +255,10 @@ def _train(before: Trained, folder: Path, settings: Sequence[str]) -> int:
     # The config may be a stranger's; fit confines what it imports.
     command = [*COMMAND, "reproduce", AGAIN, str(folder), str(before.steps)]
     command += ["--config", str(before.source.resolve()), *settings]
-    command += [f"--trainer.{name}={value}" for name, value in end.items()]
+    # Not by max_steps, from which some schedules take their length.
+    command += [f"--trainer.{name}=null" for name in ("max_time", "min_epochs", "min_steps")]
     there = before.working_folder if Path(before.working_folder).is_dir() else None
-    return _wait(subprocess.Popen(command, cwd=there or None, env=environment))
-
-
-def _wait(process: subprocess.Popen[bytes]) -> int:
-    """Waits for the training, which ends in good order on the signals that come meanwhile."""
+    process = subprocess.Popen(command, cwd=there or None, env=environment)
 
     def hand_on(number: int, _: object) -> None:
         if number != signal.SIGINT:  # Ctrl-C reaches both
@@ -300,14 +284,11 @@ def _compare(before: Trained, now: Trained, tolerance: float) -> int:
         lines += ["then and now differ in", *(f"  {difference}" for difference in differences)]
     elif not identical:
         lines.append(UNEXPLAINED)
-    if identical:
-        verdict = "identical"
-    elif gap <= tolerance:
+    verdict = "identical" if identical else "different"
+    if not identical and gap <= tolerance:
         verdict = f"within tolerance: off by at most {gap:.1g}, {tolerance:g} is allowed"
-    else:
-        verdict = "different"
     terminal.out("\n".join([*lines, verdict]))
-    return int(not identical and gap > tolerance)
+    return int(verdict == "different")
 
 
 def _compared_weights(before: Trained, now: Trained) -> tuple[float, str]:
@@ -384,12 +365,8 @@ def _differences(before: Trained, now: Trained) -> list[str]:
 
 
 def _facts(record: Mapping[str, Any]) -> dict[str, Any]:
-    facts = flatten({name: record[name] for name in FACTS if name in record})
-    return {
-        key.removeprefix("environment."): value
-        for key, value in facts.items()
-        if key not in IGNORED_FACTS
-    }
+    facts = flatten({name: record[name] for name in FACTS if name in record}).items()
+    return {k.removeprefix("environment."): v for k, v in facts if k not in IGNORED_FACTS}
 
 
 def _short(value: Any) -> str:

@@ -2,9 +2,9 @@
 
 import contextlib
 import csv
+import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO
 
 from torch import Tensor
 
@@ -15,22 +15,14 @@ from classifier.platform import cleaning
 class PredictionTable:
     """Streams ``file, label, probability`` and the next best classes to a CSV file.
 
-    Nothing of earlier batches is held.
-
-    Args:
-        path: Where to write.
-        class_names: Names of the K classes.
-        top_k: How many classes a row has, best first.
-
-    Attributes:
-        count: How many rows were written.
+    A row has ``top_k`` of the K classes, best first. Nothing of earlier batches is held.
     """
 
     def __init__(self, path: Path, class_names: Sequence[str], top_k: int) -> None:
         self.path = path
         self.class_names = class_names
         self.top_k = min(top_k, len(class_names))
-        self.count = 0
+        self.count = 0  # rows written
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
@@ -41,7 +33,9 @@ class PredictionTable:
             OSError: If it cannot be written.
         """
         with atomic_create(self.path) as file, cleaning(Path(file.name).unlink):
-            self.rows = csv.writer(_Encoded(file))
+            # Names of files may hold bytes that are not UTF-8; they stay.
+            text = io.TextIOWrapper(file, "utf-8", "surrogateescape", "", write_through=True)
+            self.rows = csv.writer(text)
             columns = ["file", "label", "probability"]
             for rank in range(2, self.top_k + 1):
                 columns += [f"label_{rank}", f"probability_{rank}"]
@@ -52,21 +46,9 @@ class PredictionTable:
         """Writes the probabilities ``(N, K)`` of N image files."""
         best = probabilities.topk(self.top_k)
         with naming_path(self.path):
-            for name, *ranked in zip(
-                files, best.values.tolist(), best.indices.tolist(), strict=True
-            ):
+            for name, *ranked in zip(files, *(part.tolist() for part in best), strict=True):
                 row: list[str] = [name]
                 for probability, index in zip(*ranked, strict=True):
                     row += [self.class_names[index], f"{probability:.6f}"]
                 self.rows.writerow(row)
         self.count += len(files)
-
-
-class _Encoded:
-    """Takes texts for a file. Names of files may hold bytes that are not UTF-8; they stay."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file = file
-
-    def write(self, text: str) -> None:
-        self.file.write(text.encode("utf-8", "surrogateescape"))

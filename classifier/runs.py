@@ -9,6 +9,7 @@ import contextlib
 import csv
 import hashlib
 import io
+import itertools
 import json
 import math
 import os
@@ -31,11 +32,7 @@ LOCK_SECONDS = 10  # an earlier process, or its data loader workers, may still b
 
 
 class RunFolder:
-    """The folder of a run: all names in it.
-
-    Args:
-        path: The folder; it has no names before ``take`` if none is given.
-    """
+    """The folder of a run: all names in it, which it has from ``take`` on."""
 
     def __init__(self, path: Path | None = None) -> None:
         self.is_taken = False
@@ -103,11 +100,7 @@ def remove_if_unused(folder: Path) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keeps other processes from training in the folder meanwhile.
-
-    Raises:
-        ValueError: If one does; names it as far as it is known.
-    """
+    """Keeps other processes from training in the folder; a UserError names one that does."""
     try:
         lock = FileLock(RunFolder(folder).lock).acquire(LOCK_SECONDS)
     except Timeout:
@@ -128,11 +121,7 @@ def run_folder_of(checkpoint: Path) -> Path | None:
 
 
 def refuse_links(folder: Path) -> None:
-    """Refuses to write into a stranger's folder that leads elsewhere.
-
-    Raises:
-        UserError: If a link is in it.
-    """
+    """Raises UserError if a stranger's folder has a link, by which writing would lead elsewhere."""
     for parent, folders, files in os.walk(folder):
         for path in (Path(parent, name) for name in (*folders, *files)):
             if path.is_symlink():
@@ -164,9 +153,8 @@ def read_record(folder: Path) -> dict[str, Any]:
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(
-            f"'{path}' is damaged: {error}. Fix the file, or move the run folder away."
-        ) from error
+        remedy = "Fix the file, or move the run folder away."
+        raise UserError(f"'{path}' is damaged: {error}. {remedy}") from error
     return record
 
 
@@ -176,10 +164,8 @@ def save_config(folder: Path, text: str) -> None:
     if path.exists():
         if path.read_text(encoding="utf-8") == text:
             return
-        number = 0
-        while (folder / f"config_{number}.yaml").exists():
-            number += 1
-        path.rename(folder / f"config_{number}.yaml")
+        names = (folder / f"config_{number}.yaml" for number in itertools.count())
+        path.rename(next(name for name in names if not name.exists()))
     write_text(path, text)
 
 

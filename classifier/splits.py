@@ -8,8 +8,7 @@ from torch import Tensor
 
 from classifier.errors import UserError
 
-PARTS = {"train": "training", "val": "validation", "test": "test"}
-"""Each part, with its name in a sentence."""
+PARTS = {"train": "training", "val": "validation", "test": "test"}  # as in a sentence
 
 
 def random_order(number: int, seed: int) -> Tensor:

@@ -262,7 +262,7 @@ def check_goes_on(fit, line, same_bits):
         assert storms.run_folder(Path()) is None
         code, output = fit("--config", "tiny.yaml")
     else:
-        assert f"then classifier fit --ckpt_path {RUN} goes on." in line
+        assert f"then classifier fit --ckpt_path {RUN} resumes it." in line
         code, output = fit("--ckpt_path", str(RUN))
     assert code == 0, output
     same_bits()
@@ -376,7 +376,7 @@ def test_a_run_folder_that_became_read_only_is_named_and_goes_on_later(
     assert code == 2
     assert len(error.splitlines()) <= 3
     assert f"error: '{folder}" in error
-    assert f"Make it writable; then classifier fit --ckpt_path {RUN} goes on." in error
+    assert f"Make it writable; then classifier fit --ckpt_path {RUN} resumes it." in error
     assert {path: path.read_bytes() for path in checkpoints.iterdir()} == before
     assert resume() == 0
     same_bits()

@@ -160,7 +160,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(write_config, ca
 
     assert capsys.readouterr().err.splitlines() == [
         f"error: train_loss is {factor} in epoch 2, step 7",
-        "The batch is kept in runs/tiny/version_0/bad_batch.pt; from step 4 goes on: "
+        "The batch is kept in runs/tiny/version_0/bad_batch.pt; from step 4 it is resumed with: "
         "classifier fit --ckpt_path runs/tiny/version_0",
         "A lower learning rate, trainer.gradient_clip_val or another trainer.precision may help; "
         "model.skip_bad_steps leaves such steps out.",

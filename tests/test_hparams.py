@@ -13,6 +13,7 @@ from searches import trials_of
 
 from classifier import runs
 from classifier.__main__ import main
+from classifier.cli.job import Job
 from classifier.search.hparams import write_experiment
 from classifier.search.process import Trial
 from classifier.search.space import Space
@@ -60,7 +61,9 @@ def train(write_config):
         folder.mkdir(parents=True, exist_ok=True)
         config = shutil.move(write_config(changes), folder / "trial.yaml")
         given = ["--config", str(config), *arguments]
-        trial = Trial(given, folder, "val_accuracy", "maximize", values, words=["own.Stop"])
+        name = f"{folder.parent.parent.name}_{folder.name}"
+        job = Job(folder, name, None, "val_accuracy", "maximize", words=["own.Stop"])
+        trial = Trial(given, job, values)
         assert main(["search", "trial", trial.to_json()]) == code
         return folder
 

@@ -320,8 +320,8 @@ def begin_search() -> None:
     write_files(n_trials=1, workers=1)
     settings = parse(["--config", "search.yaml"])
     (settings.folder / "workers").mkdir(parents=True)
-    save(settings, settings.folder)
-    Study(settings.folder, settings).begin_in(Path.cwd())
+    save(settings)
+    Study(settings).begin_in(Path.cwd())
     sign(settings.folder, Path.cwd())
 
 

@@ -29,6 +29,7 @@ from searches import (
 
 from classifier import runs
 from classifier.__main__ import main
+from classifier.cli.job import Job
 from classifier.search.engines import share_cores, shares
 from classifier.search.process import FitProcess, Trial
 from classifier.search.results import TrialRun
@@ -42,11 +43,11 @@ def make_study(own_folder):
     """Begins a search without any worker."""
 
     def make(**changes):
-        folder = write_files(**changes)
+        write_files(**changes)
         settings = parse(["--config", "search.yaml"])
-        (folder / "workers").mkdir(parents=True, exist_ok=True)
-        save(settings, folder)
-        return Study(folder, settings)
+        (settings.folder / "workers").mkdir(parents=True, exist_ok=True)
+        save(settings)
+        return Study(settings)
 
     return make
 
@@ -195,7 +196,7 @@ def test_a_trial_is_sampled_alike_whoever_takes_it(make_study):
         expected = [first.claim_next(worker).params for _ in range(6)]
 
     second = make_study(n_trials=6, folder="other")
-    second = Study(second.folder, second.settings, InMemoryStorage())
+    second = Study(second.settings, InMemoryStorage())
     other = [second.claim_next().params for _ in range(6)]
 
     assert other == expected
@@ -344,7 +345,8 @@ def test_a_trial_that_is_told_to_stop_while_it_waits_for_an_answer_saves_and_end
     folder = own_folder / "found" / "trials" / "0000"
     folder.mkdir(parents=True)
     (folder / "trial.yaml").write_text(TINY.replace("&epochs 2", "&epochs 50"))
-    trial = Trial(["--config", str(folder / "trial.yaml")], folder, "val_loss", "minimize", {})
+    job = Job(folder, monitor="val_loss", words=[])
+    trial = Trial(["--config", str(folder / "trial.yaml")], job, {})
     fit = FitProcess(trial, own_folder, {"OMP_NUM_THREADS": "1"})
     assert fit.next_value(60) is not None  # and nobody answers
 
@@ -389,10 +391,10 @@ def test_a_journal_of_nothing_but_half_a_line_is_mended(own_folder):
     folder = write_files()
     settings = parse(["--config", "search.yaml"])
     folder.mkdir()
-    save(settings, folder)
+    save(settings)
     (folder / "journal.log").write_text('{"op_code": 0, "wor')
 
-    assert Study(folder, settings).claim_next().number == 0
+    assert Study(settings).claim_next().number == 0
 
 
 # ---- what became of a trial ----

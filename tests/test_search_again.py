@@ -45,7 +45,7 @@ def begun(own_folder):
         folder = write_files(**changes)
         folder.mkdir(exist_ok=True)
         settings = parse(["--config", "search.yaml"])
-        save(settings, folder)
+        save(settings)
         return settings
 
     return begin

@@ -94,7 +94,7 @@ def test_the_importances_are_drawn_where_matplotlib_is(found, own_folder, capsys
 def begun_anew(folder):
     """A search folder without any trial."""
     (folder / "journal.log").unlink()
-    Study(folder, load(folder))
+    Study(load(folder))
     return folder
 
 

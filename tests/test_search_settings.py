@@ -158,7 +158,7 @@ def test_a_search_that_has_begun_keeps_its_direction():
     search_file("monitor: val_accuracy\nfolder: begun")
     settings = replace(parse(FILE), direction="minimize")  # as earlier versions allowed
     settings.folder.mkdir()
-    save(settings, settings.folder)
+    save(settings)
 
     assert parse(FILE).direction == "minimize"
     assert parse([*FILE, "--direction", "minimize"]).direction == "minimize"
@@ -278,7 +278,7 @@ def test_settings_are_read_without_torch():
 
 def saved(settings):
     settings.folder.mkdir(parents=True)
-    save(settings, settings.folder)
+    save(settings)
     return settings.folder
 
 

@@ -31,11 +31,11 @@ import classifier
 from classifier import runs
 from classifier.__main__ import main
 from classifier.checkpoint import signature, trust
-from classifier.checkpoint.limits import memory_limit
 from classifier.checkpoint.read import read_checkpoint
 from classifier.cli.command_line import harmless_packages
 from classifier.module import ClassificationModule
 from classifier.networks import torchvision_model
+from classifier.platform import memory_limit
 
 RAN = Path("ran")
 COMMAND = "touch ran"

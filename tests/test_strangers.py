@@ -510,8 +510,8 @@ def begun(base=TINY, params=None, **changes):
     settings = parse(["--config", "search.yaml"])
     folder = settings.folder
     (folder / "workers").mkdir(parents=True)
-    save(settings, folder)
-    study = Study(folder, settings)
+    save(settings)
+    study = Study(settings)
     study.begin_in(Path.cwd())
     trial = optuna.trial.create_trial(
         params=params or {"width": 2},

@@ -18,6 +18,7 @@ from test_ddp import TWO_RANKS
 
 from classifier import runs
 from classifier.__main__ import main
+from classifier.cli.job import Job
 from classifier.search.process import FitProcess, Trial
 from classifier.search.trial import run
 
@@ -80,7 +81,8 @@ def write_trial(folder, write_config):
 def trial_in(folder, *arguments, monitor="val_accuracy", direction="maximize", **values):
     words = ["own.Undefined", "own.Start", "own.Die"]  # what the search found in its files
     config = ["--config", str(folder / "trial.yaml")]
-    return Trial([*config, *arguments], folder, monitor, direction, values, words)
+    job = Job(folder, "tiny_0007", None, monitor, direction, words)
+    return Trial([*config, *arguments], job, values)
 
 
 @pytest.fixture

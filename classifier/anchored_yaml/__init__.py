@@ -7,14 +7,7 @@
 from classifier.anchored_yaml.aliases import Anchor, anchors, with_aliases
 from classifier.anchored_yaml.edit import keep_keys, set_values, written_at
 from classifier.anchored_yaml.names import apply, split_arguments, unused, values
-from classifier.anchored_yaml.text import (
-    ConfigSource,
-    KeyPath,
-    check,
-    load,
-    locate,
-    setting_in,
-)
+from classifier.anchored_yaml.text import ConfigSource, KeyPath, check, load, locate, setting_in
 
 __all__ = [
     "Anchor",

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from copy import deepcopy
 from io import StringIO
+from itertools import chain, count
 from math import inf
 from typing import Any, NamedTuple
 
@@ -39,10 +40,7 @@ def anchors(texts: Sequence[str]) -> list[Anchor]:
 
     The parts of a shared mapping are shared too, as are those which a merge key ``<<: *sgd``
     brings: each of them can get an alias of its own where the whole is no longer equal. A place
-    which a later config sets by itself leaves.
-
-    Args:
-        texts: The configs, the later ones winning.
+    which a later config, which wins, sets by itself leaves.
     """
     found: dict[KeyPath, Anchor] = {}
     for text in texts:
@@ -59,7 +57,7 @@ def anchors(texts: Sequence[str]) -> list[Anchor]:
             and (len(shared[id(node)]) > 1 or not isinstance(node, yaml.MappingNode))
         }
         for anchor in found.values():
-            anchor.places[:] = [place for place in anchor.places if is_kept(place, set_here)]
+            anchor.places[:] = [p for p in anchor.places if not is_replaced(p, set_here)]
         for identity, group in shared.items():
             group.sort(key=lambda path: path[:1] != (KEY,))  # stable: the block, then as written
             name = anchor_name(text, nodes[identity])
@@ -71,9 +69,9 @@ def anchors(texts: Sequence[str]) -> list[Anchor]:
     return [anchor for anchor in found.values() if len(anchor.places) > 1]
 
 
-def is_kept(place: KeyPath, replaced: set[KeyPath]) -> bool:
-    """Says whether neither a place nor anything around it is replaced."""
-    return not any(place[:length] in replaced for length in range(1, len(place) + 1))
+def is_replaced(place: KeyPath, by: set[KeyPath]) -> bool:
+    """Says whether a place, or anything around it, is among others."""
+    return any(place[:length] in by for length in range(1, len(place) + 1))
 
 
 def with_aliases(dumped: str, anchors: Sequence[Anchor]) -> str:
@@ -83,10 +81,6 @@ def with_aliases(dumped: str, anchors: Sequence[Anchor]) -> str:
     a hyperparameter describes (``optimizer: &optimizer {class_path: SGD}``); then the value in
     the block is completed likewise, because only an equal value can have an alias. Places which
     hold something else keep it, and merge keys stay written out, with an alias for each part.
-
-    Args:
-        dumped: The config in YAML without aliases.
-        anchors: What `anchors` found in the texts the config was made of.
     """
     data = load(dumped)
     if not anchors or not isinstance(data, dict):
@@ -154,9 +148,8 @@ def link(root: yaml.Node, data: Any, anchor: Anchor, names: dict[int, str]) -> N
     present = [place for place in anchor.places if has(data, place)]
     for place in present[1:]:
         node = node_at(root, present[0])
-        if node_at(root, place) is node or not same(
-            value_at(data, present[0]), value_at(data, place)
-        ):
+        equal = same(value_at(data, present[0]), value_at(data, place))
+        if node_at(root, place) is node or not equal:
             continue
         parent = node_at(root, place[:-1])
         if isinstance(parent, yaml.MappingNode):
@@ -171,12 +164,8 @@ def link(root: yaml.Node, data: Any, anchor: Anchor, names: dict[int, str]) -> N
 def unique(name: str, taken: set[str]) -> str:
     """Returns a valid anchor name which is not taken."""
     name = re.sub("[^0-9A-Za-z_-]", "_", name)
-    number = 1
-    candidate = name
-    while candidate in taken:
-        number += 1
-        candidate = f"{name}_{number}"
-    return candidate
+    numbered = (f"{name}_{number}" for number in count(2))
+    return next(candidate for candidate in chain([name], numbered) if candidate not in taken)
 
 
 def node_at(root: yaml.Node, path: KeyPath) -> yaml.Node:

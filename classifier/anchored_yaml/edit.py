@@ -5,6 +5,7 @@ PyYAML knows where every value starts and ends, so a change is a change of that 
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import takewhile
 from typing import Any
 
@@ -77,12 +78,7 @@ def set_values(text: str, values: Mapping[KeyPath, Any], name: str = "config") -
 
     Anchors stay, so every alias follows. Of a mapping or list with the same keys only the parts
     which differ are written. What is written is plain YAML on one line, which loaders of YAML 1.1
-    and 1.2 read alike.
-
-    Args:
-        text: The config.
-        values: New values by path; where one path is inside another, the longer one wins.
-        name: What to call the text in messages.
+    and 1.2 read alike. Where one path is inside another, the longer one wins.
 
     Raises:
         UserError: A path does not exist or is an alias, or an alias elsewhere needs an anchor
@@ -179,9 +175,8 @@ def edit(text: str, node: yaml.Node, content: str) -> tuple[int, int, str]:
     marks = (yaml.AnchorToken, yaml.TagToken)
     properties = list(takewhile(lambda token: isinstance(token, marks), inside))
     old = [token for token in inside[len(properties) :] if is_written(token)]
-    before = properties or [
-        token for token in tokens if is_written(token) and token.end_mark.index <= start
-    ]
+    written = [token for token in tokens if is_written(token) and token.end_mark.index <= start]
+    before = properties or written
     start = before[-1].end_mark.index
     first = old[0].start_mark.index if old else start
     # A block scalar reaches to the next line, other values end with their last character.
@@ -209,10 +204,9 @@ def verify(text: str, path: KeyPath, value: Any, name: str) -> None:
     """Refuses an edit which did not give a readable text with the value at its place."""
     problem = "write it as 'name: value' first."
     try:
-        if same(value_at(load(text, name), path), value):
-            return
+        with suppress(LookupError, TypeError):  # of a place that is gone
+            if same(value_at(load(text, name), path), value):
+                return
     except UserError as error:
         problem = str(error)
-    except (LookupError, TypeError):
-        pass  # the place itself is gone
     raise UserError(f"{name}: cannot set '{dotted(path)}' to {literal(value)}: {problem}")

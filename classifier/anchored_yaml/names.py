@@ -69,12 +69,9 @@ def assignments(option: str, value: Any) -> list[tuple[KeyPath, Any]]:
 def apply(sources: Sequence[ConfigSource], overrides: Mapping[KeyPath, Any]) -> list[str]:
     """Edits the hyperparameters of several configs so that all follow the same values.
 
-    The last config which defines a name decides its whole value, and an override decides over
-    that; every alias in every config follows.
-
-    Args:
-        sources: The configs, the later ones winning.
-        overrides: New values by path below the block, as in ``{("sgd", "momentum"): 0.5}``.
+    The last config which defines a name decides its whole value, and an override, by its path below
+    the block as in ``{("sgd", "momentum"): 0.5}``, decides over that; every alias in every config
+    follows.
 
     Returns:
         The texts of the configs in the same order, otherwise unchanged.

@@ -80,12 +80,6 @@ def literal(value: Any) -> str:
     >>> literal([1e-05, "1e-05", "on", None, {"momentum": 0.9}])
     "[1.0e-05, '1e-05', 'on', null, {momentum: 0.9}]"
     """
-    text: str = yaml.dump(
-        [value],
-        Dumper=Dumper,
-        default_flow_style=True,
-        allow_unicode=True,
-        sort_keys=False,
-        width=inf,
-    )
+    style: dict[str, Any] = {"allow_unicode": True, "sort_keys": False, "width": inf}
+    text: str = yaml.dump([value], Dumper=Dumper, default_flow_style=True, **style)
     return text.strip()[1:-1]

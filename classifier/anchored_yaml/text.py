@@ -119,11 +119,11 @@ def inspect(node: yaml.Node, name: str, seen: dict[int, tuple[int, int] | None])
             raise UserError(f"{name}:{line(node)}: this value contains an alias of itself.")
         return known
     seen[id(node)] = None
+    items = node.value if isinstance(node, yaml.SequenceNode) else []
     if isinstance(node, yaml.MappingNode):
         check_keys(node, name)
-        parts = [inspect(value, name, seen) for _, value in node.value]
-    else:
-        parts = [inspect(item, name, seen) for item in (child for _, _, child in children(node))]
+        items = [value for _, value in node.value]
+    parts = [inspect(item, name, seen) for item in items]
     size = 1 + sum(size for size, _ in parts)
     levels = 1 + max((levels for _, levels in parts), default=0)
     if levels > MAX_LEVELS:

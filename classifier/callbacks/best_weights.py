@@ -32,20 +32,14 @@ class Candidate(NamedTuple):
 
 
 class BestWeights:
-    """Judges the monitored metric whenever it is measured; all ranks judge alike.
-
-    Attributes:
-        score: That of ``best.ckpt``; NaN before there is one.
-        candidate: A better one, not saved yet.
-        by_validation: Whether validations measure the metric; None before the first.
-    """
+    """Judges the monitored metric whenever it is measured; all ranks judge alike."""
 
     def __init__(self, monitor: str | None, direction: Direction) -> None:
         self.monitor = monitor
         self.direction = direction
-        self.score = math.nan
-        self.candidate: Candidate | None = None
-        self.by_validation: bool | None = None
+        self.score = math.nan  # that of best.ckpt, if there is one
+        self.candidate: Candidate | None = None  # a better one, not saved yet
+        self.by_validation: bool | None = None  # who measures the metric; unknown at first
         self._validated: dict[str, Any] | None = None  # the weights that are being validated
 
     def on_validation_start(self, trainer: pl.Trainer) -> None:
@@ -97,13 +91,9 @@ class BestWeights:
 def write_best(
     weights: dict[str, Any] | None, checkpoint: dict[str, Any], saved: Path, best: Path
 ) -> None:
-    """Writes ``best.ckpt`` with the weights that were validated, if they are others by now.
+    """Writes ``best.ckpt``: the checkpoint that was just saved, but with the weights validated.
 
-    Args:
-        weights: Those that were validated; None if they are those of the checkpoint.
-        checkpoint: What was just saved.
-        saved: The file that it was saved in.
-        best: The file to write.
+    They are None where they are those of the checkpoint.
     """
     if weights is not None and weights.keys() != checkpoint["state_dict"].keys():
         weights = without_masks(weights)
@@ -120,10 +110,8 @@ def weights_of(trainer: pl.Trainer) -> dict[str, Any] | None:
     if not trainer.is_global_zero:
         return None
     return {
-        name: value.detach().to("cpu", copy=True)
-        if isinstance(value, Tensor)
-        else copy.deepcopy(value)
-        for name, value in state.items()
+        name: v.detach().to("cpu", copy=True) if isinstance(v, Tensor) else copy.deepcopy(v)
+        for name, v in state.items()
     }
 
 
@@ -141,9 +129,7 @@ def without_masks(weights: dict[str, Any]) -> dict[str, Any]:
 
 def are_equal(weights: dict[str, Any], others: dict[str, Any]) -> bool:
     """Whether two ``state_dict`` hold the same bits."""
-    return weights.keys() == others.keys() and all(
-        torch.equal(value, others[name].detach().cpu())
-        if isinstance(value, Tensor)
-        else value == others[name]
-        for name, value in weights.items()
-    )
+    if weights.keys() != others.keys():
+        return False
+    pairs = ((value, others[name]) for name, value in weights.items())
+    return all(torch.equal(a, b.cpu()) if isinstance(a, Tensor) else a == b for a, b in pairs)

@@ -32,8 +32,7 @@ def use_atomic_checkpoints(trainer: pl.Trainer) -> None:
     """Lets a trainer write and read its checkpoints by ``AtomicCheckpointIO``.
 
     Raises:
-        UserError: If its strategy or plugin does it in another way, which would otherwise show
-            after an epoch of training, or if its processes would be copies of this one.
+        UserError: If its strategy or plugin has another way, or its processes would be copies.
     """
     strategy = trainer.strategy
     given = type(strategy.checkpoint_io)

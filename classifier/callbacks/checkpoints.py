@@ -94,8 +94,8 @@ class RunCheckpoints(ModelCheckpoint):
     # ---- when to save ----
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.first_step = trainer.global_step
-        self._note_saved(trainer)
+        self.first_step = self.saved_step = trainer.global_step
+        self.saved_time = time.monotonic()
         for link in self.run.checkpoints.glob(".*.link"):  # left by a kill
             with contextlib.suppress(OSError):
                 link.unlink()
@@ -152,9 +152,8 @@ class RunCheckpoints(ModelCheckpoint):
             self._save(trainer, inside_epoch=True, last=not self.saved_step, exact=False)
 
     def _save_if_asked(self, trainer: pl.Trainer, now: bool) -> None:
-        due = now or (
-            self.steps is not None and trainer.global_step - self.saved_step >= self.steps
-        )
+        steps = trainer.global_step - self.saved_step
+        due = now or (self.steps is not None and steps >= self.steps)
         if trainer.world_size == 1 or (trainer.fit_loop.batch_idx + 1) % SYNC_EVERY_N_BATCHES == 0:
             seconds = time.monotonic() - self.saved_time
             late = trainer.is_global_zero and seconds >= 60 * self.minutes
@@ -206,12 +205,9 @@ class RunCheckpoints(ModelCheckpoint):
         elif trainer.is_global_zero:
             new.unlink()
         if last:
-            self._note_saved(trainer)
+            self.saved_time, self.saved_step = time.monotonic(), trainer.global_step
             self.last_model_path = str(self.run.last)
         self._name_best()
-
-    def _note_saved(self, trainer: pl.Trainer) -> None:
-        self.saved_time, self.saved_step = time.monotonic(), trainer.global_step
 
     def _name_best(self) -> None:
         """Says in ModelCheckpoint's attributes what ``best.ckpt`` is, once there is one."""
@@ -219,9 +215,7 @@ class RunCheckpoints(ModelCheckpoint):
             self.best_model_path = str(self.run.best)
             self.best_model_score = torch.tensor(self.best.score, dtype=torch.double)
 
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: pl.Trainer, _: Any, checkpoint: dict[str, Any]) -> None:
         if self.position is None:
             return
         inside = self.position["inside_epoch"]
@@ -229,17 +223,19 @@ class RunCheckpoints(ModelCheckpoint):
             checkpoint["epoch"] = trainer.current_epoch - 1  # as Lightning's own checkpoints say
             lightning.mark_epoch_ended(checkpoint["loops"]["fit_loop"])
         stopping = trainer.should_stop or self.held
+        states = lightning.metric_states(trainer) if inside else {}
+        ranks = [states] * trainer.world_size
+        if trainer.world_size > 1:
+            torch.distributed.all_gather_object(ranks, states)
         checkpoint[POSITION] = self.position | {
-            "ranks": all_ranks(trainer, lightning.metric_states(trainer) if inside else {}),
+            "ranks": ranks,
             "callback_metrics": {k: v.clone() for k, v in trainer.callback_metrics.items()},
             "stopped_by": stop_reason(trainer) if stopping else None,
             "by_validation": self.best.by_validation,
         }
         self.checkpoint = checkpoint
 
-    def on_load_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: pl.Trainer, _: Any, checkpoint: dict[str, Any]) -> None:
         if POSITION in checkpoint:
             self.best.restore(checkpoint[POSITION], self.run.best, self.state_key)
             self.last_model_path = str(self.run.last) if self.run.last.exists() else ""
@@ -253,12 +249,9 @@ class RunCheckpoints(ModelCheckpoint):
 
 
 def refuse_taken_names(callbacks: Iterable[Callback]) -> None:
-    """Refuses a ModelCheckpoint that would write over what the run keeps, or be written over.
+    """Raises UserError for a ModelCheckpoint that would write over what the run keeps.
 
     Without a folder of its own it writes into that of the run.
-
-    Raises:
-        UserError: If it would.
     """
     for callback in callbacks:
         if not isinstance(callback, ModelCheckpoint) or callback.dirpath:
@@ -283,11 +276,3 @@ def accumulated(trainer: Any) -> int:
         if isinstance(callback, GradientAccumulationScheduler):
             return callback.get_accumulate_grad_batches(trainer.current_epoch)
     return int(trainer.accumulate_grad_batches)
-
-
-def all_ranks(trainer: pl.Trainer, value: Any) -> list[Any]:
-    """The value of each rank."""
-    values = [value] * trainer.world_size
-    if trainer.world_size > 1:
-        torch.distributed.all_gather_object(values, value)
-    return values

@@ -1,9 +1,10 @@
 """What a person sees of a training: a line to begin with, a line each epoch, where the run is."""
 
 import shlex
+from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import RichProgressBar
+from pytorch_lightning.callbacks import Callback, RichProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from classifier import terminal
@@ -16,8 +17,7 @@ from classifier.runs import RunFolder
 class Console(EpochTracker):
     """Prints the start, each epoch and the end of a training.
 
-    Args:
-        run: The run folder; None when nothing is kept (``fast_dev_run``).
+    There is no run where nothing is kept (``fast_dev_run``).
     """
 
     state_key = "Console"
@@ -31,12 +31,11 @@ class Console(EpochTracker):
         super().on_train_start(trainer, pl_module)
         data = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning, undeclared
         count = sum(p.numel() for p in pl_module.parameters())
-        network = type(pl_module.network).__name__
+        network = f"{type(pl_module.network).__name__}, {count:,} parameters"
         devices = f"{trainer.num_devices} x " if trainer.num_devices > 1 else ""
         place = f"{self.run.shown}: " if self.run else ""
         device = f"on {devices}{pl_module.device.type}"
-        line = f"{place}{network}, {count:,} parameters, {device}; {data.summary()}"
-        self._print(trainer, line)
+        self._print(trainer, f"{place}{network}, {device}; {data.summary()}")
         if trainer.current_epoch:
             self._print(trainer, f"resumed in epoch {trainer.current_epoch + 1}")
 
@@ -71,8 +70,7 @@ class Console(EpochTracker):
             self._print(trainer, f"ended by {why}")
         seconds = f"{self.seconds():.1f} s"
         kept = f"run kept in {self.run.shown}"
-        checkpoints = best_checkpoint(trainer)
-        if checkpoints is None:
+        if (checkpoints := best_checkpoint(trainer)) is None:
             self._print(trainer, f"{kept} after {seconds}")
         else:
             best = f"best {checkpoints.monitor} {checkpoints.best.score:.4f}"
@@ -92,9 +90,7 @@ class Console(EpochTracker):
             return f"{trainer.global_step} steps are done; raise trainer.max_steps to continue."
         return f"{trainer.current_epoch} epochs are done; raise trainer.max_epochs to continue."
 
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, trainer: pl.Trainer, _: Any, exception: BaseException) -> None:
         run = self.run
         if isinstance(exception, Exception) or not (run and run.is_taken):
             return
@@ -118,9 +114,19 @@ class RichBar(RichProgressBar):
         if self.progress is not None:
             self.progress.stop()  # before the console's last lines, not below them
 
-    def get_metrics(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule
-    ) -> dict[str, int | str | float | dict[str, float]]:
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)  # the run folder is already on the screen
         return metrics
+
+
+class DataNotes(Callback):
+    """Prints what the data module notes of its data, such as images that it left out."""
+
+    state_key = "DataNotes"
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        data = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning, undeclared
+        if trainer.is_global_zero and data is not None:
+            for note in data.notes(stage):
+                terminal.note(note)

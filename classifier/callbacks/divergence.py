@@ -25,23 +25,14 @@ REMEDY = (
 
 @dataclass
 class Step:
-    """A step that was taken: its batch as the module saw it, and its loss on the way to the host.
+    """A step that was taken: its batch as the module saw it, its loss on the way to the host."""
 
-    Attributes:
-        batch: Images and labels.
-        loss: The mean over the ranks.
-        epoch: Counted from 0.
-        batch_index: That of the batch in the epoch, counted from 0.
-        number: That of the optimizer step, counted from 1.
-        arrived: When the copy of the loss is complete; None if it already is.
-    """
-
-    batch: Any
-    loss: Tensor
-    epoch: int
-    batch_index: int
-    number: int
-    arrived: torch.cuda.Event | None = None
+    batch: Any  # images and labels
+    loss: Tensor  # the mean over the ranks
+    epoch: int  # from 0
+    batch_index: int  # in the epoch, from 0
+    number: int  # of the optimizer step, from 1
+    arrived: torch.cuda.Event | None = None  # the copy of the loss; None if it already is
 
     def __post_init__(self) -> None:
         if self.loss.is_cuda:
@@ -67,11 +58,8 @@ class StopOnDivergence(Callback):
     the loss of the newest step is known.
 
     With ``model.skip_bad_steps`` the module leaves out the step, and the training goes on unless
-    ten in a row, or a whole epoch, were left out.
-
-    Args:
-        run: The run folder; None when nothing is kept (``fast_dev_run``).
-        seed: That of the run.
+    ten in a row, or a whole epoch, were left out. Without a run folder (``fast_dev_run``) nothing
+    is kept.
     """
 
     state_key = "FiniteLoss"
@@ -89,18 +77,11 @@ class StopOnDivergence(Callback):
                 "stops a training that diverges, and model.skip_bad_steps skips no step."
             )
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
         self.number = trainer.global_step + 1  # at the end it depends on accumulation
 
     def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._look(trainer, pl_module)
         if not (pl_module.automatic_optimization and outputs):  # or training_step returned None
@@ -118,13 +99,11 @@ class StopOnDivergence(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._look_closely(trainer, pl_module)
 
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: Any, _: dict[str, Any]) -> None:
         self._look_closely(trainer, pl_module)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        skipped = _watched(pl_module).divergence.skipped
+        skipped = cast(WatchedModule, pl_module).divergence.skipped
         if skipped and trainer.is_global_zero:
             terminal.warn(
                 f"{skipped} of {trainer.global_step} steps were skipped, for their loss "
@@ -136,15 +115,17 @@ class StopOnDivergence(Callback):
         if self.newest is None or not self.pending:
             return
         self.pending = False
-        module, loss = _watched(pl_module), self.newest.loss_value()
+        module, loss = cast(WatchedModule, pl_module), self.newest.loss_value()
         detector = module.divergence
         if not detector.allows(loss):
             self._keep(trainer, self.newest)
             if not module.skip_bad_steps:
-                self._stop(trainer, f"train_loss is {detector.describe(loss)}", REMEDY)
+                what = f"train_loss is {detector.describe(loss)}"
+                self._stop(trainer, self.newest, what, REMEDY)
         if detector.in_a_row >= min(MAX_IN_A_ROW, trainer.num_training_batches):
             what = f"{detector.in_a_row} steps in a row were skipped, the last"
-            self._stop(trainer, what, "The weights or all batches are to blame, not one batch.")
+            remedy = "The weights or all batches are to blame, not one batch."
+            self._stop(trainer, self.newest, what, remedy)
 
     def _look_closely(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Judges the weights too: a gradient can overflow where the loss did not."""
@@ -153,7 +134,7 @@ class StopOnDivergence(Callback):
             return
         if not math.isfinite(mean_over_ranks(max_abs(pl_module.parameters())).item()):
             self._keep(trainer, self.newest)
-            self._stop(trainer, "the weights are no longer finite", REMEDY)
+            self._stop(trainer, self.newest, "the weights are no longer finite", REMEDY)
 
     def _keep(self, trainer: pl.Trainer, step: Step) -> None:
         """Writes what a replay of the step needs; each rank its own batch."""
@@ -174,30 +155,23 @@ class StopOnDivergence(Callback):
         torch.save(facts, file)
         write_bytes(self.run.path / _file_name(trainer.global_rank), file.getvalue())
 
-    def _stop(self, trainer: pl.Trainer, what: str, remedy: str) -> NoReturn:
+    def _stop(self, trainer: pl.Trainer, step: Step, what: str, remedy: str) -> NoReturn:
         if not trainer.is_global_zero:
             # Rank zero speaks for all; it would be killed unheard if another failed before it.
             raise SystemExit(0)
-        step = self.newest
-        assert step is not None
-        lines = [f"{what} in epoch {step.epoch + 1}, step {step.number}", remedy]
-        if self.run:
-            lines.insert(1, _kept(self.run))
-        raise FloatingPointError("\n".join(lines))
+        place = f"{what} in epoch {step.epoch + 1}, step {step.number}"
+        raise FloatingPointError("\n".join([place, *self._kept(), remedy]))
 
-
-def _watched(pl_module: pl.LightningModule) -> WatchedModule:
-    return cast(WatchedModule, pl_module)
+    def _kept(self) -> list[str]:
+        """What is kept, and where a training can go on."""
+        if self.run is None:
+            return []
+        batch = f"The batch is kept in {terminal.display_path(self.run.path / _file_name(0))}"
+        if not self.run.last.exists():
+            return [f"{batch}; there is no checkpoint yet."]
+        step = read_checkpoint(self.run.last)["global_step"]
+        return [f"{batch}; from step {step} it is resumed with: {self.run.resume_command}"]
 
 
 def _file_name(rank: int) -> str:
     return f"bad_batch_rank_{rank}.pt" if rank else "bad_batch.pt"
-
-
-def _kept(run: RunFolder) -> str:
-    """What is kept, and where a training can go on."""
-    batch = f"The batch is kept in {terminal.display_path(run.path / _file_name(0))}"
-    if not run.last.exists():
-        return f"{batch}; there is no checkpoint yet."
-    step = read_checkpoint(run.last)["global_step"]
-    return f"{batch}; from step {step} it is resumed with: {run.resume_command}"

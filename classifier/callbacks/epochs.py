@@ -30,8 +30,9 @@ class EpochTracker(Callback):
         self.validated = True
         self.validated_inside = is_epoch_incomplete(trainer)
         if self.validated_inside:
-            metrics, measured = self.epoch_metrics(trainer), measured_by_validation(trainer)
-            self.on_validation_inside(trainer, {k: metrics[k] for k in metrics if k in measured})
+            measured = measured_by_validation(trainer)
+            metrics = {k: v for k, v in self.epoch_metrics(trainer).items() if k in measured}
+            self.on_validation_inside(trainer, metrics)
 
     def on_validation_inside(self, trainer: pl.Trainer, metrics: dict[str, float]) -> None:
         """Called after a validation before the end of an epoch, with what it has measured."""

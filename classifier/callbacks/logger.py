@@ -19,10 +19,8 @@ if TYPE_CHECKING:
 class RunLogger(TensorBoardLogger):
     """Lightning's TensorBoard logger, writing into the run folder itself.
 
-    Args:
-        keeper: Takes the run folder.
-        purge_step: First optimizer step that a resumed training takes again; what an earlier
-            process wrote from there on is dropped from the curves.
+    ``purge_step`` is the first optimizer step that a resumed training takes again; what an earlier
+    process wrote from there on is dropped from the curves.
     """
 
     def __init__(self, keeper: RunKeeper, purge_step: int | None = None) -> None:

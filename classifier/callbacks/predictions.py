@@ -14,11 +14,7 @@ from classifier.results import PredictionTable
 
 
 class PredictionWriter(BasePredictionWriter):
-    """Writes a ``PredictionTable``, whose arguments it takes.
-
-    Attributes:
-        unreadable: Names of the files that could not be read, each with the reason.
-    """
+    """Writes a ``PredictionTable``, whose arguments it takes."""
 
     state_key = "PredictionWriter"
 
@@ -26,7 +22,7 @@ class PredictionWriter(BasePredictionWriter):
         super().__init__("batch")
         self.within = contextlib.ExitStack()
         self.table = PredictionTable(path, class_names, top_k)
-        self.unreadable: list[tuple[str, str]] = []
+        self.unreadable: list[tuple[str, str]] = []  # files, each with the reason
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self.within.enter_context(self._writing())
@@ -37,9 +33,7 @@ class PredictionWriter(BasePredictionWriter):
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self.within.close()
 
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, trainer: pl.Trainer, _: Any, exception: BaseException) -> None:
         self.within.__exit__(type(exception), exception, exception.__traceback__)
 
     @contextlib.contextmanager
@@ -52,14 +46,7 @@ class PredictionWriter(BasePredictionWriter):
         terminal.out(f"{self.table.count} predictions in {self.table.path}")
 
     def write_on_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        prediction: Tensor,
-        batch_indices: Sequence[int] | None,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int,
+        self, trainer: Any, pl_module: Any, prediction: Tensor, indices: Any, batch: Any, *_: Any
     ) -> None:
         """Writes the probabilities ``(N, K)`` of one batch of image files."""
         self.table.write(batch.files, prediction)

@@ -46,9 +46,6 @@ class RankWatch(Callback):
     ``DDPStrategy(timeout=...)``, half an hour by default, names its own connection, leaves the rank
     that hangs alive, and never ends where that is a stopped rank zero; ``monitored_barrier`` waits
     once more a batch, for a rank zero that runs. Time that the machine sleeps does not count.
-
-    Args:
-        run: The run folder, if a run is kept.
     """
 
     state_key = "RankWatch"

@@ -21,9 +21,7 @@ from classifier.internals import lightning
 class ResumeRun(Callback):
     """Resumes a training, and saves between epochs and at the end, before all other callbacks.
 
-    Args:
-        checkpoints: What saves.
-        config: Text of the config; another one lifts what had stopped the training.
+    Another config than that of the checkpoint lifts what had stopped the training.
     """
 
     state_key = "ResumeRun"
@@ -35,9 +33,7 @@ class ResumeRun(Callback):
         self.at_epoch_start = False  # resumed between two epochs
         self.stopped_by: str | None = None  # what had ended the training, if that still holds
 
-    def on_load_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: pl.Trainer, _: Any, checkpoint: dict[str, Any]) -> None:
         if POSITION not in checkpoint:
             return
         self.loaded = checkpoint
@@ -68,10 +64,8 @@ class ResumeRun(Callback):
         if not (self.at_epoch_start or self._resumes_at_image(trainer)):
             lightning.restart_epoch(trainer)
             self.at_epoch_start = True
-        self.checkpoints.pending_results = lightning.restore_metrics(
-            trainer, position, self.at_epoch_start
-        )
-        self.loaded = {}
+        results = lightning.restore_metrics(trainer, position, self.at_epoch_start)
+        self.checkpoints.pending_results, self.loaded = results, {}
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.at_epoch_start:

@@ -16,11 +16,8 @@ class RunKeeper(Callback):
     """Takes the folder of a run on rank zero, tells the other ranks, and locks it during the fit.
 
     Comes before all callbacks that look at the folder. ``RunLogger`` takes it a little earlier, for
-    Lightning opens loggers before it sets up callbacks.
-
-    Args:
-        run: What the other callbacks know the folder by.
-        claim: Makes the folder, or returns that of the run that is resumed.
+    Lightning opens loggers before it sets up callbacks. ``claim`` makes the folder, or returns that
+    of the run that is resumed.
     """
 
     state_key = "RunKeeper"

@@ -102,15 +102,14 @@ class RunRecord(EpochTracker):
         super().on_train_epoch_start(trainer, pl_module)
         self.inside = []
         # Now, for at its end the schedule has already moved on.
-        self.rate = trainer.optimizers[0].param_groups[0]["lr"]
+        self.rate = _rate(trainer)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
         if not self.begun and trainer.is_global_zero and trainer.global_step > self.first_step:
             self._begin()
 
     def on_validation_inside(self, trainer: pl.Trainer, metrics: dict[str, float]) -> None:
-        rate = trainer.optimizers[0].param_groups[0]["lr"]
-        self.inside.append({**self._row(trainer, rate), **metrics})
+        self.inside.append({**self._row(trainer, _rate(trainer)), **metrics})
         self._write_rows(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -140,12 +139,9 @@ class RunRecord(EpochTracker):
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         weights = trainer.strategy.lightning_module_state_dict()  # all ranks may have a part
-        if not trainer.is_global_zero:
-            return
-        if not self.begun and not self._was_killed_when_done():
-            return
-        self.record["weights_sha256"] = weights_digest(weights)
-        self._close(trainer, "finished")
+        if trainer.is_global_zero and (self.begun or self._was_killed_when_done()):
+            self.record["weights_sha256"] = weights_digest(weights)
+            self._close(trainer, "finished")
 
     def _was_killed_when_done(self) -> bool:
         """Whether a run is to be closed that was killed when all was trained."""
@@ -156,9 +152,7 @@ class RunRecord(EpochTracker):
         self.record |= earlier
         return bool(earlier["state"] == "running")
 
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, trainer: pl.Trainer, _: Any, exception: BaseException) -> None:
         if not trainer.is_global_zero or not self.run.is_taken:
             return
         if not self.begun:  # nothing was written
@@ -197,8 +191,7 @@ class RunRecord(EpochTracker):
             texts = {name: row[name] for row in found for name in row if row[name]}
             names = sorted(texts.keys() - set(KEPT_BESIDE))
             self.record["metrics"] = {name: float(texts[name]) for name in names}
-        checkpoints = best_checkpoint(trainer)
-        if checkpoints is not None:
+        if checkpoints := best_checkpoint(trainer):
             self.record["best"] = {
                 "monitor": checkpoints.monitor,
                 "value": checkpoints.best.score,
@@ -206,6 +199,10 @@ class RunRecord(EpochTracker):
                 "sha256": runs.sha256(Path(checkpoints.best_model_path)),
             }
         runs.write_record(self.run.path, self.record)
+
+
+def _rate(trainer: pl.Trainer) -> float:
+    return float(trainer.optimizers[0].param_groups[0]["lr"])
 
 
 def _now() -> str:

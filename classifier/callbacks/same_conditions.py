@@ -27,11 +27,8 @@ class SameConditions(Callback):
     """Warns when images were added, removed or split otherwise since the training.
 
     Where one is resumed or begins again, it notes which of device, precision, threads, instruction
-    set and PyTorch are others now, and which callbacks cannot be resumed exactly.
-
-    Args:
-        before: The record of the run that is resumed or trained again.
-        fingerprint: That of the data of the training; None if there was none.
+    set and PyTorch are others now, than in the record before, and which callbacks cannot be resumed
+    exactly.
     """
 
     state_key = "SameConditions"

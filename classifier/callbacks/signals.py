@@ -17,16 +17,11 @@ class StoppedBySignal(SystemExit):
 
 
 class StopOnSignal:
-    """Notes SIGTERM, SIGINT and SIGUSR1; a second one ends the process at once.
-
-    Attributes:
-        signal: The one that this process got; 0 before.
-        signal_on_any_rank: The one that any rank got, as far as they have agreed.
-    """
+    """Notes SIGTERM, SIGINT and SIGUSR1; a second one ends the process at once."""
 
     def __init__(self) -> None:
-        self.signal = 0
-        self.signal_on_any_rank = 0
+        self.signal = 0  # the one that this process got
+        self.signal_on_any_rank = 0  # as far as the ranks have agreed
         self.listening = contextlib.ExitStack()
 
     def listen(self, trainer: pl.Trainer) -> None:

@@ -19,11 +19,7 @@ REPRODUCE = "reproduce"
 
 
 class StopAtStep(Callback):
-    """Ends a training after an optimizer step, which is none of its settings.
-
-    Args:
-        step: The number of steps.
-    """
+    """Ends a training after so many optimizer steps, which is none of its settings."""
 
     state_key = "StopAtStep"
 
@@ -65,13 +61,7 @@ def describe(cause: str) -> str:
 
 
 def still_holds(cause: str, then: Settings, now: Settings) -> bool:
-    """Whether what stopped a training would stop it again.
-
-    Args:
-        cause: What ``stop_reason`` has said.
-        then: The settings of the trainer that was stopped.
-        now: Those of the one that is to be resumed.
-    """
+    """Whether a cause would stop a training again: by the trainer's settings then and now."""
     return cause != SEARCH and _settings_of(cause, then) == _settings_of(cause, now)
 
 

@@ -18,9 +18,9 @@ import torch
 from classifier.atomic import atomic_write, fsync_directory
 from classifier.checkpoint import signature as signatures
 
+# Of checkpoints and run records. Runs of 1, which bear no number, keep how they list images and
+# which way a metric is better.
 FORMAT = 2
-"""Of checkpoints and run records. Runs of 1, which bear no number, keep how they list images and
-which way a metric is better."""
 POSITION = "position"  # the entry that says where in the training it was saved
 
 # The zip's comment: its checksum and, if there was a key, the signature.

@@ -6,18 +6,14 @@ Shapes and sizes are in bytes unless said otherwise.
 import struct
 import zipfile
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from typing import IO, Any
 
 import torch
 from torch import Tensor
 
-from classifier import platform
-
 MAX_LEVELS = 100
 MAX_VALUES = 10_000_000  # with everything that is referred to twice counted twice
 MAX_EXPANSION = 4  # bytes of all tensors per byte of the file; views of one storage share it
-SPARE_MEMORY = 1 << 28
 END = b"PK\x05\x06"  # of the directory of a zip file
 
 
@@ -52,11 +48,6 @@ def check_archive(file: IO[bytes]) -> None:
         raise ValueError("its entries are larger than the file")
 
 
-def memory_limit(size: int) -> AbstractContextManager[None]:
-    """Lets the process allocate ``size`` more, and some to spare, where the system can."""
-    return platform.memory_limit(size + SPARE_MEMORY)
-
-
 def check_values(value: Any, size: int) -> None:
     """Checks that what was loaded from a file of ``size`` is in proportion to it.
 
@@ -66,10 +57,8 @@ def check_values(value: Any, size: int) -> None:
     """
     views: dict[Any, int] = {}
     _extent(value, {}, views, 0)
-    if sum(views.values()) > MAX_EXPANSION * size:
-        raise ValueError(
-            f"its tensors have {sum(views.values()):,} bytes, but the file has {size:,}"
-        )
+    if (total := sum(views.values())) > MAX_EXPANSION * size:
+        raise ValueError(f"its tensors have {total:,} bytes, but the file has {size:,}")
 
 
 def _extent(value: Any, seen: dict[int, int | None], views: dict[Any, int], level: int) -> int:

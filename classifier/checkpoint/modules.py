@@ -22,11 +22,8 @@ import classifier
 def used_modules(names: Iterable[str]) -> dict[str, Path]:
     """The user's modules that a training uses: files, or the folders of packages.
 
-    Those are the ones named, what they import, also within functions, and what else of the same
-    folders is imported by now.
-
-    Args:
-        names: Top-level modules that the config names, and that are imported.
+    Those are the top-level ones that the config names, what they import, also within functions,
+    and what else of the same folders is imported by now.
     """
     named = {name: path for name in sorted(names) if (path := _imported_source(name))}
     own = {n: p for n, p in named.items() if n != "classifier" and not is_installed(p)}
@@ -57,9 +54,8 @@ def code_digests(modules: Mapping[str, Path]) -> dict[str, str]:
 def is_installed(source: Path) -> bool:
     """Whether a package or module was installed, or came with Python."""
     standard = Path(json.__file__).parents[1]
-    return bool({"site-packages", "dist-packages"} & set(source.parts)) or (
-        source.is_relative_to(standard)
-    )
+    installed = not {"site-packages", "dist-packages"}.isdisjoint(source.parts)
+    return installed or source.is_relative_to(standard)
 
 
 def digest(source: Path) -> str:
@@ -96,9 +92,7 @@ def _imports(source: Path) -> set[str]:
 
 def _imported_source(name: str) -> Path | None:
     module = sys.modules.get(name)
-    folders = list(getattr(module, "__path__", None) or [])
-    file = folders[0] if folders else getattr(module, "__file__", None)
-    return Path(file) if file else None
+    return _file_or_folder(getattr(module, "__path__", None), getattr(module, "__file__", None))
 
 
 def _source_in(folder: Path | str, name: str) -> Path | None:
@@ -107,9 +101,12 @@ def _source_in(folder: Path | str, name: str) -> Path | None:
 
 
 def _source_of(spec: ModuleSpec | None) -> Path | None:
-    folders = list((spec and spec.submodule_search_locations) or [])
-    file = folders[0] if folders else spec and spec.origin
-    return Path(file) if file else None
+    return _file_or_folder(spec.submodule_search_locations, spec.origin) if spec else None
+
+
+def _file_or_folder(folders: Iterable[str] | None, file: str | None) -> Path | None:
+    path = next(iter(folders or ()), file)
+    return Path(path) if path else None
 
 
 # ---- finding them again ----
@@ -121,16 +118,11 @@ class OwnModules(MetaPathFinder):
 
     Each is taken from the folder that it was in then, as it is now; where it is not there any more,
     from another folder if its source is the very same.
-
-    Attributes:
-        folders: The recorded folder of each.
-        digests: The recorded SHA-256 of each.
-        elsewhere: The other folder.
     """
 
-    folders: dict[str, str]
-    digests: dict[str, str]
-    elsewhere: str
+    folders: dict[str, str]  # the recorded one of each
+    digests: dict[str, str]  # the recorded SHA-256 of each
+    elsewhere: str  # the other folder
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: object = None
@@ -250,21 +242,17 @@ def found_by_others(name: str) -> Path | None:
 @contextlib.contextmanager
 def served(own: OwnModules | None) -> Iterator[None]:
     """Within, Python finds the recorded modules."""
-    if own is None:
-        yield
-        return
-    sys.meta_path.append(own)
+    finders = [own] if own else []
+    sys.meta_path.extend(finders)
     try:
         yield
     finally:
-        sys.meta_path.remove(own)
+        for finder in finders:
+            sys.meta_path.remove(finder)
 
 
 def serve_on(own: OwnModules | None) -> None:
-    """Lets Python find them from now on: functions of one may import another when they are called.
-
-    Nothing changes if none of them was imported.
-    """
+    """Lets Python find them from now on, if one was imported: its functions may import others."""
     if own and own.folders.keys() & sys.modules.keys() and own not in sys.meta_path:
         sys.meta_path.append(own)
 

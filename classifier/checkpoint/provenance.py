@@ -6,17 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 # How far, where to and how fast; what the data is tells its fingerprint.
+OF_TRAINER = (
+    *("max_epochs", "max_steps", "max_time", "min_epochs", "min_steps"),
+    *("default_root_dir", "logger", "log_every_n_steps", "profiler"),
+    *("enable_progress_bar", "enable_model_summary", "enable_checkpointing"),
+)
 IGNORED_SETTINGS = (
-    "hyperparameters",  # a change of one shows where it is used
-    "ckpt_path",
-    *(
-        f"trainer.{name}"
-        for name in (
-            *("max_epochs", "max_steps", "max_time", "min_epochs", "min_steps"),
-            *("default_root_dir", "logger", "log_every_n_steps", "profiler"),
-            *("enable_progress_bar", "enable_model_summary", "enable_checkpointing"),
-        )
-    ),
+    *("hyperparameters", "ckpt_path"),  # a change of a hyperparameter shows where it is used
+    *(f"trainer.{name}" for name in OF_TRAINER),
     *(f"data.init_args.{name}" for name in ("root", "download", "num_workers")),
 )
 

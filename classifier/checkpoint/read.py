@@ -10,36 +10,30 @@ import os
 import pickle
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import torch
 
 from classifier.checkpoint.file import FORMAT, verify_checksum
-from classifier.checkpoint.limits import check_archive, check_values, memory_limit
+from classifier.checkpoint.limits import check_archive, check_values
 from classifier.checkpoint.signature import Origin
 from classifier.errors import UserError, did_you_mean
+from classifier.platform import memory_limit
 from classifier.runs import RunFolder
 
 KEY = "classifier"  # the entry with the format, config text, data description and run record
 READINGS = 3  # of a file that is written to meanwhile
 MAX_CONFIG = 1_000_000  # characters; reading YAML takes 10 s for so many
+Check = Callable[[Any], bool]
 
 
-@dataclass(frozen=True)
-class OpenCheckpoint:
-    """A checkpoint that was read.
+class OpenCheckpoint(NamedTuple):
+    """A checkpoint that was read."""
 
-    Attributes:
-        content: What is in it, on the CPU.
-        origin: Whose it is.
-        file: The very file that was read, for as long as it is open.
-    """
-
-    content: dict[str, Any]
+    content: dict[str, Any]  # on the CPU
     origin: Origin
-    file: IO[bytes]
+    file: IO[bytes]  # the very file that was read, for as long as it is open
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -54,8 +48,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 def read_with_origin(path: Path) -> tuple[dict[str, Any], Origin]:
     """Loads a checkpoint likewise, and says whose it is."""
-    with open_checkpoint(path) as saved:
-        return saved.content, saved.origin
+    with open_checkpoint(path) as (content, origin, _):
+        return content, origin
 
 
 @contextlib.contextmanager
@@ -127,11 +121,7 @@ def weights_digest(weights: Mapping[str, Any]) -> str:
 
 
 def folder_name(name: Any) -> str:
-    """Returns the name of a run, which becomes that of a folder.
-
-    Raises:
-        ValueError: If it is none, as ``../other`` is.
-    """
+    """Returns the name of a run, which becomes that of a folder; refuses one like ``../other``."""
     if isinstance(name, str) and re.fullmatch(r"(?!\.{1,2}$)[^/\\\x00-\x1f\x7f-\x9f]{1,200}", name):
         return name
     raise UserError(f"the run of the checkpoint is called {name!r:.80}, which names no folder.")
@@ -149,68 +139,58 @@ def is_plain(value: Any) -> bool:
 def _check_types(path: Path, checkpoint: dict[str, Any]) -> None:
     """Checks the entries that this package and Lightning go by."""
     entry = checkpoint.get(KEY, {})
-    found: dict[str, tuple[Any, Callable[[Any], bool]]] = {
-        "pytorch-lightning_version": (
-            checkpoint.get("pytorch-lightning_version", "0"),
-            lambda value: isinstance(value, str) and bool(re.fullmatch(r"\d[\w.+-]{,50}", value)),
-        ),
-        "epoch": (checkpoint.get("epoch", 0), _is_count),
-        "global_step": (checkpoint.get("global_step", 0), _is_count),
-        "state_dict": (checkpoint["state_dict"], _is_mapping),
-        "hyper_parameters": (checkpoint.get("hyper_parameters", {}), _is_mapping),
-        KEY: (entry, _is_mapping),
-    }
-    if _is_mapping(entry):
-        number = entry.get("format", 1)
-        if type(number) is int and number > FORMAT:
-            raise UserError(
-                f"'{path}' has format {number} and was written by a newer version of classifier; "
-                f"this one reads up to {FORMAT}: pip install -U classifier."
-            )
-        found["format"] = (number, _is_count)
-        found["objects"] = (entry.get("objects", []), _is_names)
-        found["classes"] = (entry.get("classes", {}), _is_mapping)
-        found["config"] = (entry.get("config", ""), _is_config)
-        found["run"] = (entry.get("run", {}), _is_run)
-        found["data"] = (entry.get("data"), lambda value: value is None or _is_description(value))
-    for name, (value, is_right) in found.items():
-        if not is_right(value):
-            raise UserError(f"'{path}' is not a checkpoint of this package: wrong '{name}'.")
+    number = entry.get("format", 1) if _is_mapping(entry) else 1
+    if type(number) is int and number > FORMAT:
+        raise UserError(
+            f"'{path}' has format {number} and was written by a newer version of classifier; "
+            f"this one reads up to {FORMAT}: pip install -U classifier."
+        )
+    if wrong := _wrong_entry(checkpoint, ENTRIES) or _wrong_entry(entry, OWN_ENTRIES):
+        raise UserError(f"'{path}' is not a checkpoint of this package: wrong '{wrong}'.")
+
+
+def _wrong_entry(value: Mapping[str, Any], entries: Mapping[str, Check]) -> str:
+    """The first of the entries that a mapping has and that is not as it should be; "" if none."""
+    found = (key for key, check in entries.items() if key in value and not check(value[key]))
+    return next(found, "")
+
+
+def _with(**entries: Check) -> Check:
+    """Checks a mapping from names, and those of its entries that it has."""
+    return lambda value: _is_mapping(value) and not _wrong_entry(value, entries)
 
 
 def _is_mapping(value: Any) -> bool:
     return isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
 
 
-def _is_names(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(name, str) for name in value)
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 1 << 62
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def _is_config(value: Any) -> bool:
     return isinstance(value, str) and len(value) <= MAX_CONFIG
 
 
-def _is_run(value: Any) -> bool:
-    texts = ("id", "name", "working_folder")
-    if not _is_mapping(value) or not all(isinstance(value.get(key, ""), str) for key in texts):
-        return False
-    tables = (value.get("code", {}), value.get("code_folders", {}))
-    if not all(_is_mapping(table) and _is_names([*table.values()]) for table in tables):
-        return False
-    if not _is_names(value.get("trusted", [])):
-        return False
-    environment = value.get("environment", {})
-    if not _is_mapping(environment) or not _is_mapping(environment.get("packages", {})):
-        return False
-    data = value.get("data", {})
-    return _is_mapping(data) and isinstance(data.get("fingerprint", ""), str)
+def _is_version(value: Any) -> bool:
+    return isinstance(value, str) and bool(re.fullmatch(r"\d[\w.+-]{,50}", value))
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+def _is_table(value: Any) -> bool:
+    return _is_mapping(value) and all(map(_is_text, value.values()))
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 62
 
 
 def _is_description(value: Any) -> bool:
+    if value is None:
+        return True
     if not _is_mapping(value) or {"class_names", "in_channels", "mean", "std"} - set(value):
         return False
     names, channels = value["class_names"], value["in_channels"]
@@ -225,12 +205,32 @@ def _is_description(value: Any) -> bool:
     )
 
 
-def resolve_checkpoint(path: str, prefer: str) -> Path:
-    """The checkpoint meant: a file, or ``checkpoints/<prefer>.ckpt`` of a run folder.
+ENTRIES: Mapping[str, Check] = {
+    "pytorch-lightning_version": _is_version,
+    "epoch": _is_count,
+    "global_step": _is_count,
+    "state_dict": _is_mapping,
+    "hyper_parameters": _is_mapping,
+    KEY: _is_mapping,
+}
+OWN_ENTRIES: Mapping[str, Check] = {
+    "format": _is_count,
+    "objects": _is_names,
+    "classes": _is_mapping,
+    "config": _is_config,
+    "run": _with(
+        **dict.fromkeys(("id", "name", "working_folder"), _is_text),
+        **dict.fromkeys(("code", "code_folders"), _is_table),
+        trusted=_is_names,
+        environment=_with(packages=_is_mapping),
+        data=_with(fingerprint=_is_text),
+    ),
+    "data": _is_description,
+}
 
-    Raises:
-        ValueError: If it is an address in the net.
-    """
+
+def resolve_checkpoint(path: str, prefer: str) -> Path:
+    """The checkpoint meant: a file, or ``checkpoints/<prefer>.ckpt`` of a run folder; no URL."""
     if "://" in path or "::" in path:  # as fsspec, through which Lightning reads, writes them
         raise UserError(f"'{path}' is a URL, not a local file; download it first.")
     run = RunFolder(Path(path))

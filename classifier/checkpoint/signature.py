@@ -17,13 +17,14 @@ from classifier.atomic import create_private
 from classifier.runs import RunFolder
 
 VARIABLE = "CLASSIFIER_KEY"
+ANOTHER = f"{VARIABLE}=FILE names another"
 SIZE = 32  # bytes of a key that is made here
 LARGEST = 4096  # of one that the user names
 PATIENCE = 1.0  # seconds that another process gets to write the key that it has just made
 FRESH = 10.0  # seconds that a file counts as just made, for clocks of file servers differ
 
+# Whose a file is: signed with the user's key, with one that is not at hand, or not at all.
 Origin = Literal["own", "another key", "unsigned"]
-"""Whose a file is: signed with the user's key, with one that is not at hand, or not at all."""
 Kind = Literal["checkpoint", "run", "search"]
 
 
@@ -108,9 +109,7 @@ def _key(make: bool = False) -> bytes:
         _make(path)
         return _key()
     except OSError as error:
-        raise NoKeyError(
-            f"'{path}' cannot be read: {error.strerror}; {VARIABLE}=FILE names another."
-        ) from error
+        raise NoKeyError(f"'{path}' cannot be read: {error.strerror}; {ANOTHER}.") from error
 
 
 def _read(path: Path) -> bytes:
@@ -121,8 +120,8 @@ def _read(path: Path) -> bytes:
         key, is_new = _content(path)  # of another file by then, perhaps
     if not SIZE <= len(key) <= LARGEST:
         raise NoKeyError(
-            f"'{path}' is not a key, which has {SIZE} bytes; {VARIABLE}=FILE names another, which "
-            "is made if it is missing."
+            f"'{path}' is not a key, which has {SIZE} bytes; {ANOTHER}, which is made if it is "
+            "missing."
         )
     return key
 
@@ -130,7 +129,7 @@ def _read(path: Path) -> bytes:
 def _content(path: Path) -> tuple[bytes, bool]:
     """What is in the file of a key, and whether it was just made."""
     if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait
-        raise NoKeyError(f"'{path}' is not a regular file; {VARIABLE}=FILE names another.")
+        raise NoKeyError(f"'{path}' is not a regular file; {ANOTHER}.")
     with path.open("rb") as file:
         known = os.fstat(file.fileno())
         if os.name == "posix":
@@ -155,19 +154,16 @@ def _make(path: Path) -> None:
         create_private(path, secrets.token_bytes(SIZE))
     except OSError as error:
         raise NoKeyError(
-            f"the key '{path}' cannot be made: {error.strerror}; {VARIABLE}=FILE names another."
+            f"the key '{path}' cannot be made: {error.strerror}; {ANOTHER}."
         ) from error
 
 
 def _refuse_what_is_handed_on(path: Path) -> None:
     """Makes no key in a run folder or in the working folder, unless that is the home or above."""
     here, folders = Path.cwd(), path.absolute().resolve().parents
-    of_runs = [folder for folder in folders if RunFolder(folder).begun]
     at_work = here in folders
     with contextlib.suppress(RuntimeError):
         at_work = at_work and not Path.home().resolve().is_relative_to(here)
-    if of_runs or at_work:
-        raise NoKeyError(
-            f"a key '{path}' would be handed on with the folder that it is in; let {VARIABLE} name "
-            "a file elsewhere."
-        )
+    if at_work or any(RunFolder(folder).begun for folder in folders):
+        reason = f"a key '{path}' would be handed on with the folder that it is in"
+        raise NoKeyError(f"{reason}; let {VARIABLE} name a file elsewhere.")

@@ -30,56 +30,28 @@ from classifier.internals.jsonargparse import (
     defining_paths,
 )
 
+# Packages, modules and functions that a checkpoint may use.
 PACKAGES = (
-    "adabelief_pytorch",
-    "classifier.augment",
-    "classifier.data",
+    *("classifier.augment", "classifier.data", "classifier.networks"),
     "classifier.module.ClassificationModule",
-    "classifier.networks",
-    "timm.create_model",
-    "timm.layers",
-    "timm.loss",
-    "timm.models",
-    "timm.optim",
-    "torch.nn",
-    "torch.optim",
-    "torchmetrics",
-    "torchvision.models",
-    "torchvision.ops",
-    "torchvision.transforms",
+    *("timm.create_model", "timm.layers", "timm.loss", "timm.models", "timm.optim"),
+    *("torch.nn", "torch.optim", "torchmetrics", "adabelief_pytorch"),
+    *("torchvision.models", "torchvision.ops", "torchvision.transforms"),
 )
-"""Packages, modules and functions that a checkpoint may use."""
+# What runs code out of a file; no config may name it, beside what jsonargparse denies itself.
 LOADERS = (
-    "cloudpickle",
-    "dill",
-    "joblib",
-    "numpy.load",
-    "torch.hub",
-    "torch.jit",
-    "torch.load",
-    "torch.package",
-    "torch.serialization",
-    "torch.utils.cpp_extension",
-    "torch.utils.model_zoo",
-    "yaml",
+    *("cloudpickle", "dill", "joblib", "numpy.load", "yaml"),
+    *("torch.hub", "torch.jit", "torch.load", "torch.package", "torch.serialization"),
+    *("torch.utils.cpp_extension", "torch.utils.model_zoo"),
 )
-"""What runs code out of a file; no config may name it, beside what jsonargparse denies itself."""
 FORCE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+# Settings that name a file or folder, be there one or not.
 PATH_SETTINGS = (
-    "checkpoint_path",
-    "ckpt_path",
-    "default_root_dir",
-    "dirpath",
-    "filename",
-    "images",
-    "output",
-    "root",
-    "save_dir",
-    "weights",
+    *("checkpoint_path", "ckpt_path", "default_root_dir", "dirpath", "filename"),
+    *("images", "output", "root", "save_dir", "weights"),
 )
-"""Settings that name a file or folder, be there one or not."""
+# The entries of a run record that decide what its config may import.
 SIGNED = ("trusted", "working_folder", "code", "code_folders")
-"""The entries of a run record that decide what its config may import."""
 
 
 class NotTrustedError(ImportDenied, UserError):
@@ -88,19 +60,12 @@ class NotTrustedError(ImportDenied, UserError):
 
 @dataclass
 class Found:
-    """A config that nobody named, but that was found in a checkpoint or a folder.
+    """A config that nobody named, but that was found in a checkpoint or a folder."""
 
-    Attributes:
-        name: What it was found in, for messages.
-        origin: Whose it is.
-        record: The run record beside it.
-        remedy: What else the user can do if it is refused, as a sentence.
-    """
-
-    name: str
+    name: str  # what it was found in, for messages
     origin: Origin
-    record: Mapping[str, Any]
-    remedy: str = ""
+    record: Mapping[str, Any]  # the run record beside it
+    remedy: str = ""  # what else the user can do if it is refused, as a sentence
 
 
 class Trust:
@@ -113,9 +78,6 @@ class Trust:
         trusted: Packages or modules that the user trusts with all that is defined in them.
         found: The config that is read besides the user's words.
         here: The folder whose modules the user's words may name; the working folder if not given.
-
-    Attributes:
-        granted: What was imported because the user or the signature asks for it.
     """
 
     def __init__(
@@ -131,12 +93,12 @@ class Trust:
         self.trusted = tuple(trusted)
         self.found = found
         self.here = here or Path.cwd()
-        self.signed: set[str] = set()
+        self.granted: set[str] = set()  # imported because the user or the signature asks for it
+        record = found.record if found and found.origin == "own" else None
+        # What the user's own words asked for in a run that the user's signature is on.
+        self.signed: set[str] = set(record.get("trusted", ())) if record else set()
         self.modules: OwnModules | None = None
-        self.granted: set[str] = set()
-        if found and found.origin == "own":
-            record = found.record
-            self.signed = set(record.get("trusted", ()))
+        if record is not None:
             folders, code = record.get("code_folders", {}), record.get("code", {})
             self.modules = OwnModules(dict(folders), dict(code), str(self.here))
 
@@ -157,7 +119,7 @@ class Trust:
             _reach(top, str(self.here))
             if self.words is not None:
                 self.words |= defining_paths(path)
-        elif self._is_signed(path):
+        elif _is_within(path, self.signed):
             self._check_module(path)
             self.signed |= defining_paths(path)
         elif self.allows(path) and _is_module(module):
@@ -176,7 +138,7 @@ class Trust:
         """
         paths = [path for path in class_paths(config) if "." in path]
         others = [path for path in paths if not (self._is_asked_for(path) or self.allows(path))]
-        if refused := [path for path in others if not self._is_signed(path)]:
+        if refused := [path for path in others if not _is_within(path, self.signed)]:
             raise NotTrustedError(self._refusal(refused))
         for path in others:
             self._check_module(path)
@@ -200,10 +162,6 @@ class Trust:
         """Whether the user's own words ask for it."""
         return self.words is None or path in self.words or _is_within(path, self.trusted)
 
-    def _is_signed(self, path: str) -> bool:
-        """Whether they did so in a run that the user's signature is on."""
-        return _is_within(path, self.signed)
-
     def _check_module(self, path: str) -> None:
         """Refuses a module that the signature is not on."""
         problem = self.modules.problem(path.partition(".")[0]) if self.modules else ""
@@ -220,16 +178,12 @@ class Trust:
         found = self.found or Found("the config", "unsigned", {})
         names = " and ".join(f"'{path}'" for path in dict.fromkeys(paths))
         packages = ",".join(self.packages_of(paths))
+        remedy = f"--trust {packages}, or trust=[...] of load_from_checkpoint"
         if because:
-            lines = [
-                f"{found.name} names {names}, and {because}. --trust {packages}, or trust=[...] of "
-                "load_from_checkpoint, imports whatever has that name here."
-            ]
+            told = f"{because}. {remedy}, imports whatever has that name here."
         else:
-            lines = [
-                f"{found.name} names {names}, and importing that would run its code. If you trust "
-                f"it: --trust {packages}, or trust=[...] of load_from_checkpoint."
-            ]
+            told = f"importing that would run its code. If you trust it: {remedy}."
+        lines = [f"{found.name} names {names}, and {told}"]
         if found.remedy:
             lines.append(found.remedy)
         elif found.origin == "another key":
@@ -285,9 +239,7 @@ def strings(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
-        for key, part in value.items():
-            if key not in PATH_SETTINGS:
-                yield from strings(part)
+        yield from strings([part for key, part in value.items() if key not in PATH_SETTINGS])
     elif isinstance(value, list):
         for part in value:
             yield from strings(part)
@@ -389,10 +341,8 @@ def _is_module(name: str) -> bool:
 
 def _check(path: str) -> None:
     trust = _active.get()
-    if trust is None:
-        check_import_path(path)
-    else:
-        trust.check(path)
+    check = trust.check if trust else check_import_path
+    check(path)
 
 
 _active: ContextVar[Trust | None] = ContextVar("trust", default=None)

@@ -8,11 +8,8 @@ from pytorch_lightning.callbacks import Callback, ProgressBar, Timer
 
 from classifier import terminal
 from classifier.callbacks.checkpoints import RunCheckpoints, refuse_taken_names
-from classifier.callbacks.console import Console, RichBar
-from classifier.callbacks.data_notes import DataNotes
+from classifier.callbacks.console import Console, DataNotes, RichBar
 from classifier.callbacks.divergence import StopOnDivergence
-from classifier.callbacks.freed_memory import FreedMemory
-from classifier.callbacks.lean_hooks import LeanHooks
 from classifier.callbacks.logger import RunLogger
 from classifier.callbacks.predictions import PredictionWriter
 from classifier.callbacks.rank_watch import RankWatch
@@ -20,6 +17,7 @@ from classifier.callbacks.resume import ResumeRun
 from classifier.callbacks.run_keeper import RunKeeper
 from classifier.callbacks.run_record import RunRecord
 from classifier.callbacks.same_conditions import SameConditions
+from classifier.callbacks.speed import FreedMemory, LeanHooks
 from classifier.callbacks.stop_reasons import StopAtStep
 from classifier.cli.monitors import best_of, check_monitors
 from classifier.cli.record import facts_of, note_signature

@@ -78,28 +78,20 @@ class ImageDataModule(pl.LightningDataModule):
         std: Standard deviation of each channel in 0..1. The data set's own if not given.
     """
 
-    format: int = FORMAT
-    """Of the run: one of an earlier version lists the images as that version did."""
-    seed = 0
-    """Seed of the training, from ``setup`` on; that of rank zero on all ranks."""
-    test_fraction = 0.1
-    """Share of the images that is set aside for test, where the source has no test images."""
+    format: int = FORMAT  # of the run: one of an earlier version lists the images as that did
+    seed = 0  # of the training, from setup on; that of rank zero on all ranks
+    test_fraction = 0.1  # share that is set aside for test, where the source has no test images
+    # After setup, and disjoint from each other.
     train_set: ImageSet
-    """Disjoint from the other two, as they are from each other, after ``setup``."""
     val_set: ImageSet
     test_set: ImageSet
 
     # A subclass may have these itself; else they come from its description.
-    class_names: list[str]
-    """Names of the K classes, in the order of the labels."""
-    num_classes: int
-    """K."""
-    in_channels: int
-    """C."""
-    mean: list[float]
-    """Mean of each channel, in 0..1."""
-    std: list[float]
-    """Standard deviation of each channel, in 0..1."""
+    class_names: list[str]  # of the K classes, in the order of the labels
+    num_classes: int  # K
+    in_channels: int  # C
+    mean: list[float]  # of each channel, in 0..1
+    std: list[float]  # likewise
 
     def __init__(
         self,
@@ -129,8 +121,7 @@ class ImageDataModule(pl.LightningDataModule):
         self._is_checked = False
         self._epoch = 0
         self._sampler: EpochSampler | None = None
-        self.files: list[Path] = []
-        """Images to predict; with some, the data set itself is not asked for."""
+        self.files: list[Path] = []  # to predict; with some, the data set itself is not asked for
 
     @cached_property  # not a property, so that a subclass may set it
     def num_workers(self) -> int:
@@ -226,13 +217,9 @@ class ImageDataModule(pl.LightningDataModule):
         return digest.hexdigest() if self.sets else ""
 
     def notes(self, stage: str) -> list[str]:
-        """Says what a person should know of the data before a stage; call it after ``setup``.
+        """Says, in sentences, what a person should know of the data before a stage.
 
-        Args:
-            stage: "fit", "validate" or "test".
-
-        Returns:
-            A sentence for each thing.
+        Call it after ``setup``; the stage is "fit", "validate" or "test".
         """
         training = stage == "fit"
         notes = self.image_source.notes() if self.image_source and training else []
@@ -301,10 +288,9 @@ class ImageDataModule(pl.LightningDataModule):
             setattr(self, f"{part}_set", images)
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the order and the random transforms of training without a Trainer; its own wins.
+        """Chooses the order and the random transforms of an epoch, counted from 0.
 
-        Args:
-            epoch: Number of the epoch, from 0 on.
+        For a training without a Trainer, whose own count wins.
         """
         self._epoch = epoch
         if self._sampler:
@@ -390,14 +376,10 @@ class ImageDataModule(pl.LightningDataModule):
         return type(self).train_dataloader is not ImageDataModule.train_dataloader
 
     def augmented(self, batch: Batch) -> Batch:
-        """Applies ``augment``, then ``mix``, to a training batch.
+        """Applies ``augment``, then ``mix``, to a training batch on any device.
 
-        Args:
-            batch: Images, uint8 ``(N, C, H, W)`` on any device, and labels, int64 ``(N,)``.
-
-        Returns:
-            The same; after ``mix`` images are float, on the same scale 0..255, and labels are
-            shares of the classes, float ``(N, K)``.
+        After ``mix`` images are float, on the same scale 0..255, and labels are shares of the
+        classes, float ``(N, K)``.
         """
         images, labels = batch
         for module in self.augment:
@@ -463,7 +445,7 @@ def per_channel(name: str, values: list[float], in_channels: int) -> list[float]
 
 
 def compare_class_names(expected: list[str], found: list[str]) -> None:
-    """Raises a ValueError that names the first difference, if there is one."""
+    """Raises a UserError that names the first difference, if there is one."""
     for index, (old, new) in enumerate(zip_longest(expected, found)):
         if old != new:
             raise UserError(

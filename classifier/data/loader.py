@@ -20,19 +20,16 @@ class TrainLoader(LoaderProxy):
     between, or on where a training was broken off. Epoch and position are the trainer's, read when
     the first batch is asked for; the checkpoint holds nothing of the loader.
 
-    Lightning leaves it as it is, for it is no DataLoader.
-
-    Args:
-        loader: Loads the batches; its sampler is an ``EpochSampler``.
-        trainer: Whose progress decides.
+    Lightning leaves it as it is, for it is no DataLoader. The sampler of the loader that it stands
+    for is an ``EpochSampler``.
     """
 
     def __init__(self, loader: DataLoader[Batch], trainer: pl.Trainer) -> None:
         self.loader = loader
         self.trainer = trainer
+        # Images of the next epoch that were seen before, over all ranks, if in batches of another
+        # size: else that follows from the number of batches.
         self.seen: int | None = None
-        """Images of the next epoch that were seen before, over all ranks, where batches of another
-        size were: else that follows from the number of batches."""
 
     @property
     def images_per_batch(self) -> int:
@@ -46,7 +43,6 @@ class TrainLoader(LoaderProxy):
 
     def __iter__(self) -> Iterator[Batch]:
         sampler: Any = self.loader.sampler
-        assert isinstance(sampler, EpochSampler)
         loop: Any = self.trainer.fit_loop
         epoch = loop.epoch_progress.current.processed
         position = loop.epoch_loop.batch_progress.current.ready

@@ -21,14 +21,10 @@ class InMemoryDataModule(ImageDataModule):
     each class of the training images.
     """
 
-    classes: Sequence[str]
-    """Names of the K classes, in the order of the labels."""
-    image_shape: tuple[int, int, int]
-    """(C, H, W)."""
-    pixel_mean: Sequence[float]
-    """Mean of each channel over the training images, in 0..1."""
-    pixel_std: Sequence[float]
-    """Standard deviation of each channel over the training images, in 0..1."""
+    classes: Sequence[str]  # names of the K classes, in the order of the labels
+    image_shape: tuple[int, int, int]  # (C, H, W)
+    pixel_mean: Sequence[float]  # of each channel over the training images, in 0..1
+    pixel_std: Sequence[float]  # likewise, the standard deviation
 
     @abstractmethod
     def load(self, train: bool) -> tuple[Tensor, Tensor]:
@@ -65,10 +61,8 @@ class DownloadedDataModule(InMemoryDataModule):
         **kwargs: Arguments of ImageDataModule.
     """
 
-    source: type[Any]
-    """Class of the torchvision data set."""
-    folder: str
-    """Where in ``root`` torchvision keeps its files."""
+    source: type[Any]  # class of the torchvision data set
+    folder: str  # where in ``root`` torchvision keeps its files
 
     def __init__(self, root: str = "data", download: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -88,12 +82,12 @@ class DownloadedDataModule(InMemoryDataModule):
             return self.source(self.root, train=train, download=download)
         except (RuntimeError, OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[-1]  # the lines before list the mirrors
-            failure, remedy = (
-                (" and could not be downloaded", "check the connection, or copy the files there")
-                if download
-                else ("", "set root to the folder that has them, or download to true")
-            )
+            place = f"'{Path(self.root, self.folder)}'"
+            remedy = "set root to the folder that has them, or download to true"
+            if download:
+                place += " and could not be downloaded"
+                remedy = "check the connection, or copy the files there"
             raise FileNotFoundError(
-                f"The files of {type(self).__name__} are missing or damaged in "
-                f"'{Path(self.root, self.folder)}'{failure} ({reason}); {remedy}."
+                f"The files of {type(self).__name__} are missing or damaged in {place} ({reason}); "
+                f"{remedy}."
             ) from error

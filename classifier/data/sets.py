@@ -25,12 +25,9 @@ T = TypeVar("T")
 class ImageFiles(NamedTuple):
     """A batch of image files to predict, in the order they were given."""
 
-    images: Tensor
-    """uint8 ``(N, C, H, W)`` of the readable files; ``(0, C, 1, 1)`` when there are none."""
-    files: list[str]
-    """The N readable files."""
-    unreadable: list[tuple[str, str]]
-    """The other files, each with the reason in one line."""
+    images: Tensor  # uint8 (N, C, H, W) of the readable files; (0, C, 1, 1) when there are none
+    files: list[str]  # the N readable ones
+    unreadable: list[tuple[str, str]]  # the others, each with the reason in one line
 
 
 class ImageSet(Dataset[Batch]):
@@ -40,8 +37,7 @@ class ImageSet(Dataset[Batch]):
     can depend on the epoch even in worker processes that outlive it.
     """
 
-    labels: Tensor
-    """int64 ``(N,)``."""
+    labels: Tensor  # int64 (N,)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -57,14 +53,9 @@ class ImageSet(Dataset[Batch]):
 
 @dataclass(eq=False)
 class MemorySet(ImageSet):
-    """Images in one tensor, so that a batch is one slice of it.
+    """Images in one tensor, so that a batch is one slice of it."""
 
-    Args:
-        images: uint8 ``(N, C, H, W)``.
-        labels: int64 ``(N,)``.
-    """
-
-    images: Tensor
+    images: Tensor  # uint8 (N, C, H, W)
     labels: Tensor
 
     def __getitems__(self, keys: list[int] | Tensor) -> Batch:
@@ -81,21 +72,13 @@ class MemorySet(ImageSet):
 
 @dataclass(eq=False)
 class FileSet(ImageSet):
-    """Image files that are read and transformed when a batch needs them.
-
-    Args:
-        paths: The N files.
-        labels: int64 ``(N,)``.
-        names: Of the files, in a fingerprint.
-        read: Reads one of them.
-        seed: Makes random transforms a function of (seed, epoch, image) alone.
-    """
+    """Image files that are read and transformed when a batch needs them."""
 
     paths: Sequence[Path]
     labels: Tensor
-    names: Sequence[str]
+    names: Sequence[str]  # of the files, in a fingerprint
     read: ImageReader
-    seed: int
+    seed: int  # makes random transforms a function of (seed, epoch, image) alone
 
     def __getitems__(self, keys: list[int]) -> Batch:
         images = stack([self._image(key) for key in keys])
@@ -119,14 +102,8 @@ class EpochSampler(DistributedSampler[int]):
     In a distributed run all training ranks get equally many images (the remainder is left out,
     another one each epoch) and evaluation sees every image exactly once, without padding.
 
-    It is a DistributedSampler because Lightning replaces any other kind by a padded one.
-
-    Args:
-        images: The set to draw from.
-        shuffle: Whether to draw at random, for training.
-        num_replicas: Number of processes that share the set.
-        rank: Number of this process.
-        seed: Chooses the orders.
+    It is a DistributedSampler because Lightning replaces any other kind by a padded one; its
+    arguments are of that.
     """
 
     def __init__(
@@ -135,8 +112,7 @@ class EpochSampler(DistributedSampler[int]):
         super().__init__(images, num_replicas, rank, shuffle, seed, drop_last=shuffle)
         self.images = images
         self.number = len(images)
-        self.start = 0
-        """How many images of an epoch, over all ranks, to leave out: they were seen before."""
+        self.start = 0  # images of an epoch, over all ranks, to leave out: they were seen before
 
     def __iter__(self) -> Iterator[int]:
         yield from self.keys().tolist()
@@ -158,12 +134,7 @@ class EpochSampler(DistributedSampler[int]):
 
 @dataclass(eq=False)
 class PredictionSet(Dataset[ImageFiles]):
-    """Image files without labels, for prediction.
-
-    Args:
-        paths: The files.
-        read: Reads one of them.
-    """
+    """Image files without labels, for prediction."""
 
     paths: Sequence[Path]
     read: ImageReader

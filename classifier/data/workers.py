@@ -28,16 +28,11 @@ PATH_BYTES = 4096
 
 
 class WorkerSlot:
-    """What a worker says of itself, in memory shared with the trainer.
-
-    Attributes:
-        pid: Its process; 0 before it has started.
-        path: The file that it reads, as bytes; empty between two files.
-    """
+    """What a worker says of itself, in memory shared with the trainer."""
 
     def __init__(self) -> None:
-        self.pid: Any = RawValue("q", 0)
-        self.path: Any = RawArray("c", PATH_BYTES)
+        self.pid: Any = RawValue("q", 0)  # 0 before it has started
+        self.path: Any = RawArray("c", PATH_BYTES)  # the file that it reads, or empty
 
     def __str__(self) -> str:
         path = os.fsdecode(self.path.value)
@@ -45,14 +40,9 @@ class WorkerSlot:
 
 
 class WorkerPool:
-    """The workers of one loader.
+    """So many workers of one loader."""
 
-    Args:
-        number: How many.
-    """
-
-    known: ClassVar["weakref.WeakSet[WorkerPool]"] = weakref.WeakSet()
-    """Those of this process."""
+    known: ClassVar["weakref.WeakSet[WorkerPool]"] = weakref.WeakSet()  # those of this process
 
     def __init__(self, number: int) -> None:
         self.slots = [WorkerSlot() for _ in range(number)]
@@ -61,8 +51,7 @@ class WorkerPool:
         WorkerPool.known.add(self)
 
 
-own_slot: WorkerSlot | None = None
-"""That of this process, if it is a worker."""
+own_slot: WorkerSlot | None = None  # that of this process, if it is a worker
 
 
 def worker_settings(number: int) -> dict[str, Any]:
@@ -78,12 +67,7 @@ def worker_settings(number: int) -> dict[str, Any]:
 
 
 def init_worker(pool: WorkerPool, number: int) -> None:
-    """Binds this process to its trainer, and does what Lightning does for a worker.
-
-    Args:
-        pool: Its pool.
-        number: Its place there.
-    """
+    """Binds this process, a worker, to its trainer, and does what Lightning does for one."""
     global own_slot
     die_with_parent(pool.trainer)
     ignore_first_stop()
@@ -109,24 +93,18 @@ class WorkerErrorReporter(Callback):
     """Says which worker failed a loader, and what it was reading; ends those that hang.
 
     A worker that is killed fails whatever the trainer is about at the time, not only its loader.
-
-    Attributes:
-        reported: Whether it said so of the error that ended a run.
     """
 
     state_key = "WorkerNames"
-    reported = False
+    reported = False  # whether it said so of the error that ended a run
 
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
-        if not isinstance(exception, RuntimeError):
-            return
-        # While a batch is awaited, the cause alone tells how a worker ended.
-        texts = [explain(str(error)) for error in (exception.__cause__, exception)]
-        if text := texts[0] or texts[1]:
-            exception.args = (text,)
-            self.reported = True
+    def on_exception(self, trainer: pl.Trainer, _: Any, exception: BaseException) -> None:
+        if isinstance(exception, RuntimeError):
+            # While a batch is awaited, the cause alone tells how a worker ended.
+            texts = [explain(str(error)) for error in (exception.__cause__, exception)]
+            if text := texts[0] or texts[1]:
+                exception.args = (text,)
+                self.reported = True
 
 
 def explain(text: str) -> str | None:
@@ -137,10 +115,10 @@ def explain(text: str) -> str | None:
     if found is None:
         return None
     lost = [int(pid) for pid in found[1].split(",")]
-    names = [f"{number} {slot}" for number, slot in _slots() if slot.pid.value in lost]
+    names = ", ".join(f"{number} {slot}" for number, slot in _slots() if slot.pid.value in lost)
     if not names:
         return None
-    text = f"data worker {', '.join(names)} {found[2].strip()}."
+    text = f"data worker {names} {found[2].strip()}."
     if "exit code" in text:
         return text
     memory = "shared memory, /dev/shm," if "Bus error" in text else "memory"

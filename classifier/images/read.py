@@ -22,8 +22,7 @@ OTHERS = (
     ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf .rw2"
     " .rwl .sr2 .srf .srw .x3f .dcm .exr .jxl .jxr .avif .webp"
 )
-UNREAD_SUFFIXES = HEIF_SUFFIXES | {*OTHERS.split()}
-"""Suffixes of images that nothing reads unless Pillow, or a plugin of it, registers them."""
+UNREAD_SUFFIXES = HEIF_SUFFIXES | {*OTHERS.split()}  # unless Pillow, or a plugin, registers them
 PROFILE_BYTES = 16 * 2**20  # of a colour profile or text; Pillow's own limit, 1 MiB, is exceeded
 
 
@@ -31,14 +30,11 @@ def read_image(path: Path, in_channels: int) -> Tensor:
     """Reads an image file as uint8 ``(C, H, W)``.
 
     The camera's orientation (EXIF) is applied, 16-bit greyscale is scaled to 8 bits, transparent
-    pixels are laid over white, and of an animation the first frame counts.
-
-    Args:
-        path: Any format that Pillow knows.
-        in_channels: 1 for greyscale, 3 for RGB.
+    pixels are laid over white, and of an animation the first frame counts. One channel is
+    greyscale, three are RGB.
 
     Raises:
-        ValueError: The file is not a whole image of a supported kind; the text names it and why.
+        UserError: The file is not a whole image of a supported kind; the text names it and why.
     """
     mode = {1: "L", 3: "RGB"}[in_channels]
     try:
@@ -70,11 +66,7 @@ def remedy(suffix: str) -> str:
 
 
 def stack(images: list[Tensor]) -> Tensor:
-    """Stacks images ``(C, H, W)`` to ``(N, C, H, W)``.
-
-    Raises:
-        ValueError: They differ in size.
-    """
+    """Stacks images ``(C, H, W)`` to ``(N, C, H, W)``; raises UserError if their sizes differ."""
     shapes = sorted({tuple(image.shape) for image in images})
     if len(shapes) > 1:
         raise UserError(
@@ -97,11 +89,8 @@ def _reason(path: Path, error: Exception) -> str:
     if path.stat().st_size == 0:
         return "the file is empty."
     if isinstance(error, UnidentifiedImageError):
-        return (
-            remedy(kind)
-            if (kind := _unread_kind(path))
-            else "not an image, or damaged at its start."
-        )
+        kind = _unread_kind(path)
+        return remedy(kind) if kind else "not an image, or damaged at its start."
     return " ".join(str(error).split()).rstrip(".") + "."
 
 
@@ -171,8 +160,8 @@ class ImageReader:
         """Reads ``path`` as uint8 ``(C, H, W)``.
 
         Raises:
-            ValueError: The file cannot be read.
-            UserError: The transform changed the pixels' type, so their 0..255 scale is in doubt.
+            UserError: The file cannot be read, or the transform changed the pixels' type, so that
+                their 0..255 scale is in doubt.
         """
         image: Tensor = self.transform(read_image(path, self.in_channels))
         if image.dtype != torch.uint8:

@@ -11,18 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from jsonargparse import DefaultHelpFormatter, _typehints, _util, set_parsing_settings
-from jsonargparse._common import ImportDenied, check_import_path, parsing_settings
-
-__all__ = [
-    "Formatter",
-    "ImportDenied",
-    "asking",
-    "check_import_path",
-    "defining_paths",
-    "groups_of",
-    "names_of",
-    "shown_groups",
-]
+from jsonargparse._common import ImportDenied as ImportDenied  # for others to import from here
+from jsonargparse._common import check_import_path as check_import_path
+from jsonargparse._common import parsing_settings
 
 _lock = threading.Lock()
 _users = 0
@@ -33,11 +24,9 @@ _before: dict[str, object] = {}
 def asking(check: Callable[[str], None], never: Sequence[str]) -> Iterator[None]:
     """Within, every class path of a value is shown to ``check`` before it is imported.
 
-    It is asked twice: for the path as it is given, and for where the object is defined.
-
-    Args:
-        check: Raises ``ImportDenied`` for a path that may not be imported; one for the process.
-        never: Paths that are denied besides those that jsonargparse denies by itself.
+    It is asked twice: for the path as it is given, and for where the object is defined, and raises
+    ``ImportDenied``. There is one for the process. Those that jsonargparse denies by itself, and
+    ``never``, are denied anyway.
     """
     global _users
     with _lock:

@@ -58,18 +58,14 @@ def skip_empty_hooks(trainer: Any) -> Iterator[None]:
         (data_connector, "is_overridden", cache(is_overridden)),
         (training_epoch_loop, "is_param_in_hook_signature", cache(is_param_in_hook_signature)),
     ]
-    before = [(module, name, getattr(module, name)) for module, name, _ in lean]
-    asked = os.environ.get(ASK_NVML, "0")
-    if not torch.cuda.device_count():
-        os.environ[ASK_NVML] = "0"
-    for module, name, function in lean:
-        setattr(module, name, function)
-    try:
-        yield
-    finally:
-        for module, name, function in before:
+    with contextlib.ExitStack() as undo:
+        undo.callback(os.environ.update, {ASK_NVML: os.environ.get(ASK_NVML, "0")})
+        if not torch.cuda.device_count():
+            os.environ[ASK_NVML] = "0"
+        for module, name, function in lean:
+            undo.callback(setattr, module, name, getattr(module, name))
             setattr(module, name, function)
-        os.environ[ASK_NVML] = asked
+        yield
 
 
 class Hooks:
@@ -92,23 +88,20 @@ class Hooks:
             self.callbacks = list(trainer.callbacks)
             self.functions = {}
         key = hook_name, monitoring_callbacks
-        functions = self.functions.get(key)
-        if functions is None:
-            functions = self.functions[key] = self._functions(*key)
-        if not functions:
-            return
-        module = trainer.lightning_module
-        with NamedHook(module, hook_name):
-            for function in functions:
-                function(trainer, module, *args, **kwargs)
+        if key not in self.functions:
+            self.functions[key] = self._functions(*key)
+        if functions := self.functions[key]:
+            module = trainer.lightning_module
+            with NamedHook(module, hook_name):
+                for function in functions:
+                    function(trainer, module, *args, **kwargs)
 
     def _functions(self, name: str, monitoring: bool | None) -> list[Callable[..., None]]:
-        callbacks = [
-            callback
+        functions = [
+            getattr(callback, name)
             for callback in self.callbacks
             if monitoring is None or isinstance(callback, EarlyStopping | Checkpoint) == monitoring
         ]
-        functions = [getattr(callback, name) for callback in callbacks]
         empty = getattr(Callback, name)
         return [f for f in functions if callable(f) and getattr(f, "__func__", f) is not empty]
 
@@ -117,18 +110,20 @@ class Hooks:
     ) -> Any:
         """Calls the hook of the module, if it has one."""
         module = pl_module or trainer.lightning_module
-        function = getattr(module, hook_name)
-        if hook_name in EMPTY and function.__func__ is getattr(pl.LightningModule, hook_name):
-            return None
-        with NamedHook(module, hook_name):
-            return function(*args, **kwargs) if callable(function) else None
+        return self._call(module, module, pl.LightningModule, hook_name, *args, **kwargs)
 
     def of_strategy(self, trainer: Any, hook_name: str, *args: Any, **kwargs: Any) -> Any:
         """Calls the hook of the strategy, if it has one."""
-        function = getattr(trainer.strategy, hook_name)
-        if hook_name in EMPTY and function.__func__ is getattr(Strategy, hook_name):
+        module = trainer.lightning_module
+        return self._call(module, trainer.strategy, Strategy, hook_name, *args, **kwargs)
+
+    def _call(
+        self, module: Any, owner: Any, base: type, name: str, *args: Any, **kwargs: Any
+    ) -> Any:
+        function = getattr(owner, name)
+        if name in EMPTY and function.__func__ is getattr(base, name):
             return None
-        with NamedHook(trainer.lightning_module, hook_name):
+        with NamedHook(module, name):
             return function(*args, **kwargs) if callable(function) else None
 
 
@@ -205,24 +200,22 @@ def without_signal_handlers(trainer: pl.Trainer) -> Iterator[None]:
 # restarted and to set the metrics that were logged in the first part of an epoch.
 
 
-def can_stop_early(trainer: pl.Trainer) -> bool:
+def can_stop_early(trainer: Any) -> bool:
     """Whether a training may be stopped: the least numbers of epochs and steps are done."""
-    loop: Any = trainer.fit_loop
-    return bool(loop._can_stop_early)
+    return bool(trainer.fit_loop._can_stop_early)
 
 
-def is_validation_due(trainer: pl.Trainer) -> bool:
+def is_validation_due(trainer: Any) -> bool:
     """Whether a validation follows the batch, and not only because the training ends."""
-    loop: Any = trainer.fit_loop
     stop, trainer.should_stop = trainer.should_stop, False
-    due: bool = loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+    due = trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
     trainer.should_stop = stop
-    return due
+    return bool(due)
 
 
-def measured_by_validation(trainer: pl.Trainer) -> set[str]:
+def measured_by_validation(trainer: Any) -> set[str]:
     """The names of the metrics that the validation which ends has measured."""
-    results: Any = trainer.fit_loop.epoch_loop.val_loop._results
+    results = trainer.fit_loop.epoch_loop.val_loop._results
     return {result.meta.name for result in results.values()}
 
 
@@ -236,28 +229,26 @@ def mark_epoch_ended(state: dict[str, Any]) -> None:
     batches["is_last_batch"] = False
 
 
-def begin_whole_epoch(trainer: pl.Trainer) -> None:
+def begin_whole_epoch(trainer: Any) -> None:
     """Lets an epoch begin that is not the rest of one, whatever Lightning takes it for."""
-    loop: Any = trainer.fit_loop
-    loop.epoch_loop.restarting = False
-    loop._restarting = False
+    trainer.fit_loop.epoch_loop.restarting = False
+    end_restart(trainer)
 
 
-def end_restart(trainer: pl.Trainer) -> None:
+def end_restart(trainer: Any) -> None:
     """Ends the state of being resumed; else ReduceLROnPlateau would leave this epoch out."""
-    loop: Any = trainer.fit_loop
-    loop._restarting = False
+    trainer.fit_loop._restarting = False
 
 
-def metric_states(trainer: pl.Trainer) -> dict[str, Any]:
+def metric_states(trainer: Any) -> dict[str, Any]:
     """What this rank has accumulated in the epoch: torchmetrics by name, other means by key."""
 
     def state(metric: Any) -> dict[str, Any]:
         values = metric.metric_state.items()
         return {k: v.clone() if isinstance(v, torch.Tensor) else list(v) for k, v in values}
 
-    loop: Any = trainer.fit_loop.epoch_loop
-    results = {key: result for key, result in loop._results.items() if result.meta.on_epoch}
+    every = trainer.fit_loop.epoch_loop._results
+    results = {key: result for key, result in every.items() if result.meta.on_epoch}
     logged = {id(result.value) for result in results.values() if not result.is_tensor}
     modules = trainer.lightning_module.named_modules()
     return {
@@ -269,12 +260,9 @@ def metric_states(trainer: pl.Trainer) -> dict[str, Any]:
 def restore_metrics(
     trainer: pl.Trainer, position: dict[str, Any], whole: bool
 ) -> list[dict[str, Any]]:
-    """Takes up what was measured before the checkpoint.
+    """Takes up what was measured before the checkpoint, by what it says of its position.
 
-    Args:
-        trainer: The trainer that is resumed.
-        position: What the checkpoint says of its position.
-        whole: Whether the epoch begins again, so that what it has measured so far does not count.
+    Where the whole epoch begins again, what it has measured so far does not count.
 
     Returns:
         What can only be added later: the other means, of each rank whose part this one takes over.
@@ -309,9 +297,9 @@ def add_pending_results(trainer: pl.Trainer, earlier: list[dict[str, Any]]) -> N
                 setattr(result, name, add(now, saved[name].to(now.device)))
 
 
-def restart_epoch(trainer: pl.Trainer) -> None:
+def restart_epoch(trainer: Any) -> None:
     """Takes the rest of an epoch back to where the whole epoch is about to begin."""
-    loop: Any = trainer.fit_loop
+    loop = trainer.fit_loop
     for progress in (loop.epoch_progress.total, loop.epoch_progress.current):
         progress.ready -= 1
         progress.started -= 1

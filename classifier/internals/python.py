@@ -18,8 +18,7 @@ APART = "import sys; sys.path[:1] = [folder for folder in sys.path[:1] if folder
 def isolate_children(prelude: Callable[[], str]) -> Iterator[None]:
     """Within, a process that is started, not forked, has no working folder on its path.
 
-    Args:
-        prelude: Returns statements that it executes next, each with a semicolon behind it.
+    What ``prelude`` returns it executes next: statements, each with a semicolon behind it.
     """
     original = util.spawnv_passfds
 

@@ -16,11 +16,7 @@ Built = TypeVar("Built")
 
 
 def build(setting: str, builder: Callable[[Any], Built], argument: Any) -> Built:
-    """Calls a class, or a function that has its other settings.
-
-    Raises:
-        UserError: If a setting is out of range.
-    """
+    """Calls a class, or a function that has its other settings; UserError if one is off."""
     try:
         built = builder(argument)
     except (ValueError, TypeError) as error:

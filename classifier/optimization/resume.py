@@ -129,8 +129,6 @@ def _class_path(settings: Settings, name: str) -> str | None:
 
 def _changed(saved: Settings, settings: Settings, name: str) -> dict[str, Any]:
     """The init_args of ``name`` that differ from the saved ones."""
-    old, new = (
-        dict(spec.get("init_args") or {}) if isinstance(spec, Mapping) else {}
-        for spec in (saved.get(name), settings.get(name))
-    )
+    specs = (saved.get(name), settings.get(name))
+    old, new = (spec.get("init_args") or {} if isinstance(spec, Mapping) else {} for spec in specs)
     return {key: value for key, value in new.items() if key not in old or old[key] != value}

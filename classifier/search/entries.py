@@ -26,14 +26,16 @@ class Choices:
     A block's label is the name of its class, ``AdamW``, or its whole YAML where two blocks have
     the same class.
 
-    Args:
-        values: The choices.
+    Attributes:
+        size: How many params there are; None for no end of them.
+        members: All params, in order.
+        probes: Enough params to find out whether they can be used.
+        meaning: What counts when two searches are compared.
     """
 
-    def __init__(self, values: Sequence[Any]) -> None:
+    def __init__(self, values: list[Any]) -> None:
         if not values:
             raise UserError("the list of choices is empty.")
-        self.values = values
         names = [_name(value) for value in values]
         labels = [
             literal(value) if isinstance(value, dict | list) and names.count(name) > 1 else name
@@ -45,26 +47,10 @@ class Choices:
             if same(one, other) or label == other_label:  # Optuna takes true for 1
                 raise UserError(f"{literal(one)} and {literal(other)} are the same choice.")
         self.distribution = CategoricalDistribution(labels)
-
-    @property
-    def size(self) -> int | None:
-        """How many params there are; None for no end of them."""
-        return len(self.values)
-
-    @property
-    def members(self) -> Sequence[Any]:
-        """All params, in order."""
-        return self.distribution.choices
-
-    @property
-    def probes(self) -> Sequence[Any]:
-        """Enough params to find out whether they can be used."""
-        return self.members
-
-    @property
-    def meaning(self) -> list[Any]:
-        """The choices, however they were written."""
-        return list(self.values)
+        self.values = self.meaning = values
+        self.size = len(values)
+        self.members: Sequence[Any] = self.distribution.choices
+        self.probes = self.members
 
     def value(self, param: Any) -> Any:
         """What a param stands for."""
@@ -74,10 +60,6 @@ class Choices:
         """What stands for a value; a LookupError if it is no choice."""
         index = [same(value, choice) for choice in self.values].index(True)
         return self.members[index]
-
-    def label(self, param: Any) -> Any:
-        """A param as tables show it."""
-        return param
 
     def __str__(self) -> str:
         return " | ".join(
@@ -93,7 +75,7 @@ def _name(value: Any) -> Any:
 
 
 class Range:
-    """Numbers from low to high, both included.
+    """Numbers from low to high, both included; has the attributes of `Choices`.
 
     Args:
         low: The lowest.
@@ -128,12 +110,13 @@ class Range:
                 self.distribution = IntDistribution(int(low), int(high), bool(log), int(step or 1))
             else:
                 self.distribution = FloatDistribution(low, high, bool(log), step)
-
-    @property
-    def size(self) -> int | None:
-        """How many numbers there are; None for no end of them."""
-        low, high, step = self._decimals()
-        return None if step is None else int((high - low) / step) + 1
+        found = self.distribution
+        self.probes = found.low, found.high
+        self.meaning = {key: getattr(found, key) for key in RANGE}
+        self._low = Decimal(repr(found.low))
+        self._step = None if found.step is None else Decimal(repr(found.step))
+        length = Decimal(repr(found.high)) - self._low
+        self.size = None if self._step is None else int(length / self._step) + 1
 
     @property
     def members(self) -> Sequence[Any]:
@@ -141,23 +124,13 @@ class Range:
         low, step = self.distribution.low, self.distribution.step or 0
         return [self.value(low + index * step) for index in range(self.size or 0)]
 
-    @property
-    def probes(self) -> Sequence[Any]:
-        """Enough numbers to find out whether they can be used."""
-        return self.distribution.low, self.distribution.high
-
-    @property
-    def meaning(self) -> dict[str, Any]:
-        """The range with all that may be left out of it."""
-        return {key: getattr(self.distribution, key) for key in RANGE}
-
     def value(self, param: Any) -> Any:
         """The number, with a step written as people do: 0.3 and not 0.1 + 0.1 + 0.1."""
         kind = type(self.distribution.low)
-        low, _, step = self._decimals()
-        if step is None:
+        if self._step is None:
             return kind(param)
-        return kind(low + round((Decimal(param) - low) / step) * step)
+        steps = round((Decimal(param) - self._low) / self._step)
+        return kind(self._low + steps * self._step)
 
     def param(self, value: Any) -> Any:
         """The number as Optuna has it; a LookupError if it lies outside the range."""
@@ -169,15 +142,6 @@ class Range:
         if not low <= number <= high or self.value(number) != number:
             raise LookupError
         return number
-
-    def label(self, param: Any) -> Any:
-        """A param as tables show it."""
-        return self.value(param)
-
-    def _decimals(self) -> tuple[Decimal, Decimal, Decimal | None]:
-        of = self.distribution
-        step = None if of.step is None else Decimal(repr(of.step))
-        return Decimal(repr(of.low)), Decimal(repr(of.high)), step
 
     def __str__(self) -> str:
         notes = ["log"] if self.distribution.log else []

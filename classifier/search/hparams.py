@@ -30,11 +30,6 @@ def write_experiment(folder: Path, space: Space, monitor: str) -> None:
 
     Without it TensorBoard takes every scalar for a result, and of the searched names only those
     of the trial that it happens to read first. Does nothing if there is one already.
-
-    Args:
-        folder: The search folder, above those of the trials.
-        space: What is searched.
-        monitor: The metric that the search improves.
     """
     if any(folder.glob("events.out.tfevents*")):
         return

@@ -43,20 +43,16 @@ def search(settings: Settings) -> int:
 
 
 def run(settings: Settings, working_folder: Path | None = None) -> int:
-    """Runs trials until there are as many as wanted; returns the exit code.
-
-    Args:
-        settings: Those of the search.
-        working_folder: Where a new search runs its trials; here if not given.
+    """Runs trials until there are as many as wanted, those of a new search in a working folder.
 
     Returns:
         0; 1 if the workers exited early or no configuration is complete; 130 or 143 after a signal.
     """
     folder = settings.folder
     folder.mkdir(parents=True, exist_ok=True)
-    save(settings, folder)
+    save(settings)
     (folder / "workers").mkdir(exist_ok=True)
-    study = Study(folder, settings)
+    study = Study(settings)
     study.begin_in(working_folder or Path.cwd())
     sign(folder, study.working_folder)
     write_experiment(folder, study.space, settings.monitor)
@@ -95,13 +91,11 @@ def check_new(settings: Settings) -> None:
             f"'{folder}' exists and is not a search folder; name another, --folder DIR."
         )
     check_name(settings)
-    space = Space(settings.space)
-    base = settings.base.read_text(encoding="utf-8")
-    blocks = _variants(space, base)
     here = settings.engine == "local"
     if here:
         share_cores(settings.workers)
-    rehearse(settings.base, blocks, settings.monitor, here)
+    variants = _variants(Space(settings.space), settings.base.read_text(encoding="utf-8"))
+    rehearse(settings.base, variants, settings.monitor, here)
 
 
 def check_trusted(folder: Path) -> None:
@@ -155,7 +149,7 @@ def write_configs(settings: Settings) -> int:
     """
     folder = settings.folder / "dry_run"
     folder.mkdir(parents=True, exist_ok=True)
-    study = Study(settings.folder, settings, InMemoryStorage())
+    study = Study(settings, InMemoryStorage())
     for _ in range(settings.dry_run):
         trial = study.claim_next()
         if trial is None:
@@ -175,16 +169,7 @@ def refit(folder: Path, top_k: int, seeds: int, workers: int | None) -> int:
     """Trains the best configurations of a search from scratch with new seeds.
 
     The best of many trials is in part the luckiest; the mean over seeds that chose nothing is
-    what can be expected of it.
-
-    Args:
-        folder: The search folder.
-        top_k: How many configurations.
-        seeds: How many seeds for each.
-        workers: How many workers; as many as the search if not given.
-
-    Returns:
-        The exit code of a search.
+    what can be expected of it. Returns the exit code of a search.
     """
     study = Study.of(folder)
     results = report.complete(study)

@@ -49,16 +49,18 @@ def rehearse(base: Path, variants: Mapping[str, str], monitor: str, here: bool) 
         raise UserError(problem)
 
 
-def _rehearse(channel: Connection, *arguments: object) -> None:
-    reset_inherited_state()
-    with contextlib.suppress(BrokenPipeError):  # whoever asked is gone
-        channel.send(_problem(*arguments))  # type: ignore[arg-type]  # those of _problem
-
-
-def _problem(base: Path, variants: Mapping[str, str], monitor: str, devices: Sequence[str]) -> str:
+def _rehearse(
+    channel: Connection,
+    base: Path,
+    variants: Mapping[str, str],
+    monitor: str,
+    devices: Sequence[str],
+) -> None:
     from classifier.cli.quiet import quiet
     from classifier.cli.run import explained
 
+    reset_inherited_state()
+    problem = ""
     for change, config in {"": str(base), **variants}.items():
         words = ["--config", config, *devices]
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()) as told, quiet():
@@ -66,8 +68,10 @@ def _problem(base: Path, variants: Mapping[str, str], monitor: str, devices: Seq
         if code:
             # The text of a variant has no file, so that its lines say nothing.
             message = re.sub(r"^error: (--config:\d+: )?", "", told.getvalue().strip())
-            return f"with {change}: {message}" if change else message
-    return ""
+            problem = f"with {change}: {message}" if change else message
+            break
+    with contextlib.suppress(BrokenPipeError):  # whoever asked is gone
+        channel.send(problem)
 
 
 def _build(words: Sequence[str], monitor: str) -> int:

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from classifier.atomic import open_to_append
+from classifier.cli.job import Job
 from classifier.cli.run import COMMAND
-from classifier.runs import Direction
 
 OUTPUT = "output.log"  # what a trial prints, in its folder
 START = "started at "  # how the output of each start of a fit begins
@@ -45,50 +45,25 @@ def warm_up() -> None:
 
 @dataclass(frozen=True)
 class Trial:
-    """What a trial's process has to know.
+    """What a trial's process has to know."""
 
-    Attributes:
-        arguments: The options of its ``fit``.
-        folder: Its run folder, ``<search folder>/trials/<number>``.
-        monitor: The metric that the search improves.
-        direction: Which way it is better.
-        hyperparameters: The searched values by name, for TensorBoard.
-        words: What the user's own words name in the search, class paths among it.
-        trusted: Packages that the user trusts.
-    """
-
-    arguments: Sequence[str]
-    folder: Path
-    monitor: str
-    direction: Direction
-    hyperparameters: Mapping[str, Any]
-    words: Sequence[str] = ()
-    trusted: Sequence[str] = ()
-
-    @property
-    def name(self) -> str:
-        """What the run is called: the search folder and the number."""
-        return f"{self.folder.parent.parent.name}_{self.folder.name}"
+    arguments: Sequence[str]  # the options of its fit
+    job: Job
+    hyperparameters: Mapping[str, Any]  # the searched values by name, for TensorBoard
 
     def to_json(self) -> str:
         """The trial as a text."""
-        return json.dumps({**asdict(self), "folder": str(self.folder)})
+        return json.dumps(asdict(self), default=str)
 
     @classmethod
     def from_json(cls, text: str) -> "Trial":
         """The trial of a text."""
-        facts = json.loads(text)
-        return cls(**{**facts, "folder": Path(facts["folder"])})
+        arguments, job, hyperparameters = json.loads(text).values()
+        return cls(arguments, Job(**{**job, "folder": Path(job["folder"])}), hyperparameters)
 
 
 class FitProcess:
-    """The fit of a trial, in a process of its own.
-
-    Args:
-        trial: The trial.
-        working_folder: Where it runs.
-        environment: Variables to set.
-    """
+    """The fit of a trial in a process of its own, in a working folder, with variables set."""
 
     def __init__(self, trial: Trial, working_folder: Path, environment: Mapping[str, str]) -> None:
         self.channel, theirs = context.Pipe()
@@ -99,11 +74,7 @@ class FitProcess:
         theirs.close()
 
     def next_value(self, timeout: float, *others: Any) -> tuple[int, float] | None:
-        """Waits for the value of an epoch.
-
-        Args:
-            timeout: Seconds.
-            others: File descriptors; whatever can be read there ends the waiting too.
+        """Waits some seconds for the value of an epoch, or until one of ``others`` can be read.
 
         Returns:
             Epochs done and the value, to be answered; None if anything else came.
@@ -111,11 +82,11 @@ class FitProcess:
         if self.channel not in wait([self.channel, self.process.sentinel, *others], timeout):
             return None
         try:
-            epoch, value = self.channel.recv()
+            measured: tuple[int, float] = self.channel.recv()
         except (EOFError, OSError):
             wait([self.process.sentinel], 1)  # it is dead or about to be
             return None
-        return epoch, value
+        return measured
 
     def answer(self, stop: bool) -> None:
         """Tells the fit whether to stop after this epoch."""
@@ -140,31 +111,24 @@ class FitProcess:
         Returns:
             The exit code.
         """
+        pid = self.process.pid
+        assert pid is not None
         try:
             if self.exit_code is None:
-                self._terminate(should_stop)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGTERM)
+            end = time.monotonic() + GRACE_SECONDS
+            while self.exit_code is None and (left := end - time.monotonic()) > 0:
+                if measured := self.next_value(left):
+                    self.answer(should_stop(*measured))
         finally:
-            self._kill()
+            # On macOS a group of which nobody is alive is a matter of permission.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)
+            wait([self.process.sentinel])
         code = self.exit_code
         assert code is not None
         return code
-
-    def _terminate(self, should_stop: Callable[[int, float], bool]) -> None:
-        assert self.process.pid is not None
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.process.pid, signal.SIGTERM)
-        end = time.monotonic() + GRACE_SECONDS
-        while self.exit_code is None and time.monotonic() < end:
-            measured = self.next_value(max(0, end - time.monotonic()))
-            if measured is not None:
-                self.answer(should_stop(*measured))
-
-    def _kill(self) -> None:
-        assert self.process.pid is not None
-        # On macOS a group of which nobody is alive is a matter of permission.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        wait([self.process.sentinel])
 
 
 def reset_inherited_state() -> None:
@@ -183,7 +147,7 @@ def _fit(
     """What runs in the process."""
     reset_inherited_state()
     os.setsid()  # whatever it starts can be killed with it, and Ctrl-C does not reach it
-    with open_to_append(trial.folder / OUTPUT) as file:
+    with open_to_append(trial.job.folder / OUTPUT) as file:
         file.write(time.strftime(f"{START}%Y-%m-%d %H:%M:%S\n").encode())
         file.flush()
         os.dup2(file.fileno(), 1)

@@ -4,14 +4,12 @@ import difflib
 import shlex
 import sys
 import time
-import warnings
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from optuna.exceptions import ExperimentalWarning
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -24,6 +22,7 @@ from classifier.errors import UserError
 from classifier.runs import RunFolder
 from classifier.search.engines import Engine
 from classifier.search.results import Group, Results, Row
+from classifier.search.samplers import without_experimental_warnings
 from classifier.search.space import SEED
 from classifier.search.study import Study
 from classifier.search.worker import Stop
@@ -40,24 +39,18 @@ ORDER = ("complete", "pruned", "running", "waiting", "failed")  # of a table
 def announce(study: Study, workers: str) -> None:
     """Says what is going to happen."""
     settings = study.settings
-    done = sum(trial.state.is_finished() for trial in study.trials())
-    plural = "" if study.total == 1 else "s"
-    total = (
-        f"{study.total} trial{plural}" if study.total else f"trials for {settings.max_seconds:g} s"
-    )
-    terminal.out(
-        f"{terminal.display_path(study.folder)}: {total}"
-        f"{f', {done} of them done' if done else ''}; {workers}"
-    )
+    total = f"{study.total} trial{'' if study.total == 1 else 's'}"
+    if not study.total:
+        total = f"trials for {settings.max_seconds:g} s"
+    if done := sum(trial.state.is_finished() for trial in study.trials()):
+        total += f", {done} of them done"
+    terminal.out(f"{terminal.display_path(study.folder)}: {total}; {workers}")
     for entry in study.space.describe():
         terminal.out(f"  {entry}")
     if study.plan is None:
-        inside = study.space.point(study.base) is not None
-        first = (
-            "trial 0 is the base config"
-            if inside
-            else "no trial is the base config, which lies outside this space"
-        )
+        first = "trial 0 is the base config"
+        if study.space.point(study.base) is None:
+            first = "no trial is the base config, which lies outside this space"
         pruner = settings.pruner
         early = f"{_class_name(pruner)} stops bad trials" if pruner else "no trial is stopped"
         terminal.out(f"  {_class_name(settings.sampler)} chooses, {early} early; {first}")
@@ -93,11 +86,10 @@ def follow(study: Study, engine: Engine, stop: Stop) -> None:
 
 
 def conclude(results: Results, incomplete: bool) -> bool:
-    """Says what came out; returns whether any configuration is complete.
+    """Says what came out, which is incomplete if the workers exited early.
 
-    Args:
-        results: The trials.
-        incomplete: Whether the workers exited before the trials were done.
+    Returns:
+        Whether any configuration is complete.
     """
     study, ranked = results.study, results.ranked
     folder = terminal.display_path(study.folder)
@@ -105,7 +97,7 @@ def conclude(results: Results, incomplete: bool) -> bool:
     if incomplete:
         terminal.error(
             "all workers exited before the search was complete.\n"
-            f"{newest_log_tail(study.folder)}See '{terminal.display_path(folder / 'workers')}'."
+            f"{newest_log_tail(study.folder)}See '{folder / 'workers'}'."
         )
     if not ranked:
         failed = any(row.state == "failed" for row in results.rows)
@@ -180,8 +172,8 @@ def table(folder: Path) -> int:
         key=lambda row: (ORDER.index(row.state), sign * (row.outcome.value or 0), row.number),
     )
     grid = Table(box=None, pad_edge=False, header_style="")
-    headings = ["trial", "state", study.settings.monitor, *results.columns, "epochs", "seconds"]
-    for heading in (*headings, ""):
+    headings = ["trial", "state", study.settings.monitor, *results.columns, "epochs", "seconds", ""]
+    for heading in headings:
         grid.add_column(heading, no_wrap=bool(heading))
     for number, state, outcome, values, _ in ordered:
         value = "" if outcome.value is None else f"{outcome.value:.4f}"
@@ -209,14 +201,8 @@ def best(folder: Path) -> int:
     winner = results.ranked[0]
     terminal.out(format_group(study, winner))
     name = str(terminal.display_path(study.folder / "best.yaml"))
-    changes = difflib.unified_diff(
-        study.base.splitlines(),
-        results.best_config.splitlines(),
-        "base.yaml",
-        name,
-        lineterm="",
-        n=0,
-    )
+    texts = study.base.splitlines(), results.best_config.splitlines()
+    changes = difflib.unified_diff(*texts, "base.yaml", name, lineterm="", n=0)
     terminal.out("\n".join(changes) or "the base config itself")
     checkpoint = terminal.display_path(RunFolder(winner.rows[0].folder).best)
     terminal.out(f"  {terminal.command('fit', '--config', name)}")
@@ -250,8 +236,7 @@ def importance(folder: Path, plot: Path | None) -> int:
         )
     from optuna.importance import get_param_importances  # scikit-learn takes a second
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
+    with without_experimental_warnings():
         shares = get_param_importances(study.study)
     width = max(map(len, shares))
     for name, share in shares.items():
@@ -345,7 +330,6 @@ def time_left(results: Results, workers: int) -> str:
 def duration(seconds: float) -> str:
     """A time in words: ``40 s``, ``3 min 20 s``, ``2 h 5 min``."""
     minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"

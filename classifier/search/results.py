@@ -17,31 +17,16 @@ from classifier.search.process import OUTPUT, START
 from classifier.search.storage import Outcome, TrialRecord
 from classifier.search.study import Study
 
-STATES = {
-    TrialState.COMPLETE: "complete",
-    TrialState.PRUNED: "pruned",
-    TrialState.FAIL: "failed",
-    TrialState.RUNNING: "running",
-    TrialState.WAITING: "waiting",
-}
 OWN = ("number", "state", "value", "epochs", "seconds", "folder", "reason")  # of trials.csv
 
 
 class Row(NamedTuple):
-    """A trial.
-
-    Attributes:
-        number: Its number.
-        state: complete, pruned, failed, running or waiting.
-        outcome: What became of it, or what it has reached so far.
-        values: The searched values by name, blocks by their labels.
-        folder: Its run folder.
-    """
+    """A trial."""
 
     number: int
-    state: str
-    outcome: Outcome
-    values: dict[str, Any]
+    state: str  # complete, pruned, failed, running or waiting
+    outcome: Outcome  # or what it has reached so far
+    values: dict[str, Any]  # the searched ones by name, blocks by their labels
     folder: Path
 
     @property
@@ -55,19 +40,11 @@ class Group(NamedTuple):
 
     rows: list[Row]
     mean: float
-    deviation: float | None
-    """Sample standard deviation; None for a single trial."""
+    deviation: float | None  # of a sample; None for a single trial
 
 
 class Results:
-    """The trials of a search as they are at one moment.
-
-    Args:
-        study: The study.
-
-    Attributes:
-        rows: All trials by number.
-    """
+    """The trials of a search as they are at one moment, ``rows`` by number."""
 
     def __init__(self, study: Study) -> None:
         self.study = study
@@ -127,16 +104,12 @@ def _row(study: Study, trial: FrozenTrial) -> Row:
     folder = study.trial_folder(trial.number)
     noted = TrialRecord.of(trial).outcome if trial.state.is_finished() else None
     reached = noted or TrialRun(folder, study.settings.monitor, study.settings.direction).reached
-    return Row(trial.number, STATES[trial.state], reached, study.values_of(trial), folder)
+    state = "failed" if trial.state == TrialState.FAIL else trial.state.name.lower()
+    return Row(trial.number, state, reached, study.values_of(trial), folder)
 
 
 class TrialRun:
-    """What the run folder of a trial says, read once.
-
-    Args:
-        folder: The folder; there need not be a run in it yet.
-        monitor: The metric searched for.
-        direction: minimize or maximize.
+    """What the run folder of a trial says, read once; there need not be a run in it yet.
 
     Attributes:
         is_finished: Whether the fit came to its end.
@@ -161,11 +134,7 @@ class TrialRun:
         )
 
     def outcome(self, code: int) -> Outcome:
-        """What became of the trial, whose process has ended by itself.
-
-        Args:
-            code: Its exit code.
-        """
+        """What became of the trial, whose process has ended by itself with an exit code."""
         reason = why_failed(self.folder, code) if code else self._why_unusable()
         return replace(self.reached, value=None, reason=reason) if reason else self.reached
 

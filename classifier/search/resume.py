@@ -59,33 +59,20 @@ def differences(held: Settings, wanted: Settings) -> list[str]:
 
 def _defining_settings(settings: Settings) -> dict[str, Any]:
     """What decides what is searched, written in one way."""
-    space = Space(settings.space)
+    space, storage = Space(settings.space), settings.storage
     ordered = settings.sampler == "grid"
-    found = {
-        "space": space.meaning(ordered),
-        "name": settings.name,
-        "monitor": settings.monitor,
-        "direction": settings.direction,
-        "sampler": settings.sampler,
-        "pruner": settings.pruner,
-        "plan": settings.plan,
-        "storage": _without_credentials(settings.storage),
-    }
+    found: dict[str, Any] = {"space": space.meaning(ordered)}
+    for key in ("name", "monitor", "direction", "sampler", "pruner", "plan"):
+        found[key] = getattr(settings, key)
+    # A database without who asks for it.
+    found["storage"] = storage and re.sub(r"://[^/]*@", "://", os.path.expandvars(storage))
     return found | {"the order of the space": list(space.names)} if ordered else found
-
-
-def _without_credentials(storage: str | None) -> str | None:
-    """A database without who asks for it."""
-    return storage and re.sub(r"://[^/]*@", "://", os.path.expandvars(storage))
 
 
 def _base_differences(held: str, wanted: str, space: Space | None) -> Iterator[str]:
     """Says how two base configs differ outside their hyperparameters, which are but names.
 
-    Args:
-        held: One text.
-        wanted: The other.
-        space: What is searched in both: each name has to change the same places.
+    Each name of the space has to change the same places in both.
     """
     found = _describe_differences(_without_names(held), _without_names(wanted))
     yield from found

@@ -44,15 +44,11 @@ def make_sampler(spec: Spec | Literal["grid"], number: int) -> BaseSampler:
     Its seed depends on the number of the trial: a search that was interrupted proposes
     what it would have without, and workers that sample at the same time draw different numbers.
 
-    Args:
-        spec: The class and its init_args, or ``grid``, whose trials need none.
-        number: The number of the trial.
-
     Raises:
         UserError: The class does not accept its init_args, or needs a package.
     """
     if spec == "grid":
-        return RandomSampler()
+        return RandomSampler()  # whose trials are known beforehand
     if spec["class_path"].endswith(GRIDS):
         raise UserError(NO_GRID)
     found: BaseSampler = _instantiate("sampler", BaseSampler, _reseeded(spec, number))
@@ -65,9 +61,7 @@ def make_pruner(spec: Spec | None) -> BasePruner:
     Raises:
         UserError: The class does not accept its init_args, or needs a package.
     """
-    if spec is None:
-        return NopPruner()
-    found: BasePruner = _instantiate("pruner", BasePruner, spec)
+    found: BasePruner = NopPruner() if spec is None else _instantiate("pruner", BasePruner, spec)
     return found
 
 

@@ -15,6 +15,7 @@ from classifier.anchored_yaml import load as load_yaml
 from classifier.anchored_yaml.scalars import Dumper
 from classifier.atomic import write_text
 from classifier.cli.errors import Where
+from classifier.cli.words import take_option
 from classifier.errors import UserError, did_you_mean
 from classifier.search import parser, samplers
 from classifier.search.entries import RANGE
@@ -96,37 +97,37 @@ def parse(arguments: Sequence[str]) -> Settings:
     Raises:
         UserError: A setting is missing, unknown or wrong.
     """
-    taken, rest = _split(arguments)
-    sources = [_read(Path(value)) for option, value in taken if option in ("--config", "-c")]
+    files, rest = take_option(arguments, "--config", "-c")
+    sources = [_read(Path(file)) for file in files]
     given: dict[str, Any] = {}
     for source in sources:
         given |= load_yaml(source.text, source.name)
-    for option, value in taken:
-        if option == "--space":
-            given["space"] = load_yaml(value, option)
-        elif option.startswith("--space."):
-            entry = load_yaml(value, option)
-            given["space"] = _with_entry(given.get("space"), option.removeprefix("--space."), entry)
+    options = dict.fromkeys(word.partition("=")[0] for word in rest)
+    of_space = [option for option in options if option.partition(".")[0] == "--space"]
+    for option in sorted(of_space, key="--space".__ne__):  # the whole, then its parts in order
+        values, rest = take_option(rest, option)
+        _, _, entry = option.partition(".")
+        value = load_yaml(values[-1], option)
+        given["space"] = _with_entry(given.get("space"), entry, value) if entry else value
     by_hand = any(argument.startswith("--pruner") for argument in arguments)
     if SEED in (given.get("space") or {}) and "pruner" not in given and not by_hand:
         given["pruner"] = None  # a configuration counts only if all its seeds are complete
     where = _finder(sources, arguments)
-    files = [Path(source.name) for source in sources]
-    return _completed(parser.parse(Settings, given, rest, where), files, where)
+    found = parser.parse(Settings, given, rest, where)
+    return _completed(found, [Path(file) for file in files], where)
 
 
-def save(settings: Settings, folder: Path) -> None:
-    """Writes ``search.yaml``, the complete settings, and ``base.yaml`` into a search folder."""
-    write_text(folder / BASE, settings.base.read_text(encoding="utf-8"))
+def save(settings: Settings) -> None:
+    """Writes ``search.yaml``, the complete settings, and ``base.yaml`` into the search folder."""
+    write_text(settings.folder / BASE, settings.base.read_text(encoding="utf-8"))
     kept = [key for key in KEYS if key not in ("base", "folder")]
     data = {"base": BASE} | {key: getattr(settings, key) for key in kept}
-    if settings.plan is not None:
-        data["plan"] = settings.plan
+    data |= {} if settings.plan is None else {"plan": settings.plan}
     text: str = yaml.dump(
         data, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None
     )
     note = f"# The complete settings of this search. Only {', '.join(FREE)} may change.\n"
-    write_text(folder / FILE, note + text)
+    write_text(settings.folder / FILE, note + text)
 
 
 def load(folder: Path) -> Settings:
@@ -149,23 +150,6 @@ def load(folder: Path) -> Settings:
 
 
 # ---- the command line and the search file ----
-
-
-def _split(arguments: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
-    """Takes the search files and the changes of the space out of a command line."""
-    taken, rest = [], []
-    remaining = iter(arguments)
-    for argument in remaining:
-        option, has_value, value = argument.partition("=")
-        if option not in ("--config", "-c", "--space") and not option.startswith("--space."):
-            rest.append(argument)
-            continue
-        if not has_value:
-            value = next(remaining, "")
-        if not value.strip() or value.startswith("--"):
-            raise UserError(f"{option}: expected a value.")
-        taken.append((option, value))
-    return taken, rest
 
 
 def _read(path: Path) -> ConfigSource:
@@ -224,12 +208,22 @@ def _completed(found: dict[str, Any], files: Sequence[Path], where: Where) -> Se
     base = _base(found["base"], files, where)
     name = os.path.relpath(base)
     text = _text(base, name)
-    folder = found["folder"] if found["folder"] != Path() else _default_folder([*files, base][0])
+    folder, file = found["folder"], [*files, base][0]
+    if folder == Path():
+        saved = file.name == FILE and (file.parent / BASE).is_file()  # the settings of a search
+        folder = file.parent if saved else Path("searches", file.stem)
     folder = folder.resolve()
     monitor = found["monitor"] or setting_in(text, ("model", "monitor")) or DEFAULT_MONITOR
-    direction = _direction(monitor, found["direction"], folder, text, where)
-    found |= {"base": base, "folder": folder, "monitor": monitor, "direction": direction}
-    settings = Settings(**{**found, "name": found["name"] or _default_name(folder)})
+    # The folder may be somebody else's: nothing in it is imported here. It may have been moved.
+    begun = _text(folder / FILE, str(folder / FILE)) if (folder / FILE).is_file() else ""
+    found |= {
+        "base": base,
+        "folder": folder,
+        "name": found["name"] or str(setting_in(begun, ["name"]) or folder.name),
+        "monitor": monitor,
+        "direction": _direction(monitor, found["direction"], begun, text, where),
+    }
+    settings = Settings(**found)
     _check(settings, where)
     space = Space(settings.space, where)
     space.check(text, name)
@@ -241,19 +235,17 @@ def _completed(found: dict[str, Any], files: Sequence[Path], where: Where) -> Se
 
 
 def _direction(
-    monitor: str, given: runs.Direction | None, folder: Path, base: str, where: Where
+    monitor: str, given: runs.Direction | None, begun: str, base: str, where: Where
 ) -> runs.Direction:
     """Which way the metric is better; a search that has begun keeps its own.
 
     Raises:
         UserError: It contradicts the metric, or nothing says it.
     """
-    if (folder / FILE).is_file():  # which may be somebody else's: nothing in it is imported here
-        begun = _text(folder / FILE, str(folder / FILE))
-        held = setting_in(begun, ("direction",))
-        same = setting_in(begun, ("monitor",)) == monitor
-        if same and held in MODES.values() and given in (None, held):
-            return cast(runs.Direction, held)
+    held = setting_in(begun, ["direction"])
+    same = setting_in(begun, ["monitor"]) == monitor
+    if same and held in MODES.values() and given in (None, held):
+        return cast(runs.Direction, held)
     stage, _, name = monitor.partition("_")
     right = DIRECTIONS.get(name) if stage in ("train", "val") else None
     if right is None and monitor == setting_in(base, ("model", "monitor")):
@@ -269,9 +261,7 @@ def _direction(
             f"{where('direction')}direction: {given} contradicts {monitor}, to {right}; leave it "
             "out."
         )
-    direction = given or right
-    assert direction
-    return direction
+    return cast(runs.Direction, given or right)
 
 
 def _check_budget(n_trials: int | None, space: Space) -> None:
@@ -310,19 +300,6 @@ def _text(path: Path, name: str) -> str:
     return text
 
 
-def _default_folder(file: Path) -> Path:
-    """That of the search whose saved settings are read again, or a new one."""
-    saved = file.name == FILE and (file.parent / BASE).is_file()
-    return file.parent if saved else Path("searches", file.stem)
-
-
-def _default_name(folder: Path) -> str:
-    """That of the search in the folder, which may have been moved since; else the folder's."""
-    file = folder / FILE
-    held = setting_in(_text(file, str(file)), ["name"]) if file.is_file() else None
-    return str(held or folder.name)
-
-
 def _check(settings: Settings, where: Where) -> None:
     for key, least in (("n_trials", 1), ("workers", 1), ("dry_run", 0)):
         if (number := getattr(settings, key)) is not None and number < least:
@@ -336,23 +313,18 @@ def _check(settings: Settings, where: Where) -> None:
             "n_trials: not given. Say how many trials to train, --n_trials 20, or for how long, "
             "--max_seconds 3600."
         )
-    with about("storage", where):
-        _check_storage(settings.storage)
+    url = os.path.expandvars(settings.storage or "")
+    if url.startswith("sqlite"):
+        raise UserError(
+            f"{where('storage')}storage: SQLite's locks fail between machines; leave storage out, "
+            "or use PostgreSQL, postgresql://USER@HOST/NAME."
+        )
+    if settings.storage is not None and "://" not in url:
+        raise UserError(
+            f"{where('storage')}storage: '{settings.storage}' is not the URL of a database, "
+            "expected postgresql://USER@HOST/NAME, or null for a file in the search folder."
+        )
     with about("sampler", where):
         samplers.make_sampler(settings.sampler, 0)
     with about("pruner", where):
         samplers.make_pruner(settings.pruner)
-
-
-def _check_storage(storage: str | None) -> None:
-    url = os.path.expandvars(storage) if storage else ""
-    if url.startswith("sqlite"):
-        raise UserError(
-            "SQLite's locks fail between machines; leave storage out, or use PostgreSQL, "
-            "postgresql://USER@HOST/NAME."
-        )
-    if storage is not None and "://" not in url:
-        raise UserError(
-            f"'{storage}' is not the URL of a database, expected postgresql://USER@HOST/NAME, or "
-            "null for a file in the search folder."
-        )

@@ -35,12 +35,7 @@ def signed_folder(folder: Path) -> Path | None:
 
 
 def trust_in(folder: Path, trusted: list[str]) -> Trust:
-    """What a search folder may import that the user names, but whose files need not be his.
-
-    Args:
-        folder: The search folder.
-        trusted: Packages that the user trusts.
-    """
+    """What a search folder may import that the user names, but whose files need not be his."""
     origin, working_folder = _origin(folder)
     if origin == "own" and working_folder and working_folder.is_dir():
         return Trust(["optuna"], words(folder), trusted, here=working_folder)
@@ -56,25 +51,11 @@ def trust_in(folder: Path, trusted: list[str]) -> Trust:
 
 
 def trust_to_resume(folder: Path, named: object) -> Trust:
-    """What the files of a search may import where the user's own search file resumes it.
-
-    Args:
-        folder: The search folder.
-        named: What that file names.
-    """
+    """What a search may import where the user's own search file, which has names, resumes it."""
     origin, _ = _origin(folder)
     if origin == "own":
         return Trust(words=None)
     return Trust(["optuna"], strings(named), (), Found(f"'{folder / FILE}'", origin, {}))
-
-
-def trust_for_trials(folder: Path) -> dict[str, list[str]]:
-    """What the trials may import: what the search names, if it is the user's, and is trusted."""
-    trust = active()
-    return {
-        "words": words(folder) if is_own() else [],
-        "trusted": list(trust.trusted) if trust else [],
-    }
 
 
 def words(folder: Path) -> list[str]:
@@ -82,8 +63,7 @@ def words(folder: Path) -> list[str]:
 
     That is out of the storage, which no signature is on.
     """
-    settings = {**load((folder / FILE).read_text(encoding="utf-8"))}
-    settings.pop("plan", None)
+    settings = load((folder / FILE).read_text(encoding="utf-8")) | {"plan": None}
     base = (folder / BASE).read_text(encoding="utf-8")
     return sorted(names_in([json.dumps(settings, default=str), base]))
 

@@ -83,18 +83,6 @@ class Space:
 
     # ---- one configuration ----
 
-    def values(self, params: Mapping[str, Any], seed: int | None = None) -> dict[KeyPath, Any]:
-        """What a configuration stands for, by path in the config.
-
-        Args:
-            params: The configuration; names which it leaves out keep the base config's value.
-            seed: Seed of the training; None keeps the base config's.
-        """
-        found: dict[KeyPath, Any] = {
-            _path(name): self._entries[name].value(param) for name, param in params.items()
-        }
-        return found if seed is None else found | {(SEED,): seed}
-
     def text(
         self,
         base: str,
@@ -110,9 +98,14 @@ class Space:
             seed: Seed of the training; None keeps the base config's.
             name: What to call the base config in messages.
         """
-        if seed is not None and SEED not in load(base, name):
-            base = _with_seed(base, seed)
-        return set_values(base, self.values(params, seed), name)
+        changes: dict[KeyPath, Any] = {
+            _path(name): self._entries[name].value(param) for name, param in params.items()
+        }
+        if seed is not None:
+            changes[SEED,] = seed
+            if SEED not in load(base, name):
+                base = _with_seed(base, seed)
+        return set_values(base, changes, name)
 
     def point(self, base: str) -> dict[str, Any] | None:
         """The configuration of the base config itself; None if it lies outside the space."""
@@ -126,9 +119,10 @@ class Space:
 
     def labelled(self, params: Mapping[str, Any], seed: int | None = None) -> dict[str, Any]:
         """A configuration with its seed in the order of the names; blocks by their labels."""
-        labels = {name: self._entries[name].label(param) for name, param in params.items()}
-        if seed is not None:
-            labels[SEED] = seed
+        labels = {} if seed is None else {SEED: seed}
+        for name, param in params.items():
+            entry = self._entries[name]
+            labels[name] = entry.value(param) if isinstance(entry, Range) else param
         return {name: labels[name] for name in self.names if name in labels}
 
     # ---- all configurations ----
@@ -136,9 +130,8 @@ class Space:
     @property
     def size(self) -> int | None:
         """How many configurations there are, seeds left out; None for no end, or over a million."""
-        sizes = [entry.size for entry in self._entries.values() if entry.size is not None]
-        known = len(sizes) == len(self._entries) and math.prod(sizes) <= MAX_SIZE
-        return math.prod(sizes) if known else None
+        size = math.prod(entry.size or MAX_SIZE + 1 for entry in self._entries.values())
+        return size if size <= MAX_SIZE else None
 
     def grid(self) -> list[dict[str, Any]]:
         """All configurations; the last name changes fastest.
@@ -168,17 +161,11 @@ class Space:
         return [f"{name} {lines[name]}" for name in self.names]
 
     def meaning(self, ordered: bool) -> dict[str, Any]:
-        """What is searched, written in one way, by name.
-
-        Args:
-            ordered: Whether the order of choices counts.
-        """
+        """What is searched, by name, written in one way, unless the order of choices counts."""
         found = {name: entry.meaning for name, entry in self._entries.items()}
         found |= {SEED: list(self.seeds)} if self.seeds else {}
-        if ordered:
-            return found
         return {
-            name: sorted(entry, key=literal) if isinstance(entry, list) else entry
+            name: entry if ordered or isinstance(entry, dict) else sorted(entry, key=literal)
             for name, entry in found.items()
         }
 
@@ -192,10 +179,6 @@ class Space:
 
     def check(self, base: str, name: str = "base config") -> None:
         """Refuses names which the base config lacks, or where a value would have no effect.
-
-        Args:
-            base: The base config.
-            name: What to call it in messages.
 
         Raises:
             UserError: A name is unknown, an alias of another one, or used by no alias; or no

@@ -27,9 +27,6 @@ class Journal(JournalFileBackend):
 
     Optuna's own lock outlives a killed holder for half a minute, or for ever if the folder was
     moved since; and behind half a line it would write on and then never read the file again.
-
-    Args:
-        path: The file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -52,11 +49,7 @@ class Journal(JournalFileBackend):
 
 
 def open_storage(url: str | None, folder: Path) -> BaseStorage:
-    """Opens the database, or the journal file of the search folder.
-
-    Args:
-        url: Of PostgreSQL; variables of the environment, ``$NAME``, are filled in.
-        folder: The search folder.
+    """Opens the database, in whose URL ``$NAME`` is filled in, or the folder's journal file.
 
     Raises:
         UserError: If the database cannot be reached.
@@ -72,10 +65,10 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
         if place.drivername == "postgresql":
             # SQLAlchemy 2.1 took another default; this is the driver of our extra.
             place = place.set(drivername="postgresql+psycopg2")
-        # A connection may be idle for the hours of a trial and be closed by the server meanwhile.
-        options = {"pool_pre_ping": True}
         address = place.render_as_string(hide_password=False)
-        return optuna.storages.get_storage(RDBStorage(address, engine_kwargs=options))
+        # A connection may be idle for the hours of a trial and be closed by the server meanwhile.
+        database = RDBStorage(address, engine_kwargs={"pool_pre_ping": True})
+        return optuna.storages.get_storage(database)
     except (SQLAlchemyError, ImportError, ValueError) as error:
         cause = str(error.__cause__ or error).strip().splitlines()[0]
         shown = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
@@ -135,38 +128,23 @@ def active_worker(folder: Path) -> Iterator[Worker]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a trial.
+    """What became of a trial."""
 
-    Attributes:
-        value: The best value of its epochs; None if it failed.
-        reason: Why it failed.
-        epochs: How many it trained.
-        seconds: How long it trained, over all its starts.
-    """
-
-    value: float | None = None
-    reason: str = ""
+    value: float | None = None  # the best of its epochs; None if it failed
+    reason: str = ""  # of a failure
     epochs: int = 0
-    seconds: float = 0.0
+    seconds: float = 0.0  # of training, over all its starts
 
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """What workers note of a trial beside Optuna's own fields: its ``user_attrs``.
+    """What workers note of a trial beside Optuna's own fields: its ``user_attrs``."""
 
-    Attributes:
-        attempt: How many times it was claimed since its last new epoch.
-        worker: Who claimed it last; None if that was another program.
-        beat: Counts the heartbeats of that worker.
-        pruned: Whether the pruner stopped it.
-        outcome: What became of it; None while it has not ended.
-    """
-
-    attempt: int = 0
-    worker: Worker | None = None
-    beat: int = 0
-    pruned: bool = False
-    outcome: Outcome | None = None
+    attempt: int = 0  # how many times it was claimed since its last new epoch
+    worker: Worker | None = None  # who claimed it last; None if that was another program
+    beat: int = 0  # counts the heartbeats of that worker
+    pruned: bool = False  # whether the pruner stopped it
+    outcome: Outcome | None = None  # None while it has not ended
 
     @classmethod
     def of(cls, trial: FrozenTrial) -> "TrialRecord":

@@ -14,7 +14,6 @@ from typing import Any
 
 import optuna
 from filelock import FileLock
-from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -23,7 +22,7 @@ from classifier.errors import UserError
 from classifier.search import signed
 from classifier.search.samplers import make_pruner, make_sampler
 from classifier.search.settings import Settings, load
-from classifier.search.space import Distribution, Space
+from classifier.search.space import Space
 from classifier.search.storage import Outcome, TrialRecord, Worker, open_storage
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # the search says itself what happens
@@ -33,27 +32,16 @@ MISSED_BEATS = 4  # heartbeats missed until a worker of another machine is taken
 
 
 class Study:
-    """The trials of a search folder, which are begun if there are none yet.
-
-    Args:
-        folder: The search folder.
-        settings: Its settings.
-        storage: Where the trials are kept; that of the settings if not given.
-        begin: Whether there may be none yet.
+    """The trials of a search folder; ``begin`` says whether there may be none yet.
 
     Raises:
         UserError: If there are none although there should be.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        settings: Settings,
-        storage: BaseStorage | None = None,
-        begin: bool = True,
+        self, settings: Settings, storage: BaseStorage | None = None, begin: bool = True
     ) -> None:
-        self.folder = folder
-        self.settings = settings
+        self.folder, self.settings = settings.folder, settings
         self.space = Space(settings.space)
         self.base = settings.base.read_text(encoding="utf-8")
         # The configurations that are known beforehand; None where they are sampled.
@@ -62,34 +50,27 @@ class Study:
             self.plan = [{}]  # the base config, with several seeds
         elif self.plan is None and settings.sampler == "grid":
             self.plan = self.space.grid()
-        self.storage = storage or open_storage(settings.storage, folder)
-        self.lock = FileLock(folder / ".lock")
+        self.storage = storage or open_storage(settings.storage, self.folder)
+        self.lock = FileLock(self.folder / ".lock")
         self.last_beats: dict[int, tuple[Any, float]] = {}
-        pruner = make_pruner(settings.pruner)
+        known: dict[str, Any] = {"study_name": settings.name, "storage": self.storage}
+        known["pruner"] = make_pruner(settings.pruner)
         if begin:
-            self.study = optuna.create_study(
-                storage=self.storage,
-                study_name=settings.name,
-                direction=settings.direction,
-                pruner=pruner,
-                load_if_exists=True,
-            )
+            direction = settings.direction
+            self.study = optuna.create_study(**known, direction=direction, load_if_exists=True)
             return
         try:
-            self.study = optuna.load_study(
-                study_name=settings.name, storage=self.storage, pruner=pruner
-            )
+            self.study = optuna.load_study(**known)
         except KeyError:
             raise UserError(
-                f"the storage of '{folder}' has no study '{settings.name}'; "
+                f"the storage of '{self.folder}' has no study '{settings.name}'; "
                 "'classifier search --config FILE' begins one."
             ) from None
 
     @classmethod
     def of(cls, folder: Path) -> "Study":
         """The study of a search that has begun."""
-        settings = load(folder)
-        return cls(settings.folder, settings, begin=False)
+        return cls(load(folder), begin=False)
 
     # ---- where its trials run ----
 
@@ -147,10 +128,10 @@ class Study:
     # ---- from waiting to running, and back ----
 
     def claim_next(self, worker: Worker | None = None) -> "ClaimedTrial | None":
-        """Claims the next trial; None if there is none to claim now.
+        """Claims the next trial for a worker, or nobody, who wants only its config.
 
-        Args:
-            worker: Who is going to run it; nobody, if only its config is wanted.
+        Returns:
+            None if there is none to claim now.
         """
         with self.lock:
             if worker is not None:
@@ -163,11 +144,9 @@ class Study:
             if worker is not None:  # first, so that no running trial is ascribed to an earlier one
                 record = replace(before, attempt=before.attempt + 1, worker=worker)
                 record.save(self.storage, trial_id, before)
-            self.storage.set_trial_state_values(trial_id, TrialState.RUNNING)
             self.study.sampler = make_sampler(self.settings.sampler, number)
-            trial = Trial(self.study, trial_id)
-            for name, distribution in self.space.parameters.items():
-                suggest(trial, name, distribution)
+            # It takes the first that waits, which is this one.
+            trial = self.study.ask({**self.space.parameters})
             return ClaimedTrial(self, trial, trial_id, record)
 
     def _next(self) -> int | None:
@@ -218,11 +197,7 @@ class Study:
     def requeue(self, number: int, record: TrialRecord, blame: str = "") -> None:
         """Lets a trial wait for another worker, which resumes it from its last checkpoint.
 
-        Args:
-            number: Its number.
-            record: What the storage has of it.
-            blame: What it may itself have caused. The third time without a new epoch in between
-                it fails for that.
+        For what it may itself have caused, ``blame``, it fails the third time without a new epoch.
         """
         state, changed = TrialState.WAITING, record
         if not blame:
@@ -245,20 +220,11 @@ class Study:
 
 
 class ClaimedTrial:
-    """A trial that a worker runs. It may be lost to another one, as when this machine slept.
-
-    Attributes:
-        record: What the storage has of it.
-        params: Its values, as Optuna keeps them.
-        folder: Where its config and run are.
-        config: Its config, a text.
-    """
+    """A trial that a worker runs. It may be lost to another one, as when this machine slept."""
 
     def __init__(self, study: Study, trial: Trial, trial_id: int, record: TrialRecord) -> None:
-        self.study = study
-        self.trial = trial
-        self.trial_id = trial_id
-        self.record = record
+        self.study, self.trial, self.trial_id = study, trial, trial_id
+        self.record = record  # what the storage has of it
         self.number, self.params = trial.number, trial.params
         self.folder = study.trial_folder(trial.number)
         self.config = study.config_of(trial)
@@ -297,11 +263,7 @@ class ClaimedTrial:
         return True
 
     def requeue(self, blame: str = "") -> None:
-        """Lets it wait for another worker, if it is still held.
-
-        Args:
-            blame: What it may itself have caused.
-        """
+        """Lets it wait for another worker, if it is still held."""
         with self.study.lock:
             if self.is_held():
                 self.study.requeue(self.number, self.record, blame)
@@ -318,15 +280,3 @@ class ClaimedTrial:
     def _save(self, record: TrialRecord) -> None:
         record.save(self.study.storage, self.trial_id, self.record)
         self.record = record
-
-
-def suggest(trial: Trial, name: str, distribution: Distribution) -> None:
-    """Lets the sampler choose a value, unless the trial has one."""
-    if isinstance(distribution, FloatDistribution):
-        bounds = distribution.low, distribution.high
-        trial.suggest_float(name, *bounds, step=distribution.step, log=distribution.log)
-    elif isinstance(distribution, IntDistribution):
-        low, high, step = distribution.low, distribution.high, distribution.step
-        trial.suggest_int(name, low, high, step=step, log=distribution.log)
-    else:
-        trial.suggest_categorical(name, distribution.choices)

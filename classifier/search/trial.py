@@ -13,30 +13,15 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.compat.proto.summary_pb2 import Summary
 
 from classifier import runs
-from classifier.cli.job import Job
 from classifier.cli.run import run as run_verb
 from classifier.search import hparams
 from classifier.search.process import Trial
 
 
 def run(trial: Trial, channel: Connection | None = None) -> int:
-    """Fits a trial; returns the exit code.
-
-    Args:
-        trial: What to fit.
-        channel: The trial's end of a pipe to the search; None if nobody listens, and on all ranks
-            but the first.
-    """
-    job = Job(
-        trial.folder,
-        name=trial.name,
-        monitor=trial.monitor,  # so that its best weights are those that the search found
-        direction=trial.direction,
-        words=trial.words,
-        trusted=trial.trusted,
-    )
+    """Fits a trial; returns the exit code."""
     report = TrialReport(trial, channel)
-    return run_verb(["fit", *trial.arguments], job, trainer_defaults={"callbacks": [report]})
+    return run_verb(["fit", *trial.arguments], trial.job, trainer_defaults={"callbacks": [report]})
 
 
 class TrialReport(Callback):
@@ -50,30 +35,29 @@ class TrialReport(Callback):
 
     Args:
         trial: What is trained.
-        channel: The trial's end of a pipe to the search; None if nobody listens.
-
-    Attributes:
-        is_pruned: Whether the search has stopped it.
+        channel: The trial's end of a pipe to the search; None if nobody listens, and on all ranks
+            but the first.
     """
 
     state_key = "TrialReport"
 
     def __init__(self, trial: Trial, channel: Connection | None = None) -> None:
         super().__init__()
-        self.trial = trial
+        self.trial, self.job = trial, trial.job
+        self.monitor = str(trial.job.monitor)
         self.channel = channel and _Channel(channel)
         self.started_session = False
-        self.is_pruned = False
+        self.is_pruned = False  # by the search
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        start = hparams.session_start(self.trial.hyperparameters, self.trial.name)
+        start = hparams.session_start(self.trial.hyperparameters, str(self.job.name))
         self._write(trainer, start)
         self.started_session = True
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         stop = False
         if trainer.is_global_zero:
-            rows = runs.read_metrics(self.trial.folder)
+            rows = runs.read_metrics(self.job.folder)
             of_epoch = [row for row in rows if int(row["epoch"]) == trainer.current_epoch]
             value = self._measured(of_epoch)
             if value is not None:
@@ -94,16 +78,16 @@ class TrialReport(Callback):
 
     def _measured(self, rows: list[dict[str, str]]) -> float | None:
         """The best of some validations, or one that is not finite; None if there is none."""
-        values = [float(text) for row in rows if (text := row.get(self.trial.monitor))]
+        values = [float(text) for row in rows if (text := row.get(self.monitor))]
         bad = [value for value in values if not math.isfinite(value)]
-        return bad[0] if bad else runs.best_value(rows, self.trial.monitor, self.trial.direction)
+        return bad[0] if bad else runs.best_value(rows, self.monitor, self.job.direction)
 
     def _log_best(self, trainer: pl.Trainer, rows: list[dict[str, str]]) -> None:
-        best = runs.best_value(rows, self.trial.monitor, self.trial.direction)
+        best = runs.best_value(rows, self.monitor, self.job.direction)
         for log in _loggers(trainer):
             if best is not None:
-                tag = f"best/{self.trial.monitor}"
-                log.experiment.add_scalar(tag, best, trainer.global_step - 1)
+                step = trainer.global_step - 1
+                log.experiment.add_scalar(f"best/{self.monitor}", best, step)
             log.experiment.flush()  # before the checkpoint from which a killed trial is resumed
 
     def _write(self, trainer: pl.Trainer, summary: Summary) -> None:
@@ -138,8 +122,7 @@ class _Channel:
 
 def _die() -> None:
     """Kills this process and those that it started, at once: nothing more is written."""
-    leads_its_group = os.getpgrp() == os.getpid()
-    os.kill(0 if leads_its_group else os.getpid(), signal.SIGKILL)
+    os.kill(0 if os.getpgrp() == os.getpid() else os.getpid(), signal.SIGKILL)  # 0: its group
 
 
 def _loggers(trainer: pl.Trainer) -> list[TensorBoardLogger]:

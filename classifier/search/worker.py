@@ -16,6 +16,8 @@ from types import FrameType
 
 from classifier import runs
 from classifier.atomic import write_text
+from classifier.checkpoint.trust import active
+from classifier.cli.job import Job
 from classifier.errors import UserError
 from classifier.runs import RunFolder
 from classifier.search import signed
@@ -36,15 +38,12 @@ class Stop:
 
     Args:
         attached: Whether to end with the process that started this one.
-
-    Attributes:
-        signal: The number of the signal; 0 while there is none.
-        descriptors: File descriptors that become readable when it is time to stop.
     """
 
     def __init__(self, attached: bool = False) -> None:
-        self.signal = 0
+        self.signal = 0  # the number of one that came
         readable, self._writable = os.pipe()
+        # They become readable when it is time to stop.
         self.descriptors = [readable, 0] if attached else [readable]
 
     @classmethod
@@ -78,13 +77,7 @@ def work(
     until: float | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> int:
-    """Runs trials until there are no more, until a time, or until told to stop.
-
-    Args:
-        folder: The search folder.
-        stop: What says to stop.
-        until: Unix time after which no trial is begun.
-        environment: Variables that are set for the trials.
+    """Runs trials until there are no more, until a Unix time, or until told to stop.
 
     Returns:
         The exit code: 0; 130 or 143 after a signal.
@@ -159,26 +152,27 @@ def is_trained(folder: Path) -> bool:
 def fit(trial: ClaimedTrial, stop: Stop, environment: Mapping[str, str]) -> int:
     """Fits a trial's config, from its last checkpoint on if it has one; returns the exit code."""
     study, heartbeat = trial.study, trial.study.settings.heartbeat
-    resumes = RunFolder(trial.folder).last.is_file()
-    task = Trial(
-        arguments=["--config", str(trial.folder / "trial.yaml")]
-        + (["--ckpt_path", str(trial.folder)] if resumes else []),
-        folder=trial.folder,
-        monitor=study.settings.monitor,
+    resumes, trust = RunFolder(trial.folder).last.is_file(), active()
+    arguments = ["--config", str(trial.folder / "trial.yaml")]
+    arguments += ["--ckpt_path", str(trial.folder)] if resumes else []
+    job = Job(
+        trial.folder,
+        name=f"{study.folder.name}_{trial.folder.name}",
+        monitor=study.settings.monitor,  # so that its best weights are those that the search found
         direction=study.settings.direction,
-        hyperparameters=trial.values,
-        **signed.trust_for_trials(study.folder),
+        words=signed.words(study.folder) if signed.is_own() else (),
+        trusted=trust.trusted if trust else (),
     )
+    task = Trial(arguments, job, trial.values)
     process = FitProcess(task, study.working_folder, environment)
     alive = time.monotonic()
     try:
         while process.exit_code is None and not stop.signal:
-            measured = process.next_value(heartbeat, *stop.descriptors)
-            if measured is not None:
+            if measured := process.next_value(heartbeat, *stop.descriptors):
                 process.answer(trial.should_stop_early(*measured))
             stop.wait(0)
             late = time.monotonic() - alive >= heartbeat
-            if (late or measured is not None) and not trial.is_held():
+            if (late or measured) and not trial.is_held():
                 break  # this machine slept, and another took the trial over
             if late:
                 alive = time.monotonic()

@@ -13,12 +13,9 @@ from classifier.splits import random_order, stratified_split
 
 
 class Arrays(Source):
-    """Images as a function loads them.
+    """Images as a function loads them: uint8 ``(N, C, H, W)`` and labels, int64 ``(N,)``.
 
-    Args:
-        class_names: Names of the K classes, in the order of the labels.
-        load: Returns the images, uint8 ``(N, C, H, W)``, and the labels, int64 ``(N,)``, for
-            training, or for test if it is called with False.
+    They are for training, or for test if it is called with False.
     """
 
     class_names: Sequence[str] = ()  # an attribute in place of the property
@@ -49,8 +46,7 @@ def load_digits(train: bool) -> tuple[Tensor, Tensor]:
 def load_torchvision(dataset: Any) -> tuple[Tensor, Tensor]:
     """Returns images, uint8 ``(N, C, H, W)``, and labels of a set of ``torchvision.datasets``.
 
-    Args:
-        dataset: Has its images, ``(N, H, W)`` or ``(N, H, W, C)``, as ``data``, and ``targets``.
+    It has them as ``data``, ``(N, H, W)`` or ``(N, H, W, C)``, and ``targets``.
     """
     images = torch.as_tensor(dataset.data)
     images = images.reshape(*images.shape[:3], -1)

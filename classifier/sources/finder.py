@@ -10,7 +10,7 @@ import re
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from classifier.images.read import (
@@ -70,7 +70,6 @@ class Finder:
         exclude: Patterns of ``fnmatch`` for images to leave out: for their names or, with a "/",
             for their paths below root.
         unread: Whether to find the images that no installed package reads, too.
-
     """
 
     def __init__(
@@ -98,11 +97,9 @@ class Finder:
         return self._contents[str(folder)]
 
     def below(self, tops: Sequence[Path], copies: bool = False) -> list[list[str]]:
-        """Lists the images below each of some folders, sorted.
+        """Lists the images below each of some folders, sorted; links to images as further ones.
 
-        Args:
-            tops: The folders.
-            copies: Whether links to images that are found without them count, too.
+        Without ``copies``, a link to an image that is found anyway is left out.
         """
         found: list[list[str]] = [[] for _ in tops]
         links: list[tuple[str, int]] = []
@@ -111,16 +108,13 @@ class Finder:
             links += [(path, number) for path in contents.image_links]
         if links and not copies:
             self._follow(links, found)
-        return [sorted(paths, key=_parts) for paths in found]
+        return [sorted(paths, key=lambda path: path.replace(os.sep, "\0")) for paths in found]
 
     def _follow(self, links: Sequence[tuple[str, int]], found: list[list[str]]) -> None:
         """Adds links to images, but to none that is there already: each counts once."""
-        folders = {os.path.dirname(path) for paths in found for path in paths}  # noqa: PTH120
-        real = {folder: os.path.realpath(folder) for folder in folders}
-        seen = {
-            f"{real[folder]}{os.sep}{name}"
-            for folder, name in (os.path.split(path) for paths in found for path in paths)
-        }
+        real = cache(os.path.realpath)
+        parts = (os.path.split(path) for paths in found for path in paths)
+        seen = {f"{real(folder)}{os.sep}{name}" for folder, name in parts}
         for path, number in sorted(links):
             target = os.path.realpath(path)
             if target in seen:
@@ -155,9 +149,9 @@ class Finder:
         """Says which images were left out, and why, in a sentence for each reason."""
         left, reasons = self._left_out, (EXCLUDED, LINKED_FOLDERS, LINKED_IMAGES)
         unread = [
-            f"left out {left[suffix].number} {suffix}, such as '{left[suffix].example}': "
-            f"{remedy(suffix)}"
-            for suffix in sorted(left.keys() - {*reasons})
+            f"left out {tally.number} {suffix}, such as '{tally.example}': {remedy(suffix)}"
+            for suffix, tally in sorted(left.items())
+            if suffix not in reasons
         ]
         return unread + [
             f"left out {reason}: {left[reason].number}, such as '{left[reason].example}'."
@@ -253,7 +247,7 @@ def find_images(patterns: Sequence[str]) -> list[Path]:
         FileNotFoundError: If a pattern stands for nothing.
     """
     files: dict[tuple[str, str], str] = {}  # by where they really are
-    real: dict[str, str] = {}
+    real = cache(os.path.realpath)
     for pattern in patterns:
         found = _find(pattern)
         if not found:
@@ -261,9 +255,7 @@ def find_images(patterns: Sequence[str]) -> list[Path]:
             raise FileNotFoundError(f"--images: there is no {kind} '{pattern}'.")
         for path in found:
             folder, name = os.path.split(path)
-            if folder not in real:
-                real[folder] = os.path.realpath(folder)
-            files.setdefault((real[folder], name), path)
+            files.setdefault((real(folder), name), path)
     return [Path(path) for path in files.values()]
 
 
@@ -316,7 +308,3 @@ def _place(folder: str | Path) -> tuple[int, int]:
 def key(path: str | Path, root: Path | None) -> str:
     """A path below root, as it names an image."""
     return str(path).removeprefix(os.path.join(root or "", ""))  # noqa: PTH118  # root may be "/"
-
-
-def _parts(path: str) -> str:
-    return path.replace(os.sep, "\0")

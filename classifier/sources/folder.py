@@ -18,9 +18,8 @@ class Folder(Source):
 
     Args:
         root: Folder of the class folders, or of train, val and test.
-        splits: Which folder, by its path below root, is train, val and test; "none" if all are
-            classes; by their names if None.
-        exclude: Patterns of images to leave out: of their names or, with a "/", of their keys.
+        splits: As for ``find_splits``.
+        exclude: As for ``Finder``.
     """
 
     def __init__(self, root: Path, splits: Splits = None, exclude: Sequence[str] = ()) -> None:
@@ -101,19 +100,14 @@ def check_root(root: Path) -> None:
         return
     if root.exists():
         raise UserError(f"'{root}' is a file; expected the folder of the class folders.")
-    siblings = (
-        [path.name for path in Finder().subfolders(root.parent)] if root.parent.is_dir() else []
-    )
-    hint = did_you_mean(root.name, siblings, "; set root to the folder of the class folders.")
+    beside = Finder().subfolders(root.parent) if root.parent.is_dir() else []
+    names = [path.name for path in beside]
+    hint = did_you_mean(root.name, names, "; set root to the folder of the class folders.")
     raise FileNotFoundError(f"No folder '{root}'{hint}")
 
 
 def find_classes(folder: Path, finder: Finder) -> list[str]:
-    """Lists the class folders in alphabetical order.
-
-    Raises:
-        UserError: There are fewer than two.
-    """
+    """Lists the class folders in alphabetical order; raises UserError if there are not two."""
     folders = finder.subfolders(folder)
     if len(folders) >= 2:
         names = [path.name for path in folders]

@@ -14,15 +14,11 @@ from classifier.splits import order_by_name, random_order
 class Index:
     """N images of one part.
 
-    Attributes:
-        images: uint8 ``(N, C, H, W)`` where they lie in memory, else the file of each.
-        labels: Class of each, int64 ``(N,)``.
-        keys: A name for each, which stays when others come and go; None if only their order tells
-            them apart.
+    Their keys are names that stay when others come and go; None if only order tells them apart.
     """
 
-    images: Tensor | Sequence[Path]
-    labels: Tensor
+    images: Tensor | Sequence[Path]  # uint8 (N, C, H, W) in memory, else the file of each
+    labels: Tensor  # class of each, int64 (N,)
     keys: Sequence[str] | None = None
 
     def draw_order(self, seed: int) -> Tensor:

@@ -10,8 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-import yaml
-
+from classifier.anchored_yaml.scalars import literal
 from classifier.errors import UserError, did_you_mean
 from classifier.sources.finder import Contents, Finder
 
@@ -32,11 +31,7 @@ Splits = Mapping[str, str] | Literal["none"] | None
 def find_splits(root: Path, given: Splits, finder: Finder) -> dict[str, Path]:
     """Finds the folders of train, val and test; where the folders are classes, ``root`` is train.
 
-    Args:
-        root: The folder to look into.
-        given: Which folder is which, by the user; ``"none"`` says that they are classes. By their
-            names if None.
-        finder: What looks.
+    The user says which is which, or ``"none"`` where they are classes; else their names do.
 
     Raises:
         UserError: The folders can be read in two ways, or those given are not there.
@@ -96,7 +91,9 @@ def _role(words: set[str]) -> str | None:
 
 
 def _are_splits(root: Path, tops: Mapping[str, Contents], roles: Mapping[str, str]) -> bool:
-    classes = {name: {*map(_name, top.folders + top.links)} for name, top in tops.items()}
+    classes = {
+        name: {Path(path).name for path in top.folders + top.links} for name, top in tops.items()
+    }
     doubt = _doubt(classes, roles) if roles else _shared(classes)
     if not doubt:
         return bool(roles)
@@ -106,12 +103,10 @@ def _are_splits(root: Path, tops: Mapping[str, Contents], roles: Mapping[str, st
     flat = all(top.images or top.image_links for top in tops.values())
     if 0 < len(roles) < len(tops) and flat and not numbered:
         return False
-    remedies = []
+    remedies = ["If they are splits: each holds <class>/<image>; data.splits names them."]
     if splits := _likely_splits(classes, roles):
         names = _listed(classes[splits["train"]])
-        remedies.append(f"If they are splits of {names}: --data.splits {_written(splits)}")
-    else:
-        remedies.append("If they are splits: each holds <class>/<image>; data.splits names them.")
+        remedies = [f"If they are splits of {names}: --data.splits {_written(splits)}"]
     if len(tops) > 1:
         remedies.append(f"If {_listed(tops)} are classes: --data.splits none")
     lines = "\n  ".join([f"The folders in '{root}' may be splits or classes: {doubt}", *remedies])
@@ -190,17 +185,10 @@ def _is_within(folder: Path, other: Path) -> bool:
     return Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(other))
 
 
-def _name(path: str) -> str:
-    return path.rpartition(os.sep)[2]
-
-
 def _listed(names: Iterable[str]) -> str:
     first = [f"'{name}'" for name in sorted(names)]
     return ", ".join(first if len(first) < 6 else [*first[:4], f"{len(first) - 4} more"])
 
 
 def _written(splits: Mapping[str, str]) -> str:
-    text = yaml.safe_dump(
-        dict(splits), default_flow_style=True, sort_keys=False, width=4096, allow_unicode=True
-    )
-    return shlex.quote(text.strip())
+    return shlex.quote(literal(dict(splits)))

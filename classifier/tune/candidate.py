@@ -21,10 +21,9 @@ from pytorch_lightning.callbacks import (
 )
 
 from classifier.callbacks.divergence import StopOnDivergence
-from classifier.callbacks.lean_hooks import LeanHooks
+from classifier.callbacks.speed import LeanHooks
 from classifier.cli.classifier_cli import ClassifierCLI
 from classifier.data import ImageDataModule
-from classifier.internals.lightning import skip_empty_hooks
 
 # They need a validation, a logger or a run folder.
 NOT_TIMED = (Checkpoint, DeviceStatsMonitor, EarlyStopping, LearningRateMonitor)
@@ -54,13 +53,6 @@ class Meter(Callback):
     Args:
         epochs: Epochs in the whole training, infinite without an end.
         max_steps: Steps in the whole training, likewise. A schedule may be made for no more.
-
-    Attributes:
-        steps: How many steps to train at most.
-        seconds: How long to train at most, not counting the first ``warm_up`` steps.
-        losses: Those of the steps.
-        pace: Steps in a second, not counting the first ones.
-        whole: Steps in the whole training, from its start on.
     """
 
     state_key = "Meter"
@@ -68,10 +60,11 @@ class Meter(Callback):
     def __init__(self, epochs: float, max_steps: float) -> None:
         self.epochs = epochs
         self.max_steps = max_steps
-        self.steps = self.seconds = self.whole = math.inf
-        self.warm_up = WARM_UP
-        self.losses: list[torch.Tensor] = []
-        self.pace = 0.0
+        self.steps = self.seconds = math.inf  # when it ends; seconds count after the warm-up
+        self.whole = math.inf  # steps in the whole training, known from its start on
+        self.warm_up = WARM_UP  # steps that are not timed
+        self.losses: list[torch.Tensor] = []  # of all steps
+        self.pace = 0.0  # steps in a second
         self.begun = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -118,13 +111,10 @@ class Candidate(ClassifierCLI):
         plan: Mapping[str, Any] | None = None,
         data: ImageDataModule | None = None,
     ) -> None:
-        self.plan = dict(plan or {})
+        self.plan = plan or {}
         self.loaded = data
-        self.preparation = 0.0
-        """Seconds until its first step, beyond those of the config as it is."""
-        options = (
-            f"--{key}={yaml.safe_dump(value).split()[0]}" for key, value in self.plan.items()
-        )
+        settings = self.plan.items()
+        options = (f"--{key}={yaml.safe_dump(value).split()[0]}" for key, value in settings)
         super().__init__(args=[*given, *options], run=False)
 
     def before_instantiate_classes(self) -> None:
@@ -145,11 +135,8 @@ class Candidate(ClassifierCLI):
             self.datamodule.reuse_sets_of(self.loaded)
         config = self.config_init.trainer
         callbacks = [c for c in config.callbacks or [] if not isinstance(c, NOT_TIMED)]
-        callbacks += [
-            LeanHooks(),
-            StopOnDivergence(None, self.settings.seed_everything),
-            self.meter,
-        ]
+        diverging = StopOnDivergence(None, self.settings.seed_everything)
+        callbacks += [LeanHooks(), diverging, self.meter]
         devices = config.devices[:1] if isinstance(config.devices, list) else 1
         return pl.Trainer(
             **{**vars(config), **TRAINER, "devices": devices, "callbacks": callbacks, **kwargs}
@@ -175,10 +162,7 @@ class Candidate(ClassifierCLI):
         loop = self.trainer.fit_loop
         loop.epoch_progress.reset()
         loop.epoch_loop.batch_progress.reset()
-        meter = self.meter
-        meter.steps, meter.seconds = steps, seconds
+        self.meter.steps, self.meter.seconds = steps, seconds
         # What workers had read in advance is used up by then.
-        meter.warm_up = WARM_UP + 2 * self.datamodule.num_workers
+        self.meter.warm_up = WARM_UP + 2 * self.datamodule.num_workers
         self.trainer.fit(self.model, datamodule=self.datamodule)
-        with skip_empty_hooks(self.trainer):
-            self.trainer.fit(self.model, datamodule=self.datamodule)

@@ -16,7 +16,6 @@ from classifier.atomic import atomic_create
 from classifier.cli.quiet import quiet
 from classifier.cli.run import CommandParser, explained
 from classifier.errors import UserError
-from classifier.tune.table import Table
 
 if TYPE_CHECKING:
     from classifier.tune.tuning import Tuning
@@ -77,7 +76,7 @@ def _positive(text: str) -> float:
 def _tune(options: argparse.Namespace) -> int:
     from classifier.cli.sources import run_beside
     from classifier.cli.words import take_option
-    from classifier.tune.tuning import Tuning, measure_baseline
+    from classifier.tune.tuning import Tuning
 
     configs, _ = take_option(options.given, "--config", "-c")
     config = next((Path(value) for value in configs if Path(value).is_file()), Path("config"))
@@ -88,14 +87,12 @@ def _tune(options: argparse.Namespace) -> int:
     if not output.parent.is_dir():
         raise UserError(f"--output '{output}': there is no folder '{output.parent}'.")
     with Console().status("") as status:
-        table = Table(status)
-        baseline = measure_baseline(options.given, options.seconds, table)
-        tuning = Tuning(baseline, options.tolerance, table)
+        tuning = Tuning(options.given, options.seconds, options.tolerance, status)
+        tuning.measure_baseline()
         stopped = not _finished(tuning)
     fit = terminal.command("fit", *options.given, "--config", output)
-    tune = terminal.command("tune", *options.given)
     with atomic_create(output) as file:
-        file.write(_text(tuning, table.lines, tune, fit, stopped).encode())
+        file.write(_text(tuning, fit, stopped).encode())
     found = f"{tuning.ratio:.2f} times as fast" if tuning.plan else "no faster plan found"
     terminal.out(f"{found}{'; stopped before the end' if stopped else ''}; {output}:\n  {fit}")
     return 130 if stopped else 0
@@ -112,16 +109,26 @@ def _finished(tuning: "Tuning") -> bool:
     return True
 
 
-def _text(tuning: "Tuning", table: Sequence[str], tune: str, fit: str, stopped: bool) -> str:
+def _text(tuning: "Tuning", fit: str, stopped: bool) -> str:
     """The config of what won, with what it was found by."""
+    from classifier import environment
+
+    facts = environment.describe()
+    machine = [
+        *facts["gpus"],
+        f"{facts['processor']} ({facts['cpu_capability']})",
+        f"{facts['threads']} threads of {facts['cores']} cores",
+        f"torch {facts['packages']['torch']}",
+        f"Python {facts['python']}",
+    ]
     comments = [
         f"What is fastest here, measured by classifier {__version__}:",
-        f"  {tune}",
-        f"on {_machine()}.",
+        f"  {terminal.command('tune', *tuning.given)}",
+        f"on {', '.join(machine)}.",
         "Use it as another config:",
         f"  {fit}",
         "",
-        *table,
+        *tuning.table,
     ]
     if stopped:
         comments += ["", "Stopped before the end: the rest was not measured."]
@@ -137,17 +144,3 @@ def _text(tuning: "Tuning", table: Sequence[str], tune: str, fit: str, stopped: 
     plan = Namespace(tuning.plan).as_dict()  # type: ignore[no-untyped-call]  # nested
     settings = yaml.safe_dump(plan, sort_keys=False)
     return "\n".join([*lines, settings])
-
-
-def _machine() -> str:
-    from classifier import environment
-
-    facts = environment.describe()
-    parts = [
-        *facts["gpus"],
-        f"{facts['processor']} ({facts['cpu_capability']})",
-        f"{facts['threads']} threads of {facts['cores']} cores",
-        f"torch {facts['packages']['torch']}",
-        f"Python {facts['python']}",
-    ]
-    return ", ".join(parts)

@@ -10,17 +10,17 @@ import itertools
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from statistics import fmean, median
 from typing import Any
 
 import torch
+from rich.status import Status
 
-from classifier.cli.command_line import CommandLine
+from classifier import terminal
 from classifier.cli.errors import message_of
 from classifier.platform import cores, memory_may_double
 from classifier.tune.candidate import Candidate
-from classifier.tune.table import Row, Table
 
 PRECISION, LAYOUT = "trainer.precision", "model.channels_last"
 FUSED, COMPILE = "model.optimizer.init_args.fused", "model.compile"
@@ -31,103 +31,81 @@ REFERENCE = {PRECISION: "32-true", LAYOUT: False, FUSED: False, COMPILE: False}
 # By chance the second happens in one of eleven comparisons of a plan with itself.
 ROUNDS, GAIN, STEADY = 9, 1.03, 7
 LOSS_STEPS = 50
+HEADER = f"{'images/s':>10}  {'ratio':>6}  {'loss':>8}  candidate"
 
 
 @dataclass
 class Contender:
-    """A candidate that trains, with its loss.
-
-    Attributes:
-        ratios: How many times as fast as the best so far it was, in each round.
-        failed: Whether it failed while it was timed.
-    """
+    """A candidate that trains."""
 
     candidate: Candidate
     loss: float | None = None
-    ratios: list[float] = field(default_factory=list)
-    failed: bool = False
-
-
-@dataclass(frozen=True)
-class Baseline:
-    """The config as it is, measured, to which its variants are compared.
-
-    Attributes:
-        given: The options of ``fit``.
-        seconds: How long to time a candidate, in all rounds together.
-        as_is: The config as it is.
-        rate: Its images per second.
-        steps: How many steps the loss is the mean of.
-        loss: That of the config in float32.
-        preparation: Seconds until the first steps were done.
-    """
-
-    given: Sequence[str]
-    seconds: float
-    as_is: Candidate
-    rate: float
-    steps: int
-    loss: float
-    preparation: float
-
-    def under(self, plan: Mapping[str, Any]) -> Candidate:
-        """The config under a plan, with the same images."""
-        return Candidate(self.given, plan, self.as_is.datamodule)
-
-
-def measure_baseline(given: Sequence[str], seconds: float, table: Table) -> Baseline:
-    """Trains the config as it is, for the pace, and in float32, for the loss.
-
-    Args:
-        given: The options of ``fit``.
-        seconds: How long to time a candidate.
-        table: Shows it.
-
-    Raises:
-        ValueError: The config itself is wrong, or cannot be trained.
-    """
-    table.announce(named({}))
-    as_is = Candidate(given)
-    began = time.perf_counter()
-    losses = as_is.losses(LOSS_STEPS, seconds)
-    preparation = time.perf_counter() - began
-    rate = median(as_is.images_per_second(seconds / ROUNDS) for _ in range(ROUNDS))
-    found = Baseline(given, seconds, as_is, rate, len(losses), fmean(losses), preparation)
-    table.add(Row(named({}), rate, 1, found.loss, ""))
-    own = current_values(as_is)
-    plain = {key: value for key, value in REFERENCE.items() if own.get(key, value) != value}
-    if not plain:
-        return found
-    table.announce("the reference")
-    found = replace(found, loss=fmean(found.under(plain).losses(found.steps)))
-    table.add(Row(named(plain), None, None, found.loss, "the reference of the loss"))
-    return found
+    preparation: float = 0.0  # seconds until its first step, beyond those of the config as it is
+    ratios: list[float] = field(default_factory=list)  # to the best so far, in each round
 
 
 class Tuning:
     """Measures execution plans of a config and keeps the fastest so far.
 
     Args:
-        baseline: The config as it is. What its command line sets is not tried otherwise.
-        tolerance: How far the loss of a candidate may be off, as a share of the baseline's.
-        table: Shows each candidate.
+        given: The options of ``fit``. What they set is not tried otherwise.
+        seconds: How long to time a candidate, in all rounds together.
+        tolerance: How far the loss of a candidate may be off, as a share of that in float32.
+        status: What a terminal shows meanwhile.
 
     Attributes:
+        table: All lines that were printed: a candidate each, as soon as it was measured.
         plan: The settings that won, where they differ from the config, by dotted key.
         ratio: How many times as fast they are.
         batch: The batch size that was fastest, and its ratio, if larger ones were.
+
+    Raises:
+        ValueError: The config itself is wrong.
     """
 
-    def __init__(self, baseline: Baseline, tolerance: float, table: Table) -> None:
-        self.baseline = baseline
+    def __init__(
+        self, given: Sequence[str], seconds: float, tolerance: float, status: Status
+    ) -> None:
+        self.given = given
+        self.seconds = seconds
         self.tolerance = tolerance
-        self.table = table
-        self.best = as_is = baseline.as_is
-        self.own = current_values(as_is)
-        self.values = {k: v for k, v in self.own.items() if not is_given(k, as_is.command_line)}
+        self.status = status
+        self.table: list[str] = []
+        self._announce({})
+        self.best = self.as_is = Candidate(given)
+        self.own = current_values(self.as_is)
+        self.values = {k: v for k, v in self.own.items() if not self._is_given(k)}
         self.plan: dict[str, Any] = {}
         self.ratio = 1.0
         self.batch: tuple[int, float] | None = None
+
+    def _is_given(self, key: str) -> bool:
+        """Whether a setting stands on the command line."""
+        options = self.as_is.command_line.options
+        given = {option.partition("=")[0].lstrip("-") for option in options}
+        return bool({key, key.replace(".init_args", "")} & given)
+
+    def measure_baseline(self) -> None:
+        """Trains the config as it is, for the pace, and in float32, for the loss.
+
+        Sets ``steps``, ``rate``, ``loss`` and ``preparation``, to which variants are compared.
+        """
+        began = time.perf_counter()
+        losses = self.as_is.losses(LOSS_STEPS, self.seconds)
+        self.preparation = time.perf_counter() - began
+        self.steps, self.loss = len(losses), fmean(losses)
+        self.rate = median(self._pace(self.as_is) for _ in range(ROUNDS))
+        self._show({}, 1, self.loss, "")
+        own = self.own
+        plain = {key: value for key, value in REFERENCE.items() if own.get(key, value) != value}
+        if plain:
+            self._announce(plain)
+            self.loss = fmean(self._under(plain).losses(self.steps))
+            self._show(plain, None, self.loss, "the reference of the loss")
+
+    def _under(self, plan: Mapping[str, Any]) -> Candidate:
+        """The config under a plan, with the same images."""
+        return Candidate(self.given, plan, self.as_is.datamodule)
 
     def run(self) -> None:
         """Measures; may be interrupted at any time."""
@@ -139,12 +117,20 @@ class Tuning:
             self._compare((WORKERS,))
         self._enlarge()
 
+    def _announce(self, plan: Mapping[str, Any]) -> None:
+        self.status.update(f"measuring: {named(plan)}")
+
     def _show(
         self, plan: Mapping[str, Any], ratio: float | None, loss: float | None, verdict: str
     ) -> None:
+        """Prints a row, without a ratio if it was not timed."""
         # All rates are at the pace that the machine had for the first one.
-        rate = None if ratio is None else self.baseline.rate * ratio
-        self.table.add(Row(named(plan), rate, ratio, loss, verdict))
+        timed = ("", "") if ratio is None else (f"{self.rate * ratio:,.0f}", f"{ratio:.2f}")
+        numbers = "{:>10}  {:>6}  {:>8}".format(*timed, "" if loss is None else f"{loss:.4f}")
+        row = f"{numbers}  {named(plan)}{verdict and f': {verdict}'}"
+        lines = [row] if self.table else [HEADER, row]
+        self.table += lines
+        terminal.out("\n".join(lines))
 
     # ---- one group of settings ----
 
@@ -160,7 +146,7 @@ class Tuning:
         try:
             self._race(contenders)
         finally:  # after Ctrl-C too
-            self._choose(tried, [one for one in contenders if one.ratios and not one.failed])
+            self._choose(tried, [one for one in contenders if one.ratios])
 
     def _choose(self, tried: list[str], contenders: list[Contender]) -> None:
         objections = [self._objection(one) for one in contenders]
@@ -173,7 +159,7 @@ class Tuning:
             ratio = self.ratio * median(one.ratios)
             self._show(one.candidate.plan, ratio, one.loss, verdict)
         if winner is not None:
-            self.best, self.plan = winner.candidate, winner.candidate.plan
+            self.best, self.plan = winner.candidate, dict(winner.candidate.plan)
             self.ratio *= median(winner.ratios)
             self.values |= {key: self.plan.get(key, self.own[key]) for key in tried}
 
@@ -183,39 +169,39 @@ class Tuning:
 
     def _admit(self, plan: Mapping[str, Any]) -> list[Contender]:
         """The candidate, if it trains and its loss is that of the reference."""
-        baseline = self.baseline
-        self.table.announce(named(plan))
+        self._announce(plan)
         began = time.perf_counter()
         try:
-            candidate = baseline.under(plan)
-            loss = fmean(candidate.losses(baseline.steps))
+            candidate = self._under(plan)
+            loss = fmean(candidate.losses(self.steps))
         except Exception as error:
             self._show(plan, None, None, reason(error))
             return []
-        candidate.preparation = max(0.0, time.perf_counter() - began - baseline.preparation)
-        off = abs(loss - baseline.loss) / abs(baseline.loss)
+        preparation = max(0.0, time.perf_counter() - began - self.preparation)
+        off = abs(loss - self.loss) / abs(self.loss)
         if not off <= self.tolerance:
             verdict = f"rejected: loss off by {off:.1%}, {self.tolerance:.1%} is allowed"
             self._show(plan, None, loss, verdict)
             return []
-        return [Contender(candidate, loss)]
+        return [Contender(candidate, loss, preparation)]
 
     def _race(self, contenders: list[Contender]) -> None:
-        """Times candidates by turns with the best so far, so that all see the same machine."""
+        """Times candidates by turns with the best so far, so that all see the same machine.
+
+        Those that fail meanwhile are taken out.
+        """
         for _ in range(ROUNDS if contenders else 0):
             pace = self._pace(self.best)
-            for one in contenders:
-                if one.failed:
-                    continue
+            for one in [*contenders]:
                 try:
                     one.ratios.append(self._pace(one.candidate) / pace)
                 except Exception as error:
-                    one.failed = True
+                    contenders.remove(one)
                     self._show(one.candidate.plan, None, one.loss, reason(error))
 
     def _pace(self, candidate: Candidate) -> float:
-        self.table.announce(named(candidate.plan))
-        return candidate.images_per_second(self.baseline.seconds / ROUNDS)
+        self._announce(candidate.plan)
+        return candidate.images_per_second(self.seconds / ROUNDS)
 
     def _objection(self, contender: Contender) -> str:
         """Why a candidate is out; nothing if it is not."""
@@ -227,8 +213,8 @@ class Tuning:
             return f"within the noise, faster in {faster} of {len(ratios)} rounds"
         if candidate.plan.get(COMPILE) and not self.best.plan.get(COMPILE):
             # Twice: for training and for evaluation.
-            costs = 2 * candidate.preparation
-            saved = candidate.images_in_all / (self.baseline.rate * self.ratio) * (1 - 1 / ratio)
+            costs = 2 * contender.preparation
+            saved = candidate.images_in_all / (self.rate * self.ratio) * (1 - 1 / ratio)
             if costs > saved:
                 return f"compiling takes {costs:.0f} s, and saves {saved:.0f} s of the training"
         return ""
@@ -240,20 +226,21 @@ class Tuning:
         if BATCH not in self.values:
             return
         size, best = 2 * int(self.values[BATCH]), 1.0
-        while size <= len(self.baseline.as_is.datamodule.train_set):
+        while size <= len(self.as_is.datamodule.train_set):
             plan = {**self.plan, BATCH: size}
-            self.table.announce(named(plan))
-            if not may_fit():
+            self._announce(plan)
+            # Linux would kill the process, which at most doubles. A GPU says no without harm.
+            if not (torch.cuda.is_available() or memory_may_double()):
                 self._show(plan, None, None, "not tried: it may need more memory than is free")
                 return
             try:
-                larger = Contender(self.baseline.under(plan))
+                larger = Contender(self._under(plan))
                 larger.candidate.losses(1)
             except Exception as error:
                 self._show(plan, None, None, reason(error))
                 return
-            self._race([larger])
-            if larger.failed:
+            self._race(racing := [larger])
+            if not racing:
                 return
             ratio = median(larger.ratios)
             self._show(plan, self.ratio * ratio, None, "fits, but trains differently")
@@ -282,12 +269,6 @@ def current_values(candidate: Candidate) -> dict[str, Any]:
     if "batch_size" in data:
         values[BATCH] = candidate.datamodule.batch_size
     return values
-
-
-def is_given(key: str, line: CommandLine) -> bool:
-    """Whether a setting stands on the command line."""
-    given = {option.partition("=")[0].lstrip("-") for option in line.options}
-    return bool({key, key.replace(".init_args", "")} & given)
 
 
 def choices_of(key: str, now: Any) -> list[Any]:
@@ -328,11 +309,3 @@ def reason(error: Exception) -> str:
         return "out of memory"
     line = next((line.strip() for line in text.splitlines() if line.strip()), "")
     return f"failed: {line if len(line) <= 100 else f'{line[:99]}…'}"
-
-
-def may_fit() -> bool:
-    """Whether a batch of twice the size fits in the memory of the CPU, if it is used there.
-
-    Linux would kill the process, which at most doubles. A GPU says no without harm.
-    """
-    return torch.cuda.is_available() or memory_may_double()

@@ -6,8 +6,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from classifier.checkpoint.limits import check_archive, check_values, memory_limit
+from classifier.checkpoint.limits import check_archive, check_values
 from classifier.errors import UserError
+from classifier.platform import memory_limit
 from classifier.weights.stem_and_head import resize_head, resize_stem, stem_and_head
 
 WEIGHTS_SUFFIXES = (".pt", ".pth", ".safetensors")
@@ -55,8 +56,6 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         raise UserError(
             f"'{path}' is damaged or holds more than tensors ({type(error).__name__})."
         ) from error
-    if not isinstance(state, dict) or not all(
-        isinstance(value, Tensor) for value in state.values()
-    ):
-        raise UserError(f"'{path}' holds no state dict, which maps names to tensors.")
-    return state
+    if isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values()):
+        return state
+    raise UserError(f"'{path}' holds no state dict, which maps names to tensors.")

@@ -39,10 +39,8 @@ def build_pretrained(
 def switch_off_pretrained(network: Any) -> None:
     """Switches off, in place, the loading of pretrained weights that a checkpoint replaces.
 
-    Otherwise each load would download them first, which a machine without network cannot do.
-
-    Args:
-        network: ``class_path`` and its arguments, as a mapping.
+    The network is a mapping with ``class_path``. Otherwise each load would download them first,
+    which a machine without network cannot do.
     """
     if network["class_path"].startswith(("torchvision.", "timm.", "classifier.networks.")):
         for section in ("init_args", "dict_kwargs"):

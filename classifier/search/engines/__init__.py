@@ -10,9 +10,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
+from classifier import platform
 from classifier.atomic import open_to_append
 from classifier.cli.errors import is_users, message_of
-from classifier.platform import cores
 from classifier.search.settings import Settings
 from classifier.search.signed import refuse_of_others
 from classifier.search.worker import Stop, work
@@ -34,41 +34,28 @@ class Engine(Protocol):
 
 
 def start(settings: Settings, workers: int, until: float | None) -> Engine:
-    """Starts workers.
-
-    Args:
-        settings: Those of the search.
-        workers: How many.
-        until: Unix time after which they begin no trial.
-    """
-    folder, options = settings.folder, settings.engine_options
+    """Starts workers, which begin no trial after the Unix time ``until``."""
     if settings.engine != "local":
         remedy = "'classifier search --config FILE' begins one of your own."
         refuse_of_others(f"engine {settings.engine}", remedy)
-        module = import_module(f"{__name__}.{settings.engine}")
-        engine: Engine = module.start(folder, workers, options, until)
-        return engine
+        engine = import_module(f"{__name__}.{settings.engine}")
+        started: Engine = engine.start(settings.folder, workers, settings.engine_options, until)
+        return started
     share_cores(settings.workers)
-    return Local(folder, shares(settings.workers)[:workers], until)
+    return Local(settings.folder, shares(settings.workers)[:workers], until)
 
 
 class Local:
     """Workers on this machine, with its processors and GPUs shared out among them.
 
     They are threads: all that takes time happens in the trials, which are processes, forked from
-    one server. All end with this process, however it ends.
-
-    Args:
-        folder: The search folder.
-        shares: For each worker the variables that give its trials their GPUs.
-        until: Unix time after which they begin no trial.
+    one server. All end with this process, however it ends. ``shares`` has for each worker the
+    variables that give its trials their GPUs.
     """
 
     def __init__(self, folder: Path, shares: list[dict[str, str]], until: float | None) -> None:
-        self.folder = folder
-        self.until = until
+        self.folder, self.shares, self.until = folder, shares, until
         self.stopping = Stop()
-        self.shares = shares
         self.restarts = [0] * len(shares)
         self.pool = ThreadPoolExecutor(len(shares), "worker")
         self.workers = [self._start(slot) for slot in range(len(shares))]
@@ -113,7 +100,7 @@ def share_cores(workers: int) -> None:
 
     Here and now, because the server of trials reads it when it starts.
     """
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // workers)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, platform.cores() // workers)))
 
 
 def shares(workers: int) -> list[dict[str, str]]:

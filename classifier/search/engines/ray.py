@@ -22,16 +22,10 @@ GRACE_SECONDS = 60.0  # that workers get to requeue their trials
 
 
 class Tasks:
-    """Workers that were handed to Ray.
+    """Workers that were handed to Ray, which refers to each; their output is in ``logs``."""
 
-    Args:
-        tasks: Ray's reference to each.
-        logs: Folder of their output.
-    """
-
-    def __init__(self, tasks: Sequence[Any], logs: Path) -> None:
-        self.tasks = list(tasks)
-        self.logs = logs
+    def __init__(self, tasks: list[Any], logs: Path) -> None:
+        self.tasks, self.logs = tasks, logs
 
     def alive(self) -> int:
         """How many run, or wait for a place.
@@ -94,9 +88,8 @@ def start(folder: Path, workers: int, options: Mapping[str, Any], until: float |
         os.chdir(Path(os.__file__).parent)
         ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise UserError(
-            f"engine_options.address: cannot connect to Ray at '{address}': {error}"
-        ) from error
+        cause = f"cannot connect to Ray at '{address}': {error}"
+        raise UserError(f"engine_options.address: {cause}") from error
     finally:
         os.chdir(here)
         signal.signal(signal.SIGTERM, handler)  # Ray sets one of its own
@@ -107,13 +100,7 @@ def start(folder: Path, workers: int, options: Mapping[str, Any], until: float |
 
 
 def run_worker(arguments: Sequence[str], folder: Path, output: Path) -> int:
-    """Runs a worker in a process of its own, on a node; returns its exit code.
-
-    Args:
-        arguments: Those of ``classifier search worker``.
-        folder: Where to run it.
-        output: File that gets what it prints.
-    """
+    """Runs a worker in a process of its own, on a node; returns its exit code."""
     command = [*COMMAND, "search", "worker", *arguments]
     with open_to_append(output) as file:
         process = subprocess.Popen(

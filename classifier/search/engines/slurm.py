@@ -32,18 +32,10 @@ wait $!
 
 
 class JobArray:
-    """Workers that were queued.
-
-    Args:
-        job: The number of the job.
-        workers: How many tasks it has.
-        logs: Folder of their output.
-    """
+    """Workers that were queued as the tasks of one job, whose output is in the folder ``logs``."""
 
     def __init__(self, job: str, workers: int, logs: Path) -> None:
-        self.job = job
-        self.workers = workers
-        self.logs = logs
+        self.job, self.workers, self.logs = job, workers, logs
         self.known_alive = workers
         self.asked = time.monotonic()
 
@@ -70,13 +62,6 @@ class JobArray:
 def start(folder: Path, workers: int, options: Mapping[str, Any], until: float | None) -> JobArray:
     """Writes ``worker.sbatch`` into the search folder and submits it.
 
-    Args:
-        folder: The search folder, which all nodes see.
-        workers: How many tasks to queue.
-        options: Options of ``sbatch``, such as ``partition`` and ``time``; true sets one that has
-            no value.
-        until: Unix time after which no trial is begun.
-
     Raises:
         UserError: If there is no SLURM, or it refuses the job.
     """
@@ -101,8 +86,9 @@ def script(folder: Path, options: Mapping[str, Any], until: float | None) -> str
     """The batch script of a task.
 
     Args:
-        folder: The search folder.
-        options: Options of ``sbatch``.
+        folder: The search folder, which all nodes see.
+        options: Options of ``sbatch``, such as ``partition`` and ``time``; true sets one that has
+            no value.
         until: Unix time after which no trial is begun.
 
     Raises:
@@ -114,7 +100,7 @@ def script(folder: Path, options: Mapping[str, Any], until: float | None) -> str
             f"Write it in quotes: '4:00:00', or '240' for minutes."
         )
     pattern = str(folder / "workers").replace("%", "%%")
-    defaults = {
+    settings: dict[str, Any] = {
         "job-name": folder.name,
         "chdir": Path.cwd(),
         "output": f"{pattern}/slurm-%A_%a.log",
@@ -122,10 +108,10 @@ def script(folder: Path, options: Mapping[str, Any], until: float | None) -> str
         "requeue": True,
         "signal": "B:USR1@60",
     }
-    given = {name.replace("_", "-"): value for name, value in options.items()}
+    settings |= {name.replace("_", "-"): value for name, value in options.items()}
     lines = [
         f"#SBATCH --{name}" if value is True else f"#SBATCH --{name}={shlex.quote(str(value))}"
-        for name, value in {**defaults, **given}.items()
+        for name, value in settings.items()
     ]
     worker = [*COMMAND, "search", "worker", str(folder)]
     worker += [] if until is None else ["--until", str(until)]
