@@ -133,7 +133,7 @@ class ClassifierCLI(PlainCLI):
         own: dict[str, Any] = {
             "save_config_kwargs": save_config_kwargs,
             "trainer_class": trainer_class,
-            "trainer_defaults": trainer_defaults,
+            "trainer_defaults": {"enable_model_summary": False, **(trainer_defaults or {})},
             "parser_class": Parser,
             "seed_everything_default": 0,
             "auto_configure_optimizers": False,
@@ -197,7 +197,6 @@ class ClassifierCLI(PlainCLI):
         super().add_core_arguments_to_parser(parser)
         parser.set_defaults({"model": {"class_path": _path_of(self.model_class)}})
         parser.module = self.model_class
-        parser.set_defaults({"trainer.enable_model_summary": False})
         for source, target in LINKS:
             parser.link_arguments(source, target, apply_on="instantiate")
         # For all verbs, because any may be given the config of a training.
@@ -230,9 +229,6 @@ class ClassifierCLI(PlainCLI):
         self._during.enter_context(telling_where(line.missing))
         parser.where = self.command_parser.where = line.where
         aliases = anchors(line.texts)
-        self.command_parser.finish = lambda text: (
-            with_aliases(text, aliases) + comment(self.written.keys)
-        )
         self.written: Written = Written(self.command_parser, line, _path_of(self.model_class))
         keys = comment(self.written.keys)
         self.command_parser.finish = lambda text: with_aliases(text, aliases) + keys
@@ -335,9 +331,7 @@ class ClassifierCLI(PlainCLI):
         """
         text = self.command_parser.dump(self.settings, skip_link_targets=False, skip_unset=False)
         described: dict[str, Any] = load(text)["model"]
-        if (
-            "class_path" in described
-        ):  # in the form in which Lightning's ``instantiate_module`` reads it
+        if "class_path" in described:  # as Lightning's ``instantiate_module`` reads it
             described = {
                 "_class_path": described["class_path"],
                 **described.get("init_args", {}),
