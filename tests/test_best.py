@@ -183,7 +183,8 @@ def test_the_checkpoint_callback_is_lightnings_and_best_and_last_mean_those_of_t
     fit, write_config, write_module
 ):
     write_module(LOOKS)
-    folder = fit("--config", write_config({"trainer.callbacks": [{"class_path": "own.Looks"}]}))
+    looks = {"trainer.callbacks": [{"class_path": "own.Looks"}], "trainer.log_every_n_steps": 1}
+    folder = fit("--config", write_config(looks))
     import own
 
     best, last = (folder.resolve() / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
