@@ -100,6 +100,7 @@ report(before)
 def differences(code):
     """What a snapshot says that code has changed: in libraries, and in the process."""
     environment = {**os.environ, "PYTHONPATH": str(Path(classifier.__file__).parents[1])}
+    environment.pop("JSONARGPARSE_DEPRECATION_WARNINGS", None)
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", WATCH + code],
         env=environment,
