@@ -28,6 +28,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
 OWN = """
+from typing import Callable
+
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -82,8 +84,18 @@ class OwnMetric(ClassificationModule):
 
 
 class OwnNetwork(ClassificationModule):
-    def __init__(self, class_names: list[str], width: int = 2):
+    def __init__(
+        self,
+        class_names: list[str],
+        width: int = 2,
+        activation: Callable[[], nn.Module] = nn.ReLU,  # no text can hold it
+    ):
         super().__init__(MNISTNet(len(class_names), 1, width=width), class_names)
+
+
+class Fixed(ClassificationModule):
+    def __init__(self):
+        super().__init__(MNISTNet(10, 1, width=2), list("0123456789"))
 
 
 class Shades(ImageDataModule):
@@ -416,6 +428,15 @@ def test_a_module_of_ones_own_is_trained_resumed_tested_used_and_loaded(kind, fo
     assert getattr(loaded, name, value) in (value, yaml.safe_load(value))
 
 
+def test_a_module_without_settings_is_trained_resumed_and_tested(words):
+    config = {**CONFIG, "model": {"class_path": "own.Fixed"}}
+    Path("fixed.yaml").write_text(yaml.safe_dump(config))
+
+    assert main(["fit", "--config", "fixed.yaml"]) == 0
+    assert main(["fit", "--ckpt_path", "runs/fixed/version_0", "--trainer.max_epochs=2"]) == 0
+    assert main(["test", "--ckpt_path", "runs/fixed/version_0"]) == 0
+
+
 @pytest.mark.parametrize("kind", [*KINDS, "OwnNetwork"])
 def test_a_run_of_a_module_of_ones_own_is_reproduced(kind, words):
     config = {**CONFIG, "model": {"class_path": f"own.{kind}"}}
@@ -448,6 +469,15 @@ def test_flat_settings_and_those_below_a_class_path_mix_in_any_order(words, caps
         assert settings["monitor"] == "val_accuracy"
         assert settings["optimizer"]["class_path"] == "torch.optim.SGD"
         assert settings["network"]["class_path"] == "classifier.networks.MNISTNet"
+
+
+def test_a_module_with_a_class_for_a_default_may_be_the_default(words, monkeypatch):
+    monkeypatch.syspath_prepend(".")
+    from own import OwnNetwork
+
+    cli = ClassifierCLI(OwnNetwork, args={"data": CONFIG["data"]}, run=False)
+
+    assert type(cli.model) is OwnNetwork
 
 
 def test_a_module_that_is_given_as_model_class_is_the_default(words, monkeypatch):

@@ -287,7 +287,7 @@ class ClassifierCLI(PlainCLI):
             resumable.ckpt_path = None
         self.config_text = self.command_parser.dump(resumable, skip_unset=False)
         refuse_contradictions(line, data)
-        if network := config.model.init_args.get("network"):
+        if network := config.model.get("init_args.network"):
             fill_network(network, data)
             if line.checkpoint_path:
                 switch_off_pretrained(network)
@@ -337,7 +337,7 @@ class ClassifierCLI(PlainCLI):
                 **described.get("init_args", {}),
                 **described.get("dict_kwargs", {}),
             }
-        network = (self.settings.model.init_args.get("network") or {}).get("init_args") or {}
+        network = self.settings.model.get("init_args.network.init_args") or {}
         for place, value in links.items():
             name = place.rpartition(".")[2]
             if not place.startswith(NETWORK):

@@ -131,7 +131,7 @@ def fill_modes(
     Raises:
         UserError: If a mode that was written contradicts the metric.
     """
-    model = config.model.init_args
+    model: Any = config.model.get("init_args") or {}
     monitor, mode = model.get("monitor", "val_loss"), model.get("monitor_mode")
     modes = {**own, monitor: own.get(monitor) or mode}
     if mode and mode != modes[monitor]:
@@ -164,7 +164,7 @@ def _contradiction(place: str, mode: str, metric: str, right: Mode | None) -> Us
 
 def _followers(config: Namespace) -> Iterator[tuple[str, Namespace, str]]:
     """What has a mode: its dotted key, its class and settings, and the metric that it follows."""
-    model = config.model.init_args
+    model: Any = config.model.get("init_args") or {}
     scheduler, callbacks = model.get("lr_scheduler"), config.trainer.callbacks
     if scheduler and _is_plateau(scheduler.class_path) and _has_mode(scheduler):
         settings = scheduler.init_args

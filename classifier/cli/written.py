@@ -144,10 +144,12 @@ class Written:
 
 
 def _defaults(parser: Parser) -> dict[str, Any]:
-    """The defaults of the sections that have required settings."""
+    """The defaults of the sections that have required settings, as far as a text can hold them."""
     defaults = parser.get_defaults(skip_validation=True).as_dict()
     own = {key: value for key, value in defaults.items() if key not in (*OPTIONAL, *BESIDE)}
-    return {key: value for key, value in own.items() if value is not None}
+    given: dict[str, Any] = {key: value for key, value in own.items() if value is not None}
+    unwritable = {key for key, value in flat(given).items() if not isinstance(value, PLAIN)}
+    return {key: without(value, unwritable, (key,)) for key, value in given.items()}
 
 
 def _filled_in(config: Any, text: str) -> set[str]:
