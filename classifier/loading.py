@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import warnings
 from argparse import ArgumentError
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -133,7 +134,9 @@ class LoadableModule(pl.LightningModule):
             own = f"{cls.__module__}.{cls.__qualname__}"
             allowed = Trust(PACKAGES, words=[own], trusted=trust, found=found)
             try:
-                with confined(allowed):
+                with confined(allowed), warnings.catch_warnings():
+                    # Lightning builds by what jsonargparse 5 will remove; both are pinned.
+                    warnings.simplefilter("ignore", DeprecationWarning)
                     module = cls._class_in(read, own)._load(read, path, allowed, settings)
             except ArgumentError as error:  # jsonargparse's
                 raise UserError(f"'{path}': {error}") from error

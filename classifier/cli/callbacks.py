@@ -52,7 +52,7 @@ def callbacks_for(cli: "ClassifierCLI", config: Namespace) -> tuple[list[Callbac
     last_step = line.job.last_step if line.job else None
     if last_step is not None:
         config.callbacks = [c for c in config.callbacks if not isinstance(c, Timer)]
-    cli.worker_errors = WorkerErrorReporter()
+    cli.worker_errors, seed = WorkerErrorReporter(), cli.settings.seed_everything
     # Who hears of an event first, and why. Lightning moves checkpoint callbacks to the end.
     before = [
         LeanHooks(),
@@ -66,9 +66,7 @@ def callbacks_for(cli: "ClassifierCLI", config: Namespace) -> tuple[list[Callbac
         _writer(cli, config) if predicts else None,
         checkpoints,
         None if predicts else DataNotes(),
-        StopOnDivergence(run, cli.settings.seed_everything)
-        if fits
-        else None,  # before it is recorded
+        StopOnDivergence(run, seed) if fits else None,  # before it is recorded
         _record(cli, run) if run else None,  # before what reads its metrics.csv
         Console(run) if fits else None,
         None if last_step is None else StopAtStep(last_step),
