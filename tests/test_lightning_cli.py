@@ -71,7 +71,7 @@ class TwoOptimizers(ClassificationModule):
 
 
 class OwnMetric(ClassificationModule):
-    def __init__(self, classes: int = 10, **settings):
+    def __init__(self, classes: int, **settings):
         super().__init__(**settings)
         self.recall = MulticlassRecall(classes)
         self.test_metrics["recall"] = MulticlassRecall(classes)
@@ -358,6 +358,18 @@ def test_arguments_of_a_subclass_stand_in_configs_with_anchors_and_are_found_aga
     assert "no section 'team'" in refusal(capsys, "fit", "--config", saved)
 
 
+def test_a_link_of_a_subclass_fills_in_what_its_module_requires(words):
+    class Linked(ClassifierCLI):
+        def add_arguments_to_parser(self, parser):
+            target = "model.init_args.classes"
+            parser.link_arguments("data.num_classes", target, apply_on="instantiate")
+
+    cli = Linked(args=["fit", *words, "--model=own.OwnMetric"])
+
+    assert cli.model.recall.num_classes == 10
+    assert Linked(args=["test", "--ckpt_path", str(cli.run.path)]).model.recall.num_classes == 10
+
+
 def test_a_subclass_sets_defaults_of_all_sections(words):
     class Defaults(ClassifierCLI):
         def add_arguments_to_parser(self, parser):
@@ -440,11 +452,11 @@ def test_a_module_without_settings_is_trained_resumed_and_tested(words):
 @pytest.mark.parametrize("kind", [*KINDS, "OwnNetwork"])
 def test_a_run_of_a_module_of_ones_own_is_reproduced(kind, words):
     config = {**CONFIG, "model": {"class_path": f"own.{kind}"}}
-    if kind != "OwnNetwork":
+    if kind in KINDS:
         config["model"]["init_args"] = CONFIG["model"]
     Path("own.yaml").write_text(yaml.safe_dump(config))
 
-    assert main(["fit", "--config", "own.yaml"]) == 0
+    assert main(["fit", "--config", "own.yaml", *KINDS.get(kind, [])]) == 0
 
     assert main(["reproduce", "runs/own/version_0"]) == 0
 

@@ -265,7 +265,7 @@ class ClassifierCLI(PlainCLI):
         if self.verb == "predict" and not config.images:
             raise UserError("predict needs --images PATH ..., image files, folders or globs.")
         used = {key: part for key, part in config.as_dict().items() if key != "hyperparameters"}
-        refuse_nulls(used, self.command_line)
+        refuse_nulls(used, self.command_line, self.command_parser.link_targets)
         self._data: ImageDataModule | None = None
         data_only = Namespace(data=config.data.clone())  # type: ignore[no-untyped-call]
         built = self.command_parser.instantiate_classes(data_only, instantiate_groups=False)

@@ -85,22 +85,22 @@ def refuse_contradictions(line: CommandLine, data: ImageDataModule) -> None:
                 )
 
 
-def refuse_nulls(config: Any, line: CommandLine, key: str = "") -> None:
+def refuse_nulls(config: Any, line: CommandLine, filled_in: Collection[str], key: str = "") -> None:
     """Raises UserError for a null where a class wants a value; jsonargparse lets any through.
 
-    What the data fills in may be left out, as null is for it.
+    What is filled in, as a link does, may be left out, as null is for it.
     """
     if isinstance(config, list):
         for part in config:
-            refuse_nulls(part, line, key)
+            refuse_nulls(part, line, filled_in, key)
     elif isinstance(config, dict):
         for name, kind in _nulls(config):
             place = f"{key}.init_args.{name}"
-            if place not in [target for _, target in LINKS]:
+            if place not in filled_in:
                 shown = without_module(place)
                 raise UserError(f"{line.where(shown)}{shown}: null is not {kind}.")
         for name, part in config.items():
-            refuse_nulls(part, line, f"{key}.{name}".lstrip("."))
+            refuse_nulls(part, line, filled_in, f"{key}.{name}".lstrip("."))
 
 
 def _nulls(block: dict[str, Any]) -> Iterator[tuple[str, str]]:
