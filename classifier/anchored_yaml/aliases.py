@@ -87,8 +87,9 @@ def with_aliases(dumped: str, anchors: Sequence[Anchor]) -> str:
         return dumped
     if KEY in data:
         data = {KEY: data[KEY], **data}  # an anchor stands before its aliases
+    found = [Anchor(a.name, [within_classes(data, place) for place in a.places]) for a in anchors]
     # Whole mappings first: their parts are then shared already.
-    ordered = sorted(anchors, key=lambda anchor: len(anchor.places[0]))
+    ordered = sorted(found, key=lambda anchor: len(anchor.places[0]))
     for anchor in ordered:
         complete(data, anchor.places)
     stream = StringIO()
@@ -159,6 +160,18 @@ def link(root: yaml.Node, data: Any, anchor: Anchor, names: dict[int, str]) -> N
         else:
             parent.value[place[-1]] = node
         names.setdefault(id(node), unique(anchor.name, set(names.values())))
+
+
+def within_classes(data: Any, path: KeyPath) -> KeyPath:
+    """Returns where a place is in data that names a class around it, whose ``init_args`` it has."""
+    whole: KeyPath = ()
+    for key in path:
+        if isinstance(data, dict) and key not in data and isinstance(data.get("init_args"), dict):
+            data, whole = data["init_args"], (*whole, "init_args")
+        if not has(data, (key,)):
+            return path
+        data, whole = data[key], (*whole, key)
+    return whole
 
 
 def unique(name: str, taken: set[str]) -> str:

@@ -202,7 +202,7 @@ class RunRecord(EpochTracker):
 
 
 def _rate(trainer: pl.Trainer) -> float:
-    return float(trainer.optimizers[0].param_groups[0]["lr"])
+    return float(trainer.optimizers[0].param_groups[0]["lr"]) if trainer.optimizers else 0.0
 
 
 def _now() -> str:

@@ -59,7 +59,9 @@ def open_checkpoint(path: Path) -> Iterator[OpenCheckpoint]:
     What is loaded is what was verified, whatever happens to the name meanwhile.
     """
     if path.is_dir():
-        raise FileNotFoundError(f"'{path}' is a folder without checkpoints/best.ckpt or last.ckpt.")
+        last = path / "checkpoints" / "last.ckpt"
+        told = f": name a file in it, '{last}'" if last.exists() else " without checkpoints"
+        raise FileNotFoundError(f"'{path}' is a folder{told}.")
     if not path.is_file():
         raise FileNotFoundError(f"No checkpoint '{path}'{similar_file(path)}")
     with path.open("rb") as file:

@@ -225,6 +225,11 @@ class ClassifierCLI(PlainCLI):
         known = [*vars(self.command_parser.get_defaults(skip_validation=True)), "ckpt_path"]
         line = CommandLine(self.verb, self.words, list(dict.fromkeys(known)), self.job)
         self.command_line = line
+        if not self.runs_verb and (line.checkpoint_path or line.unsaved_run):
+            raise UserError(
+                "ckpt_path: with run=False nothing is resumed; give it to cli.trainer.fit or "
+                "cli.trainer.test, and the config of its run as --config RUN_FOLDER."
+            )
         self._during.enter_context(confined(line.trust))
         self._during.enter_context(telling_where(line.missing))
         parser.where = self.command_parser.where = line.where
@@ -257,6 +262,8 @@ class ClassifierCLI(PlainCLI):
         with refused_values():
             self._build_data()
             self._fill()
+            # Else LightningCLI would leave out what a subclass has added by add_optimizer_args.
+            self.auto_configure_optimizers |= self.command_parser.has_optimizer
             super().instantiate_classes()
 
     def _build_data(self) -> None:

@@ -66,6 +66,7 @@ class Parser(LightningArgumentParser):
         finish: Applied to every config text that this parser dumps.
         instantiators: What builds objects of a class and of those derived from it.
         link_targets: The settings that are linked, and need not be given.
+        has_optimizer: Whether an optimizer is set beside the module, as LightningCLI's is.
         module: The class of ``model`` where nobody names one; the help lists its settings.
         where: Finds a dotted key in the config files, for error messages.
     """
@@ -73,6 +74,7 @@ class Parser(LightningArgumentParser):
     finish: Callable[[str], str] | None = None
     instantiators: Sequence[tuple[Callable[..., Any], type, bool]] = ()
     module: type | None = None
+    has_optimizer = False
     where: Where = staticmethod(lambda key: "")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -101,6 +103,10 @@ class Parser(LightningArgumentParser):
         with shown_groups(self, [*groups, *last], linked):
             text: str = super().format_help(*args, **kwargs)
         return text
+
+    def add_optimizer_args(self, *args: Any, **kwargs: Any) -> None:
+        self.has_optimizer = True
+        super().add_optimizer_args(*args, **kwargs)
 
     def add_function_arguments(
         self, function: Callable[..., Any], *args: Any, linked_targets: Any = None, **kwargs: Any
