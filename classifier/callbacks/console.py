@@ -9,7 +9,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from classifier import terminal
 from classifier.callbacks import stop_reasons
-from classifier.callbacks.checkpoints import best_checkpoint
+from classifier.callbacks.checkpoints import RunCheckpoints, best_checkpoint
 from classifier.callbacks.epochs import EpochTracker, is_epoch_incomplete
 from classifier.runs import RunFolder
 
@@ -72,6 +72,7 @@ class Console(EpochTracker):
         kept = f"run kept in {self.run.shown}"
         if (checkpoints := best_checkpoint(trainer)) is None:
             self._print(trainer, f"{kept} after {seconds}")
+            self._say_what_is_not_logged(trainer)
         else:
             best = f"best {checkpoints.monitor} {checkpoints.best.score:.4f}"
             self._print(trainer, f"{best} after {seconds}, {kept}")
@@ -81,6 +82,17 @@ class Console(EpochTracker):
             if isinstance(logger, TensorBoardLogger):
                 parent = str(terminal.display_path(logger.log_dir).parent)
                 self._print(trainer, "  " + shlex.join(["tensorboard", "--logdir", parent]))
+
+    def _say_what_is_not_logged(self, trainer: pl.Trainer) -> None:
+        """Says that no best checkpoint is kept, for nothing logs the metric that chooses it."""
+        monitors = {
+            c.monitor for c in trainer.checkpoint_callbacks if isinstance(c, RunCheckpoints)
+        }
+        if self.epochs and (missing := monitors - {None, *trainer.callback_metrics}):
+            terminal.warn(
+                f"model.monitor: nothing has logged {missing.pop()}, so there is no best.ckpt; "
+                f"logged are {', '.join(sorted(trainer.callback_metrics))}."
+            )
 
     def _why_it_ended(self, trainer: pl.Trainer) -> str:
         """What ended the training, and what resumes it."""
