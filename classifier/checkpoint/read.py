@@ -60,7 +60,8 @@ def open_checkpoint(path: Path) -> Iterator[OpenCheckpoint]:
     """
     if path.is_dir():
         last = path / "checkpoints" / "last.ckpt"
-        told = f": name a file in it, '{last}'" if last.exists() else " without checkpoints"
+        told = " without checkpoints/best.ckpt or last.ckpt"
+        told = f": name a file in it, '{last}'" if last.exists() else told
         raise FileNotFoundError(f"'{path}' is a folder{told}.")
     if not path.is_file():
         raise FileNotFoundError(f"No checkpoint '{path}'{similar_file(path)}")

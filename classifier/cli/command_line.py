@@ -208,7 +208,10 @@ class CommandLine:
         if "config" not in self.checkpoint:
             return None
         name = f"checkpoint '{self.checkpoint_path}'"
-        check(ConfigSource(name, self.checkpoint["config"]))
+        saved = ConfigSource(name, self.checkpoint["config"])
+        check(saved)
+        if self.verb == "fit":  # evaluation leaves out what another program has added
+            check_sections(saved, self.known)
         text = self._with_files_found(self.checkpoint["config"], self.run)
         left_out = {"ckpt_path"} if self.verb == "fit" else {"ckpt_path", *OF_TRAINING}
         text = keep_keys(text, [key for key in self.known if key not in left_out])
