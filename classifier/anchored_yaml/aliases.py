@@ -20,11 +20,13 @@ from classifier.anchored_yaml.text import (
     KeyPath,
     children,
     compose,
+    has,
     key_of,
     load,
     places,
     same,
     value_at,
+    within_classes,
 )
 
 
@@ -162,18 +164,6 @@ def link(root: yaml.Node, data: Any, anchor: Anchor, names: dict[int, str]) -> N
         names.setdefault(id(node), unique(anchor.name, set(names.values())))
 
 
-def within_classes(data: Any, path: KeyPath) -> KeyPath:
-    """Returns where a place is in data that names a class around it, whose ``init_args`` it has."""
-    whole: KeyPath = ()
-    for key in path:
-        if isinstance(data, dict) and key not in data and isinstance(data.get("init_args"), dict):
-            data, whole = data["init_args"], (*whole, "init_args")
-        if not has(data, (key,)):
-            return path
-        data, whole = data[key], (*whole, key)
-    return whole
-
-
 def unique(name: str, taken: set[str]) -> str:
     """Returns a valid anchor name which is not taken."""
     name = re.sub("[^0-9A-Za-z_-]", "_", name)
@@ -186,12 +176,3 @@ def node_at(root: yaml.Node, path: KeyPath) -> yaml.Node:
     for key in path:
         root = next(child for found, _, child in children(root) if found == key)
     return root
-
-
-def has(data: Any, path: KeyPath) -> bool:
-    """Says whether data has a place."""
-    try:
-        value_at(data, path)
-    except (KeyError, IndexError, TypeError):
-        return False
-    return True

@@ -224,8 +224,9 @@ def locate(text: str, path: Sequence[str | int]) -> int | None:
 
 def setting_in(text: str, path: Sequence[str]) -> Any:
     """Returns what a config text says of a key; None if nothing."""
-    found = find(compose(text), path)
-    return value_at(load(text), found[0]) if found else None
+    data = load(text)
+    place = within_classes(data, tuple(path))
+    return value_at(data, place) if has(data, place) else None
 
 
 def same(first: Any, second: Any) -> bool:
@@ -266,6 +267,27 @@ def value_at(data: Any, path: Sequence[Any]) -> Any:
     for key in path:
         data = data[key]
     return data
+
+
+def within_classes(data: Any, path: KeyPath) -> KeyPath:
+    """Returns where a place is in data that names a class around it, whose ``init_args`` it has."""
+    whole: KeyPath = ()
+    for key in path:
+        if isinstance(data, dict) and key not in data and isinstance(data.get("init_args"), dict):
+            data, whole = data["init_args"], (*whole, "init_args")
+        if not has(data, (key,)):
+            return path
+        data, whole = data[key], (*whole, key)
+    return whole
+
+
+def has(data: Any, path: KeyPath) -> bool:
+    """Says whether data has a place."""
+    try:
+        value_at(data, path)
+    except (KeyError, IndexError, TypeError):
+        return False
+    return True
 
 
 def dotted(path: Sequence[Any]) -> str:
