@@ -82,7 +82,6 @@ def _keeper(cli: "ClassifierCLI", config: Namespace, run: RunFolder) -> RunKeepe
     if line.format > 1:
         refuse_taken_names(config.callbacks)
     cli.root = Path(config.default_root_dir or "runs").resolve()
-    name = line.name or type(cli.datamodule).__name__.lower()
     there = folder_that_is_there(line)
     if there:
         run.take(there)
@@ -92,7 +91,7 @@ def _keeper(cli: "ClassifierCLI", config: Namespace, run: RunFolder) -> RunKeepe
             f"trainer.max_epochs is {config.max_epochs}, but {done} epochs are done; raise it to "
             "continue. An earlier checkpoint starts a new run."
         )
-    keeper = RunKeeper(run, lambda: claim_folder(cli.root, name))
+    keeper = RunKeeper(run, lambda: claim_folder(cli.root, cli.run_name))
     if config.logger in (None, True):
         # What a resumed training repeats is dropped from the earlier curve.
         config.logger = RunLogger(keeper, line.global_step if is_resumed else None)

@@ -222,7 +222,8 @@ class ClassifierCLI(PlainCLI):
     def parse_arguments(self, parser: Any, args: Any) -> None:
         if self.runs_verb and self.verb not in self.subcommands():
             parser.parse_args([self.verb])  # shows the help, or that there is no such command
-        known = [*vars(self.command_parser.get_defaults(skip_validation=True)), "ckpt_path"]
+        defaults = self.command_parser.get_defaults(skip_validation=True).as_dict()
+        known = [*defaults, "ckpt_path"]
         line = CommandLine(self.verb, self.words, list(dict.fromkeys(known)), self.job)
         self.command_line = line
         if not self.runs_verb and (line.checkpoint_path or line.unsaved_run):
@@ -234,7 +235,8 @@ class ClassifierCLI(PlainCLI):
         self._during.enter_context(telling_where(line.missing))
         parser.where = self.command_parser.where = line.where
         aliases = anchors(line.texts)
-        self.written: Written = Written(self.command_parser, line, _path_of(self.model_class))
+        module = _path_of(self.model_class)
+        self.written: Written = Written(self.command_parser, line, module, defaults)
         keys = comment(self.written.keys)
         self.command_parser.finish = lambda text: with_aliases(text, aliases) + keys
         words = self.written.argv
@@ -249,6 +251,11 @@ class ClassifierCLI(PlainCLI):
             drawn = secrets.randbelow(2**32)
             # Ranks that Lightning starts find the seed of rank zero in this variable.
             self.settings.seed_everything = int(os.environ.get("PL_GLOBAL_SEED", drawn))
+
+    @property
+    def run_name(self) -> str:
+        """What a new run is called: by its config, else by its data."""
+        return self.command_line.name or type(self.datamodule).__name__.lower()
 
     @property
     def settings(self) -> Namespace:

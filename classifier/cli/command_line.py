@@ -48,6 +48,7 @@ from classifier.cli.sources import (
 )
 from classifier.cli.words import VERBS, check_values, gathered, given_settings, take_option
 from classifier.errors import UserError
+from classifier.runs import RunFolder
 
 OF_TRAINING = ("trainer", "seed_everything", "save_every")  # sections that evaluation leaves out
 STRATEGIES = "pytorch_lightning.strategies"  # the trainer of a checkpoint may use them
@@ -118,7 +119,7 @@ class CommandLine:
         self.options = [_untwinned(word) for word in rest]
         carried = [value for value in configs if is_carried(value)]
         given = [self._source(value) for value in configs if value not in carried]
-        paths = paths or [path for s in given if (path := (load(s.text) or {}).get("ckpt_path"))]
+        paths = paths or [p for s in given if (p := setting_in(s.text, ("ckpt_path",)))]
         self._refuse_no_checkpoint(paths)
         self.unsaved_run: Path | None = None
         found = self._find(paths, carried)
@@ -223,7 +224,7 @@ class CommandLine:
 
     def _folder_config(self, folder: Path) -> tuple[ConfigSource, Found]:
         """The config that lies in the folder of a run."""
-        source = read_source(str(folder / "config.yaml"), self.verb)
+        source = read_source(str(RunFolder(folder).config), self.verb)
         check_sections(source, self.known)
         record = runs.read_record(folder)
         origin = origin_of_run(record, source.text)
@@ -312,15 +313,17 @@ def unsaved_run(path: Path) -> Path | None:
         UserError: If its best checkpoint alone is left, which its training has long left behind.
     """
     folder = path.parent.parent if path.name == "last.ckpt" else path
-    begun = (folder / "run.json").is_file() and (folder / "config.yaml").is_file()
-    if not begun or resolve_checkpoint(str(folder), "last").is_file():
+    run = RunFolder(folder)
+    if (
+        not (run.begun and run.config.is_file())
+        or resolve_checkpoint(str(folder), "last").is_file()
+    ):
         return None
-    best = folder / "checkpoints" / "best.ckpt"
-    if best.exists():
+    if run.best.exists():
         raise UserError(
             f"'{folder}' has no last.ckpt and no previous.ckpt to go on from. "
-            f"--ckpt_path '{best}' goes on from its best weights, in a new run; "
-            f"--config '{folder / 'config.yaml'}' trains anew."
+            f"--ckpt_path '{run.best}' goes on from its best weights, in a new run; "
+            f"--config '{run.config}' trains anew."
         )
     return folder.resolve()
 

@@ -24,10 +24,11 @@ def facts_of(cli: "ClassifierCLI", run: RunFolder) -> dict[str, Any]:
     modules = {path.partition(".")[0] for path in (*class_paths(cli.settings.as_dict()), *trusted)}
     own = used_modules(modules)
     is_resumed = run.is_taken and run.begun
+    folder_name = run.is_taken and run.path.parent.name
     facts = {
         "format": line.format,
         "id": runs.read_record(run.path).get("id") if is_resumed else uuid.uuid4().hex,
-        "name": (cli.job and cli.job.name) or _name(cli, run),
+        "name": (cli.job and cli.job.name) or folder_name or cli.run_name,
         "working_folder": str(Path.cwd()),
         "command": terminal.command(cli.verb, *line.words),
         "seed": cli.settings.seed_everything,
@@ -40,13 +41,6 @@ def facts_of(cli: "ClassifierCLI", run: RunFolder) -> dict[str, Any]:
     }
     facts["signature"] = signature.sign("run", signed_part(facts, cli.config_text))
     return facts
-
-
-def _name(cli: "ClassifierCLI", run: RunFolder) -> str:
-    """What the run is called, and the folder of all runs of its name."""
-    if run.is_taken:
-        return run.path.parent.name
-    return cli.command_line.name or type(cli.datamodule).__name__.lower()
 
 
 def _settings_so_far(cli: "ClassifierCLI") -> list[str]:

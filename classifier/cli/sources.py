@@ -24,6 +24,7 @@ from classifier.anchored_yaml.text import children, compose, dotted, places
 from classifier.checkpoint.read import similar_file
 from classifier.cli.words import VERBS
 from classifier.errors import UserError, did_you_mean
+from classifier.runs import RunFolder
 
 BLOCKS = ("hyperparameters", "trainer", "model")  # sections that have settings of their own
 OF_FIT = ("weights_only", "return_predictions")  # of Lightning's methods; ours never change them
@@ -47,7 +48,7 @@ def is_carried(config: str) -> bool:
     """Whether a config is named by what carries it: a checkpoint, or the folder of a run."""
     if is_text(config):
         return False
-    return config.endswith(".ckpt") or Path(config, "run.json").is_file()
+    return config.endswith(".ckpt") or RunFolder(Path(config)).begun
 
 
 def read_source(value: str, verb: str) -> ConfigSource:
@@ -166,13 +167,13 @@ def is_saved(source: ConfigSource) -> bool:
     """Whether it is the config file of a run folder."""
     path = Path(source.name)
     named = re.fullmatch(r"config(_\d+)?\.yaml", path.name)
-    return bool(named) and path.with_name("run.json").is_file()
+    return bool(named) and RunFolder(path.parent).begun
 
 
 def run_beside(config: Path) -> dict[str, Any]:
     """The record of the run that a config file was saved in; empty if it was not."""
     folder = config.resolve().parent
-    if not (folder / "run.json").is_file():
+    if not RunFolder(folder).begun:
         return {}
     named = {"name": folder.parent.name}
     try:

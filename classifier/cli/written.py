@@ -90,6 +90,7 @@ class Written:
         parser: That of the command.
         line: The command line.
         default: The class of the module where nobody names one.
+        defaults: Those of all settings, by section.
 
     Attributes:
         keys: The dotted keys that were written and hold.
@@ -99,7 +100,9 @@ class Written:
             does not take.
     """
 
-    def __init__(self, parser: Parser, line: CommandLine, default: str) -> None:
+    def __init__(
+        self, parser: Parser, line: CommandLine, default: str, defaults: Mapping[str, Any]
+    ) -> None:
         # As they were saved, for the command line may change hyperparameters in the texts.
         saved = {
             number: load(source.text)
@@ -118,7 +121,7 @@ class Written:
             words[number] = f"--config={literal(configs[number])}"
         said = [*map(flat, configs), *_options(line.options)]
         # What must be there is, where a subclass of the CLI has given it a default.
-        there = {"model": {"class_path": default}, **_defaults(parser)}
+        there = {"model": {"class_path": default}, **_given_defaults(defaults)}
         words.insert(0, f"--config={literal(there)}")
         found = flat(parser.parse_args(words, defaults=False).as_dict())
         given = {name for keys in said for key in keys for name in (key, f"{key}.class_path")}
@@ -143,9 +146,8 @@ class Written:
                 self.argv[number] = f"--config={text}"
 
 
-def _defaults(parser: Parser) -> dict[str, Any]:
+def _given_defaults(defaults: Mapping[str, Any]) -> dict[str, Any]:
     """The defaults of the sections that have required settings, as far as a text can hold them."""
-    defaults = parser.get_defaults(skip_validation=True).as_dict()
     own = {key: value for key, value in defaults.items() if key not in (*OPTIONAL, *BESIDE)}
     given: dict[str, Any] = {key: value for key, value in own.items() if value is not None}
     unwritable = {key for key, value in flat(given).items() if not isinstance(value, PLAIN)}
