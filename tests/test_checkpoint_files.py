@@ -139,7 +139,7 @@ def test_a_run_whose_last_checkpoint_is_damaged_goes_on_from_the_one_before(
 
     warning = capsys.readouterr().err.strip()
     assert warning.startswith(f"warning: '{last}' ")
-    assert warning.endswith(f"Going on from '{checkpoints / 'previous.ckpt'}'.")
+    assert warning.endswith(f"Resuming from '{checkpoints / 'previous.ckpt'}'.")
     assert len(warning.splitlines()) == 1
     same_bits()
 

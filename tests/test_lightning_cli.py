@@ -177,6 +177,23 @@ def test_a_mapping_that_no_config_can_hold_is_refused(words):
         ClassifierCLI(args=CONFIG)
 
 
+def test_a_mapping_may_hold_paths_and_a_parsed_config_is_taken_again(words, own_folder):
+    trainer = {**CONFIG["trainer"], "default_root_dir": own_folder / "others"}
+    parsed = ClassifierCLI(args={"fit": {**CONFIG, "trainer": trainer}}).config
+    ClassifierCLI(args=parsed)
+    built = ClassifierCLI(args=CONFIG, run=False)
+
+    assert len(list(Path("others").glob("*/*/run.json"))) == 2
+    assert ClassifierCLI(args=built.config, run=False).model.mean.equal(built.model.mean)
+
+
+def test_a_class_that_is_no_module_or_data_of_ours_is_refused():
+    with pytest.raises(UserError, match="not a subclass of ClassificationModule"):
+        ClassifierCLI(pl.LightningModule, args=CONFIG, run=False)
+    with pytest.raises(UserError, match="not a subclass of ImageDataModule"):
+        ClassifierCLI(datamodule_class=pl.LightningDataModule, args=CONFIG, run=False)
+
+
 @pytest.mark.parametrize("form", ["words", "mapping"])
 def test_with_run_false_all_is_built_and_nothing_is_written(form, words):
     before = set(Path().rglob("*"))
@@ -190,6 +207,8 @@ def test_with_run_false_all_is_built_and_nothing_is_written(form, words):
 
 def test_the_trainer_of_run_false_keeps_a_run_and_knows_best_and_last(words):
     cli = ClassifierCLI(args=words, run=False)
+    cli.trainer.validate(cli.model, datamodule=cli.datamodule, verbose=False)
+    assert not runs()
     cli.trainer.fit(cli.model, datamodule=cli.datamodule)
     (folder,) = runs()
 
@@ -202,6 +221,15 @@ def test_the_trainer_of_run_false_keeps_a_run_and_knows_best_and_last(words):
         (result,) = cli.trainer.test(cli.model, cli.datamodule, ckpt_path=which, verbose=False)
         assert {"test_loss", "test_accuracy"} <= result.keys()
     assert main(["test", "--ckpt_path", str(folder)]) == 0
+
+
+def test_two_trainings_of_one_process_do_not_disturb_each_other(words):
+    clis = [ClassifierCLI(args=words, run=False) for _ in range(2)]
+    for cli in clis:
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+
+    for one, other in zip(*(cli.model.parameters() for cli in clis), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_a_second_trainer_has_its_own_settings_and_its_own_run(words):
@@ -275,11 +303,18 @@ class TeamTrainer(pl.Trainer):
         """
         print(factor * sum(p.numel() for p in model.parameters()))
 
+    def fit_twice(self, model, datamodule):
+        """Trains, and once more."""
+        self.fit(model, datamodule=datamodule)
+        self.fit_loop.max_epochs += 1
+        self.fit(model, datamodule=datamodule)
+
 
 class Sizes(ClassifierCLI):
     @staticmethod
     def subcommands():
-        return {**ClassifierCLI.subcommands(), "sizes": {"model", "datamodule"}}
+        given = {"model", "datamodule"}
+        return {**ClassifierCLI.subcommands(), "sizes": given, "fit_twice": given}
 
 
 def test_the_documented_hooks_are_free_and_the_run_stays_usable(words):
@@ -402,6 +437,18 @@ def test_a_class_of_trainers_and_a_command_of_its_own_are_taken(words, capsys):
     Sizes(args=["sizes", *words, "--factor=0"], trainer_class=TeamTrainer)
 
     assert capsys.readouterr().out.strip() == "0"
+    assert not runs()
+
+
+@pytest.mark.parametrize("form", ["words", "mapping"])
+def test_a_command_of_ones_own_that_trains_keeps_a_run(form, words):
+    args = ["fit_twice", *words] if form == "words" else {"fit_twice": CONFIG}
+    Sizes(args=args, trainer_class=TeamTrainer)
+    (run,) = runs()
+
+    assert (run / "metrics.csv").read_text().count("\n") == 3
+    assert main(["fit", "--ckpt_path", str(run), "--trainer.max_epochs=3"]) == 0
+    assert main(["test", "--ckpt_path", str(run)]) == 0
 
 
 # ---- modules and data of one's own ----

@@ -82,8 +82,8 @@ class RunCheckpoints(ModelCheckpoint):
         self.pending_results: list[dict[str, Any]] = []  # of this epoch, from the checkpoint
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        self.dirpath = str(self.run.checkpoints)
         if stage == "fit":
+            self.dirpath = str(self.run.checkpoints)
             self.signals.listen(trainer)
 
     def _end(self, *args: Any, **kwargs: Any) -> None:

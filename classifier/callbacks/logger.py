@@ -3,37 +3,37 @@
 import contextlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from lightning_fabric.loggers.logger import rank_zero_experiment
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.loggers.logger import DummyLogger
 
 from classifier import terminal
-from classifier.callbacks.run_keeper import RunKeeper
-from classifier.runs import EVENTS
+from classifier.runs import EVENTS, RunFolder
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 
 class RunLogger(TensorBoardLogger):
-    """Lightning's TensorBoard logger, writing into the run folder itself.
+    """Lightning's TensorBoard logger, writing into the run folder, and nothing before there is one.
 
     ``purge_step`` is the first optimizer step that a resumed training takes again; what an earlier
     process wrote from there on is dropped from the curves.
     """
 
-    def __init__(self, keeper: RunKeeper, purge_step: int | None = None) -> None:
+    def __init__(self, run: RunFolder, purge_step: int | None = None) -> None:
         # Without default_hp_metric=False it would log a made-up metric of -1.
         super().__init__("", default_hp_metric=False, purge_step=purge_step)
-        self.keeper = keeper
+        self.run = run
         self.earlier: set[Path] = set()
         self.is_begun = self.is_used = False
 
     @property
     def log_dir(self) -> str:
         # Lightning tells other ranks that of rank zero.
-        return str(self.keeper.taken().path) if terminal.is_rank_zero() else ""
+        return str(self.run.path) if self.run.is_taken and terminal.is_rank_zero() else ""
 
     @property
     def root_dir(self) -> str:
@@ -54,9 +54,11 @@ class RunLogger(TensorBoardLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> "SummaryWriter":
+        if not self.run.is_taken:  # Lightning opens it before it sets up callbacks
+            return cast("SummaryWriter", DummyLogger().experiment)
         if not self.is_begun:  # not again where the end of a training flushes it
             self.is_begun = True
-            self.earlier = set(self.keeper.open().path.glob(f"{EVENTS}*"))
+            self.earlier = set(self.run.path.glob(f"{EVENTS}*"))
         writer: SummaryWriter = super().experiment
         return writer
 
@@ -73,7 +75,7 @@ class RunLogger(TensorBoardLogger):
         # A full disk, which it finds once more, must not hide why a training failed.
         with contextlib.suppress(OSError) if status == "failed" else contextlib.nullcontext():
             super().finalize(status)
-        if status == "success" and not self.is_used:
+        if status == "success" and self.is_begun and not self.is_used:
             # Lightning opens the file even where there is nothing to train.
             for file in set(Path(self.log_dir).glob(f"{EVENTS}*")) - self.earlier:
                 file.unlink(missing_ok=True)

@@ -38,7 +38,8 @@ def callbacks_for(cli: "ClassifierCLI", config: Namespace) -> tuple[list[Callbac
         config: The arguments of its trainer, with the user's callbacks in a list. Completed in
             place: logger, progress bar, devices.
     """
-    line, fits, predicts = cli.command_line, cli.verb == "fit", cli.verb == "predict"
+    line, predicts = cli.command_line, cli.verb == "predict"
+    fits = not line.evaluates
     if fits:
         check_monitors(cli, config)
     else:
@@ -94,7 +95,7 @@ def _keeper(cli: "ClassifierCLI", config: Namespace, run: RunFolder) -> RunKeepe
     keeper = RunKeeper(run, lambda: claim_folder(cli.root, cli.run_name))
     if config.logger in (None, True):
         # What a resumed training repeats is dropped from the earlier curve.
-        config.logger = RunLogger(keeper, line.global_step if is_resumed else None)
+        config.logger = RunLogger(run, line.global_step if is_resumed else None)
     return keeper
 
 

@@ -34,6 +34,7 @@ from classifier.cli.fill import (
     fill_network,
     refuse_contradictions,
     refuse_nulls,
+    without_links,
 )
 from classifier.cli.job import Job
 from classifier.cli.parser import DEFAULT, Parser
@@ -122,35 +123,28 @@ class ClassifierCLI(PlainCLI):
         job: Job | None = None,
         **settings: Any,
     ) -> None:
+        _check_base(model_class, ClassificationModule)
+        _check_base(datamodule_class, ImageDataModule)
+        args = without_links(args) if isinstance(args, Namespace) else args
         self.job, self.runs_verb = job, run
-        self.verb, self.words = read_words(args, run)
+        self.verb, self.words = read_words(args, run, self.subcommands())
         self.config_text = ""
         self.run: RunFolder | None = None
         self.root = Path("runs")
         self.worker_errors: WorkerErrorReporter | None = None
         self.writer: PredictionWriter | None = None
         self.undirected: list[str] = []
-        own: dict[str, Any] = {
-            "save_config_kwargs": save_config_kwargs,
-            "trainer_class": trainer_class,
-            "trainer_defaults": {"enable_model_summary": False, **(trainer_defaults or {})},
-            "parser_class": Parser,
-            "seed_everything_default": 0,
-            "auto_configure_optimizers": False,
-            "subclass_mode_model": True,
-            "subclass_mode_data": True,
-            **settings,
-            "parser_kwargs": {"allow_abbrev": False, **(settings.get("parser_kwargs") or {})},
-            "load_from_checkpoint_support": False,  # ``_built_model`` does it
-        }
         with contextlib.ExitStack() as self._during, self._failures_explained():
             super().__init__(
                 model_class,
                 datamodule_class,
                 _saving_elsewhere(save_config_callback),
+                save_config_kwargs,
+                trainer_class,
+                {"enable_model_summary": False, **(trainer_defaults or {})},
                 args=self.words,
                 run=run,
-                **own,
+                **_lightning_settings(**settings),
             )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "ClassifierCLI":
@@ -284,6 +278,8 @@ class ClassifierCLI(PlainCLI):
         data_only = Namespace(data=config.data.clone())  # type: ignore[no-untyped-call]
         built = self.command_parser.instantiate_classes(data_only, instantiate_groups=False)
         data: ImageDataModule = built.data
+        seed = config.seed_everything
+        data.training_seed = None if seed is False else seed
         self._data = data
         if self.verb == "predict":
             data.files = find_images(config.images)
@@ -292,7 +288,7 @@ class ClassifierCLI(PlainCLI):
         """Completes the config by what the data says, and keeps it as it is to be saved."""
         config, line, data = self.settings, self.command_line, self._data
         assert data is not None
-        if self.verb == "fit" and line.format > 1:
+        if not line.evaluates and line.format > 1:
             # A module without a network has the same metrics.
             metrics = ClassificationModule(Identity(), data.class_names).metric_modes()
             self.undirected = fill_modes(config, metrics, self.written.keys, line.where)
@@ -380,7 +376,7 @@ class ClassifierCLI(PlainCLI):
             trainer.callbacks[:0] = before  # type: ignore[attr-defined]  # undeclared
             _check_processes(trainer)
             use_atomic_checkpoints(trainer)
-            if self.verb != "fit":
+            if self.command_line.evaluates:
                 # There is nothing to save: a signal ends the process at once.
                 self._during.enter_context(without_signal_handlers(trainer))
                 self._note_precision(trainer)
@@ -403,10 +399,12 @@ class ClassifierCLI(PlainCLI):
 
     @contextlib.contextmanager
     def _failures_explained(self) -> Iterator[None]:
-        """Turns what libraries raise while a command runs into what the user can do about it."""
-        leave = cleaning(self._leave_nothing) if self.verb != "fit" else contextlib.nullcontext()
+        """Turns what libraries raise while a command runs into what the user can do about it.
+
+        Also within a signal: what evaluates is ended at once.
+        """
         try:
-            with leave:
+            with cleaning(self._leave_nothing):
                 yield
         except RuntimeError as error:
             if self.worker_errors and self.worker_errors.reported:
@@ -436,6 +434,20 @@ class ClassifierCLI(PlainCLI):
         return int(bool(self.writer and self.writer.unreadable))
 
 
+def _lightning_settings(parser_kwargs: Any = None, **settings: Any) -> dict[str, Any]:
+    """Other arguments of LightningCLI: our defaults, the user's, and what is always so here."""
+    return {
+        "parser_class": Parser,
+        "seed_everything_default": 0,
+        "auto_configure_optimizers": False,
+        **settings,
+        "parser_kwargs": {"allow_abbrev": False, **(parser_kwargs or {})},
+        "subclass_mode_model": True,  # settings of the module may stand without its class
+        "subclass_mode_data": True,
+        "load_from_checkpoint_support": False,  # ``_built_model`` does it
+    }
+
+
 @contextlib.contextmanager
 def refused_values() -> Iterator[None]:
     """Turns what any constructor raises into a mistake of the user, who gave the values."""
@@ -458,6 +470,11 @@ def _saving_elsewhere(kind: type[SaveConfigCallback] | None) -> Any:
         return callback
 
     return build
+
+
+def _check_base(kind: Any, base: type) -> None:
+    if isinstance(kind, type) and not issubclass(kind, base):
+        raise UserError(f"{kind.__name__} is not a subclass of {base.__name__}.")
 
 
 def _path_of(kind: Any) -> str:

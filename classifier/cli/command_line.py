@@ -46,7 +46,7 @@ from classifier.cli.sources import (
     run_beside,
     untwinned,
 )
-from classifier.cli.words import VERBS, check_values, gathered, given_settings, take_option
+from classifier.cli.words import EVALUATING, check_values, gathered, given_settings, take_option
 from classifier.errors import UserError
 from classifier.runs import RunFolder
 
@@ -133,7 +133,7 @@ class CommandLine:
         self.texts = apply(sources, overrides)
         # Evaluation leaves out the trainer, which may be what uses them.
         files = self.texts[len(sources) - len(given) :]
-        self.unused = unused(files) if given and verb == "fit" else []
+        self.unused = unused(files) if given and not self.evaluates else []
         # jsonargparse replaces a mapping at each further config; this one has all names.
         names = yaml.safe_dump({"hyperparameters": values(self.texts)}, sort_keys=False)
         self.argv = [*(f"--config={text}" for text in (*self.texts, names)), *self.options]
@@ -144,6 +144,11 @@ class CommandLine:
         if carried:  # nothing of a checkpoint but its config, which is trained from scratch
             self.checkpoint_path, self.checkpoint = None, {}
             self.global_step = self.epochs_done = 0
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether the command needs a checkpoint and trains nothing."""
+        return self.verb in EVALUATING
 
     @property
     def run(self) -> dict[str, Any]:
@@ -198,7 +203,7 @@ class CommandLine:
         self, paths: Sequence[str], carried: Sequence[str]
     ) -> tuple[ConfigSource, Found] | None:
         """The config that nobody names as a file: a checkpoint's, or that of a run's folder."""
-        self.unsaved_run = unsaved_run(Path(paths[-1])) if paths and self.verb == "fit" else None
+        self.unsaved_run = unsaved_run(Path(paths[-1])) if paths and not self.evaluates else None
         if not self.unsaved_run:
             self._read_what_is_named(paths, carried)
         folder = self.unsaved_run or next((Path(c) for c in carried if Path(c).is_dir()), None)
@@ -211,10 +216,10 @@ class CommandLine:
         name = f"checkpoint '{self.checkpoint_path}'"
         saved = ConfigSource(name, self.checkpoint["config"])
         check(saved)
-        if self.verb == "fit":  # evaluation leaves out what another program has added
+        if not self.evaluates:  # evaluation leaves out what another program has added
             check_sections(saved, self.known)
         text = self._with_files_found(self.checkpoint["config"], self.run)
-        left_out = {"ckpt_path"} if self.verb == "fit" else {"ckpt_path", *OF_TRAINING}
+        left_out = {"ckpt_path", *(OF_TRAINING if self.evaluates else ())}
         text = keep_keys(text, [key for key in self.known if key not in left_out])
         text = _without_place(text, self.origin)
         # Its comment, which no change of the text keeps, names what was written.
@@ -259,12 +264,12 @@ class CommandLine:
     def _refuse_no_checkpoint(self, paths: Sequence[str]) -> None:
         names = (word.partition("=")[0] for word in self.options)
         asks = any(name.endswith(("-h", "help", "--print_config")) for name in names)
-        if self.verb in VERBS[1:] and not paths and not asks:
+        if self.evaluates and not paths and not asks:
             raise UserError(f"{self.verb} needs --ckpt_path PATH, a checkpoint or run folder.")
 
     def _read_what_is_named(self, paths: Sequence[str], configs: Sequence[str]) -> None:
         """Reads the checkpoint to resume from, or the one whose config is trained from scratch."""
-        if configs and (self.verb != "fit" or paths):
+        if configs and (self.evaluates or paths):
             raise UserError(
                 f"--config '{configs[-1]}' trains from scratch what a checkpoint was trained by; "
                 "--ckpt_path alone resumes from its weights or evaluates them."
@@ -283,20 +288,19 @@ class CommandLine:
     def _read_checkpoint(self, path: str) -> None:
         """Reads a checkpoint; to resume, the one before it if it is damaged."""
         if path in (*LAST, *BEST) and not Path(path).exists():
-            which = "its last" if self.verb == "fit" else "its best"
+            which = "its best" if self.evaluates else "its last"
             raise UserError(
                 f"--ckpt_path {path}: name the run, --ckpt_path runs/NAME/version_N, which means "
                 f"{which} checkpoint for {self.verb}, or a file in its folder checkpoints."
             )
-        prefer = "last" if self.verb == "fit" else "best"
-        found = resolve_checkpoint(path, prefer)
+        found = resolve_checkpoint(path, "best" if self.evaluates else "last")
         previous = found.parent / "previous.ckpt"
         try:
             read = read_with_origin(found)
         except ValueError as error:
-            if self.verb != "fit" or found.name != "last.ckpt" or not previous.exists():
+            if self.evaluates or found.name != "last.ckpt" or not previous.exists():
                 raise
-            terminal.warn(f"{error} Going on from '{previous}'.")
+            terminal.warn(f"{error} Resuming from '{previous}'.")
             found, read = previous, read_with_origin(previous)
         saved, self.origin = read
         self.checkpoint_path = found
@@ -321,8 +325,8 @@ def unsaved_run(path: Path) -> Path | None:
         return None
     if run.best.exists():
         raise UserError(
-            f"'{folder}' has no last.ckpt and no previous.ckpt to go on from. "
-            f"--ckpt_path '{run.best}' goes on from its best weights, in a new run; "
+            f"'{folder}' has no last.ckpt and no previous.ckpt to resume from. "
+            f"--ckpt_path '{run.best}' resumes from its best weights, in a new run; "
             f"--config '{run.config}' trains anew."
         )
     return folder.resolve()

@@ -34,6 +34,16 @@ LINKS = [
 MODES = ("min", "max")
 
 
+def without_links(config: Namespace) -> dict[str, Any]:
+    """A config that was parsed, without what the data is to fill in."""
+    kept = config.clone()
+    for key in config.keys():  # noqa: SIM118  # dotted, and of its leaves
+        if key.endswith(tuple(target for _, target in LINKS)):
+            del kept[key]
+    settings: dict[str, Any] = kept.as_dict()
+    return settings
+
+
 def fill_network(network: Namespace, data: ImageDataModule) -> None:
     """Completes the network's settings, in place, where jsonargparse's links do not reach.
 

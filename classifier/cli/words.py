@@ -3,10 +3,10 @@
 import re
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 import yaml
-from jsonargparse import Namespace
 
 from classifier.anchored_yaml import load
 from classifier.anchored_yaml.scalars import MAX_LEVELS
@@ -14,28 +14,30 @@ from classifier.checkpoint.trust import PATH_SETTINGS
 from classifier.errors import UserError
 
 VERBS = ("fit", "validate", "test", "predict")
+EVALUATING = VERBS[1:]  # any other command, of a subclass too, may train
 NO_SETTINGS = ("config", "c", "ckpt_path", "trust", "images", "output", "top_k", "print_config")
 
 
-def read_words(args: Any, run: bool) -> tuple[str, list[str]]:
+def read_words(args: Any, run: bool, verbs: Collection[str] = VERBS) -> tuple[str, list[str]]:
     """Splits what LightningCLI takes as ``args`` into the verb and the words behind it.
 
     Args:
         args: A list of words; a mapping of settings, with ``run`` within the name of a verb; None
             for the words of this process.
         run: Whether a verb comes first. Without one the settings are those of ``fit``.
+        verbs: The commands that there are.
 
     Raises:
         UserError: If a mapping holds what no config can hold.
     """
-    if isinstance(args, Mapping | Namespace):
-        return _read_mapping(args.as_dict() if isinstance(args, Namespace) else args, run)
+    if isinstance(args, Mapping):
+        return _read_mapping(args, run, verbs)
     words = list(sys.argv[1:] if args is None else args)
     if not run:
         return "fit", words
-    verb, *rest = verb_first(words, VERBS) or ["--help"]
+    verb, *rest = verb_first(words, verbs) or ["--help"]
     if verb.startswith(("-c", "--config")):
-        raise UserError(f"{verb}: name the command, {', '.join(VERBS)}, in front of it.")
+        raise UserError(f"{verb}: name the command, {', '.join(verbs)}, in front of it.")
     return verb, rest
 
 
@@ -50,15 +52,24 @@ def verb_first(words: Sequence[str], verbs: Collection[str]) -> list[str]:
     return [*words[at : at + 1], *words[:at], *words[at + 1 :]]
 
 
-def _read_mapping(settings: Mapping[str, Any], run: bool) -> tuple[str, list[str]]:
+class _Dumper(yaml.SafeDumper):
+    """Writes a path as the text that it is in a config."""
+
+
+_Dumper.add_multi_representer(PurePath, lambda dumper, path: dumper.represent_str(str(path)))
+
+
+def _read_mapping(
+    settings: Mapping[str, Any], run: bool, verbs: Collection[str]
+) -> tuple[str, list[str]]:
     verb = "fit"
     if run:
-        verb = settings.get("subcommand") or next((key for key in VERBS if key in settings), "")
+        verb = settings.get("subcommand") or next((key for key in verbs if key in settings), "")
         settings = settings.get(verb, {})
         if not verb or not isinstance(settings, Mapping):
             raise UserError("args: with run=True a mapping names the command, as {'fit': {...}}.")
     try:
-        text = yaml.safe_dump(dict(settings), sort_keys=False)
+        text = yaml.dump(dict(settings), Dumper=_Dumper, sort_keys=False)
     except yaml.representer.RepresenterError as error:
         kind = type(error.args[-1]).__name__
         raise UserError(

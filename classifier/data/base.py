@@ -79,6 +79,7 @@ class ImageDataModule(pl.LightningDataModule):
     """
 
     format: int = FORMAT  # of the run: one of an earlier version lists the images as that did
+    training_seed: int | None = None  # that of torch at setup, if none is set
     seed = 0  # of the training, from setup on; that of rank zero on all ranks
     test_fraction = 0.1  # share that is set aside for test, where the source has no test images
     # After setup, and disjoint from each other.
@@ -243,8 +244,8 @@ class ImageDataModule(pl.LightningDataModule):
         if self._restored is not None:
             found = self.own_description().get("class_names", self.class_names)
             compare_class_names(self._restored["class_names"], found)
-        # Now, for the steps of a training seed the generator anew.
-        self.seed = torch.initial_seed()
+        # Now, for the steps of a training seed the generator anew, also of one before this.
+        self.seed = torch.initial_seed() if self.training_seed is None else self.training_seed
         if self.trainer:
             self.seed = self.trainer.strategy.broadcast(self.seed)
         self.train_set, self.val_set, self.test_set = self.load_sets()
