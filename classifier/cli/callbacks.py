@@ -38,8 +38,7 @@ def callbacks_for(cli: "ClassifierCLI", config: Namespace) -> tuple[list[Callbac
         config: The arguments of its trainer, with the user's callbacks in a list. Completed in
             place: logger, progress bar, devices.
     """
-    line, predicts = cli.command_line, cli.verb == "predict"
-    fits = not line.evaluates
+    line, predicts, fits = cli.command_line, cli.verb == "predict", not cli.command_line.evaluates
     if fits:
         check_monitors(cli, config)
     else:
@@ -50,9 +49,6 @@ def callbacks_for(cli: "ClassifierCLI", config: Namespace) -> tuple[list[Callbac
     keeper = _keeper(cli, config, run) if run else None
     checkpoints = _checkpoints(cli, config, run) if run else None
     fingerprint = line.run.get("data", {}).get("fingerprint")
-    last_step = line.job.last_step if line.job else None
-    if last_step is not None:
-        config.callbacks = [c for c in config.callbacks if not isinstance(c, Timer)]
     cli.worker_errors, seed = WorkerErrorReporter(), cli.settings.seed_everything
     # Who hears of an event first, and why. Lightning moves checkpoint callbacks to the end.
     before = [
@@ -70,7 +66,7 @@ def callbacks_for(cli: "ClassifierCLI", config: Namespace) -> tuple[list[Callbac
         StopOnDivergence(run, seed) if fits else None,  # before it is recorded
         _record(cli, run) if run else None,  # before what reads its metrics.csv
         Console(run) if fits else None,
-        None if last_step is None else StopAtStep(last_step),
+        _end(cli, config),
         None if predicts else FreedMemory(),
         RankWatch(run),
     ]
@@ -114,6 +110,15 @@ def _record(cli: "ClassifierCLI", run: RunFolder) -> RunRecord:
     facts = facts_of(cli, run)
     note_signature(cli, facts["trusted"])
     return RunRecord(run, cli.config_text, facts, bool(cli.command_line.checkpoint_path))
+
+
+def _end(cli: "ClassifierCLI", config: Namespace) -> StopAtStep | None:
+    """What ends the training where its job says, and no clock earlier."""
+    job = cli.command_line.job
+    if job is None or job.last_step is None:
+        return None
+    config.callbacks = [c for c in config.callbacks if not isinstance(c, Timer)]
+    return StopAtStep(job.last_step)
 
 
 def _progress_bar(config: Namespace) -> Callback | None:

@@ -136,12 +136,7 @@ class Written:
         ]
         self.argv = list(line.argv)
         for number, keys in filled_in.items():
-            exchanged = tuple(
-                key.removesuffix("class_path")
-                for key, path in flat(saved[number]).items()
-                if key.endswith(".class_path") and found.get(key, path) != path
-            )
-            if former := {key for key in keys if key.startswith(exchanged)}:
+            if former := _of_exchanged(keys, saved[number], found):
                 text = literal(without(load(line.texts[number]), former))
                 self.argv[number] = f"--config={text}"
 
@@ -171,6 +166,16 @@ def _filled_in(config: Any, text: str) -> set[str]:
         for key in flat(config).keys() - written
         if not key.startswith(added) and (judged.get(key, True) or key.endswith(".mode"))
     }
+
+
+def _of_exchanged(keys: set[str], saved: Any, found: Keys) -> set[str]:
+    """Those keys of a saved config that belong to classes which are others by now."""
+    exchanged = tuple(
+        key.removesuffix("class_path")
+        for key, path in flat(saved).items()
+        if key.endswith(".class_path") and found.get(key, path) != path
+    )
+    return {key for key in keys if key.startswith(exchanged)}
 
 
 def _judged(config: Any, path: tuple[str, ...]) -> Iterator[tuple[str, bool]]:
