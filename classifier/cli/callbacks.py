@@ -33,10 +33,8 @@ if TYPE_CHECKING:
 def callbacks_for(cli: "ClassifierCLI", config: Namespace) -> tuple[list[Callback], list[Callback]]:
     """The callbacks before those of the user and those behind them.
 
-    Args:
-        cli: The command.
-        config: The arguments of its trainer, with the user's callbacks in a list. Completed in
-            place: logger, progress bar, devices.
+    ``config`` has the arguments of the trainer, with the user's callbacks in a list. It is
+    completed in place: logger, progress bar, devices.
     """
     line, predicts, fits = cli.command_line, cli.verb == "predict", not cli.command_line.evaluates
     if fits:
@@ -48,8 +46,8 @@ def callbacks_for(cli: "ClassifierCLI", config: Namespace) -> tuple[list[Callbac
     run = cli.run = RunFolder() if is_kept else None
     keeper = _keeper(cli, config, run) if run else None
     checkpoints = _checkpoints(cli, config, run) if run else None
-    fingerprint = line.run.get("data", {}).get("fingerprint")
     cli.worker_errors, seed = WorkerErrorReporter(), cli.settings.seed_everything
+    fingerprint = line.run.get("data", {}).get("fingerprint")
     # Who hears of an event first, and why. Lightning moves checkpoint callbacks to the end.
     before = [
         LeanHooks(),
