@@ -339,7 +339,8 @@ class ClassifierCLI(PlainCLI):
             given: The arguments that the module takes.
             links: What jsonargparse has filled in, by its place; a network need not take it.
         """
-        text = self.command_parser.dump(self.settings, skip_link_targets=False, skip_unset=False)
+        model = Namespace(model=self.settings.model)  # type: ignore[no-untyped-call]
+        text = self.command_parser.dump(model, skip_link_targets=False, skip_unset=False)
         described: dict[str, Any] = load(text)["model"]
         if "class_path" in described:  # as Lightning's ``instantiate_module`` reads it
             described = {

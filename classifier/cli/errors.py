@@ -139,9 +139,9 @@ def _translated(line: str, given: str) -> str:
         return f"'{path[1]}' is not a class path{hint}"
     if other := re.match(r"Import path (\S*) ?does not correspond to a subclass of (\w+)", line):
         name = repr(other[1]) if other[1] else given
-        return f"{name} is not a {other[2]}{_twin(name)}"
+        return f"{name} is not a subclass of {other[2]}{_twin(name)}"
     if base := re.match(r"Expected '(\S+)' to be a subclass of <class '(?:\w+\.)*(\w+)'>", line):
-        return f"'{base[1]}' is not a {base[2]}{_twin(base[1])}"
+        return f"'{base[1]}' is not a subclass of {base[2]}{_twin(base[1])}"
     if attribute := re.match(r"module '([\w.]+)' has no attribute '(\w+)'", line):
         found = vars(sys.modules.get(attribute[1], sys)).items()
         hint = did_you_mean(attribute[2], (name for name, value in found if callable(value)))

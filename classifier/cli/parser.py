@@ -121,6 +121,7 @@ class Parser(LightningArgumentParser):
         return built
 
     def dump(self, namespace: Namespace, *args: Any, **kwargs: Any) -> str:
+        kwargs = {"skip_validation": True, **kwargs}  # it was parsed, which is to validate
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", f"\\s*{NOT_WRITABLE}")
             text: str = super().dump(_with_texts(namespace), *args, **kwargs)
