@@ -43,10 +43,12 @@ def follow_new_settings(checkpoint: dict[str, Any], settings: Settings) -> int |
     else:
         changed = _changed(saved, settings, "optimizer")
     for state in checkpoint["optimizer_states"]:
-        decayed, *exempt = state["param_groups"]
-        _update(decayed, changed)
-        for group in exempt:
-            _update(group, {key: changed[key] for key in changed if key != "weight_decay"})
+        for number, group in enumerate(state["param_groups"]):
+            # The second does not decay.
+            new = {k: v for k, v in changed.items() if number == 0 or k != "weight_decay"}
+            group.update({key: value for key, value in new.items() if key in group})
+            if "lr" in new and "initial_lr" in group:
+                group["initial_lr"] = new["lr"]
     _follow_metric(checkpoint, saved, settings)
     return _follow_schedule(checkpoint, saved, settings, "lr" in changed)
 
@@ -114,12 +116,6 @@ def _follow_schedule(
         by_epoch = settings.get("interval") == "epoch"
         position = epochs_done(checkpoint) if by_epoch else checkpoint["global_step"]
     return position
-
-
-def _update(group: dict[str, Any], changed: Settings) -> None:
-    group.update({key: value for key, value in changed.items() if key in group})
-    if "lr" in changed and "initial_lr" in group:
-        group["initial_lr"] = changed["lr"]
 
 
 def _class_path(settings: Settings, name: str) -> str | None:
