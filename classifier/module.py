@@ -207,10 +207,12 @@ class ClassificationModule(LoadableModule):
     def _trained(self) -> list[nn.Parameter]:
         return [p for p in self.parameters() if p.requires_grad]
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = -1) -> None:
+        _refuse_several_loaders("val", dataloader_idx)
         self.step(batch, "val")
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = -1) -> None:
+        _refuse_several_loaders("test", dataloader_idx)
         self.step(batch, "test")
 
     def predict_step(self, batch: tuple[Any, ...], batch_idx: int) -> Tensor:
@@ -307,6 +309,15 @@ class ClassificationModule(LoadableModule):
     def get_submodule(self, target: str) -> nn.Module:
         """Finds a part by its name, also a metric by the one in earlier checkpoints."""
         return super().get_submodule(EARLIER_NAMES.get(target, target))
+
+
+def _refuse_several_loaders(stage: Stage, number: int) -> None:
+    """Lightning gives the number of a loader only where there are several, and logs each apart."""
+    if number >= 0:
+        raise UserError(
+            f"{stage}_dataloader returns several loaders, expected one: give it all images, "
+            "as by torch.utils.data.ConcatDataset."
+        )
 
 
 def _class_of(value: object) -> str | None:
