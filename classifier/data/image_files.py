@@ -69,8 +69,7 @@ class FileDataModule(ImageDataModule):
         self.test_fraction = proper_fraction("test_fraction", test_fraction)
 
     @property
-    def num_workers(self) -> int:
-        """Worker processes of each loader."""
+    def num_workers(self) -> int:  # type: ignore[override]  # only the argument sets it
         return 0 if self.in_memory else self._num_readers()
 
     def _num_readers(self) -> int:
