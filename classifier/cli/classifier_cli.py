@@ -49,7 +49,7 @@ from classifier.module import ClassificationModule
 from classifier.platform import cleaning
 from classifier.runs import RunFolder
 from classifier.sources.finder import find_images
-from classifier.weights.pretrained import switch_off_pretrained
+from classifier.weights import switch_off_pretrained
 
 MAX_PROCESSES = max(8, os.cpu_count() or 1)  # of one training on this machine
 NOT_CONTIGUOUS = "view size is not compatible"  # how torch refuses to view what lies otherwise
