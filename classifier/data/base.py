@@ -268,7 +268,6 @@ class ImageDataModule(pl.LightningDataModule):
         return sets["train"], sets["val"], sets["test"]
 
     def image_set(self, part: str, index: Index) -> ImageSet:
-        """Makes the set of a part out of its images."""
         if isinstance(index.images, Tensor):
             return MemorySet(index.images, index.labels)
         read = self.train_reader() if part == "train" else self.reader()

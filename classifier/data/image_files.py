@@ -78,7 +78,6 @@ class FileDataModule(ImageDataModule):
         return min(8, suggested_max_num_workers(self.trainer.num_devices if self.trainer else 1))
 
     def reader(self) -> ImageReader:
-        """Returns a reader with ``eval_transform``."""
         size = self.image_size
         resized = size if self.in_memory else round(size * 8 / 7)  # 256 for 224
         default = [v2.Resize(resized, antialias=True), v2.CenterCrop(size)]

@@ -13,7 +13,7 @@ class Arrays(Source):
     They are for training, or for test if it is called with False.
     """
 
-    class_names: Sequence[str] = ()  # an attribute in place of the property
+    class_names: Sequence[str] = ()  # in place of the property
 
     def __init__(
         self, class_names: Sequence[str], load: Callable[[bool], tuple[Tensor, Tensor]]
