@@ -21,7 +21,8 @@ from torch.nn import Identity
 import classifier.augment
 import classifier.networks  # noqa: F401  # short class names work for what is imported
 from classifier import terminal
-from classifier.anchored_yaml import anchors, load, with_aliases
+from classifier.anchored_yaml.aliases import anchors, with_aliases
+from classifier.anchored_yaml.text import load
 from classifier.callbacks.checkpoint_io import use_atomic_checkpoints
 from classifier.callbacks.predictions import PredictionWriter
 from classifier.checkpoint.trust import PACKAGES, confined
