@@ -25,7 +25,7 @@ from classifier.checkpoint.read import (
 )
 from classifier.checkpoint.trust import PACKAGES, Found, Trust, confined, import_class
 from classifier.errors import UnfitWeightsError, UserError, did_you_mean
-from classifier.weights.pretrained import switch_off_pretrained
+from classifier.weights import switch_off_pretrained
 
 OF_TRAINING = {"optimizer", "lr_scheduler"}  # arguments that inference does without
 FROM_CONFIG = "_instantiator"  # the hyperparameter that tells what LightningCLI has built

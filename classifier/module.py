@@ -14,18 +14,13 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import Metric
 
+from classifier import optimization
 from classifier.divergence import DivergenceDetector, max_abs, mean_over_ranks
 from classifier.errors import UserError
 from classifier.internals.torch import mark_compile_shapes
 from classifier.loading import FROM_CONFIG, LoadableModule
 from classifier.metrics import Mean, Mode, StageMetrics, better, evaluation_metrics, mode_of
-from classifier.optimization import resume
-from classifier.optimization.build import (
-    OptimizerBuilder,
-    SchedulerBuilder,
-    build,
-    parameter_groups,
-)
+from classifier.optimization import OptimizerBuilder, SchedulerBuilder, build, parameter_groups
 
 EARLIER_NAMES = {  # of metrics, in checkpoints that were saved inside an epoch
     "losses.train_": "train_metrics.loss",
@@ -207,10 +202,12 @@ class ClassificationModule(LoadableModule):
     def _trained(self) -> list[nn.Parameter]:
         return [p for p in self.parameters() if p.requires_grad]
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = -1) -> None:
+        _refuse_several_loaders("val", dataloader_idx)
         self.step(batch, "val")
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = -1) -> None:
+        _refuse_several_loaders("test", dataloader_idx)
         self.step(batch, "test")
 
     def predict_step(self, batch: tuple[Any, ...], batch_idx: int) -> Tensor:
@@ -247,7 +244,7 @@ class ClassificationModule(LoadableModule):
         scheduler = self.lr_scheduler and build("lr_scheduler", self.lr_scheduler, optimizer)
         self._classes = {"optimizer": _class_of(optimizer), "lr_scheduler": _class_of(scheduler)}
         if self.trainer.ckpt_path:
-            resume.refuse_other_classes(self._trained_by, self._classes)
+            optimization.refuse_other_classes(self._trained_by, self._classes)
         if scheduler is None:
             return optimizer
         settings: dict[str, Any] = {"scheduler": scheduler, "interval": self.interval}
@@ -273,7 +270,8 @@ class ClassificationModule(LoadableModule):
         if self.replayed_steps is None:
             return
         (optimizer,) = self.trainer.optimizers
-        if scheduler := resume.replay_schedule(optimizer, self.lr_scheduler, self.replayed_steps):
+        scheduler = optimization.replay_schedule(optimizer, self.lr_scheduler, self.replayed_steps)
+        if scheduler:
             self.trainer.lr_scheduler_configs[0].scheduler = scheduler
 
     def metric_modes(self) -> dict[str, Mode | None]:
@@ -302,11 +300,20 @@ class ClassificationModule(LoadableModule):
         if all(FROM_CONFIG in settings for settings in described) and not self._objects:
             self._trained_by = {}
             if type(self).configure_optimizers is ClassificationModule.configure_optimizers:
-                self.replayed_steps = resume.follow_new_settings(checkpoint, self.hparams)
+                self.replayed_steps = optimization.follow_new_settings(checkpoint, self.hparams)
 
     def get_submodule(self, target: str) -> nn.Module:
         """Finds a part by its name, also a metric by the one in earlier checkpoints."""
         return super().get_submodule(EARLIER_NAMES.get(target, target))
+
+
+def _refuse_several_loaders(stage: Stage, number: int) -> None:
+    """Lightning gives the number of a loader only where there are several, and logs each apart."""
+    if number >= 0:
+        raise UserError(
+            f"{stage}_dataloader returns several loaders, expected one: give it all images, "
+            "as by torch.utils.data.ConcatDataset."
+        )
 
 
 def _class_of(value: object) -> str | None:

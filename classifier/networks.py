@@ -11,9 +11,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from classifier.errors import UserError, did_you_mean
-from classifier.weights.files import WEIGHTS_SUFFIXES, load_weights
-from classifier.weights.pretrained import build_pretrained
-from classifier.weights.stem_and_head import resize_head, resize_stem, stem_and_head
+from classifier.weights import (
+    WEIGHTS_SUFFIXES,
+    build_pretrained,
+    load_weights,
+    resize_head,
+    resize_stem,
+    stem_and_head,
+)
 
 __all__ = ["MNISTNet", "ResNet9", "SmallResNet", "torchvision_model"]
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from classifier import runs, terminal
-from classifier.anchored_yaml import load, setting_in
+from classifier.anchored_yaml.text import load, setting_in
 from classifier.checkpoint.provenance import flatten, weight_affecting_settings
 from classifier.checkpoint.read import KEY, folder_name, read_with_origin, weights_digest
 from classifier.checkpoint.signature import Origin

@@ -185,7 +185,8 @@ def test_files_are_read_in_order_without_the_data_set(data, tmp_path, monkeypatc
     monkeypatch.setattr(type(data), "setup", None)  # must not be called
     monkeypatch.setattr(type(data), "prepare_data", None)
 
-    batches = list(data.files_dataloader(paths))
+    data.files = paths
+    batches = list(data.predict_dataloader())
 
     assert [batch.images.shape[1] for batch in batches] == [data.in_channels] * 2
     readable = [str(path) for path in paths if path != paths[5]]
@@ -196,7 +197,9 @@ def test_files_are_read_in_order_without_the_data_set(data, tmp_path, monkeypatc
 
 
 def test_a_batch_of_unreadable_files_is_empty(tmp_path):
-    batch = next(iter(Digits().files_dataloader([tmp_path / "gone.png"])))
+    data = Digits()
+    data.files = [tmp_path / "gone.png"]
+    batch = next(iter(data.predict_dataloader()))
 
     assert batch.images.shape == (0, 1, 1, 1)
     assert batch.unreadable == [(str(tmp_path / "gone.png"), "no such file.")]

@@ -70,6 +70,13 @@ class Late(Mine):
         return self.train_set.classes
 
 
+class Twice(Mine):
+    def val_dataloader(self):
+        return [super(Twice, self).val_dataloader() for _ in range(2)]
+
+    test_dataloader = val_dataloader
+
+
 class Bare(ImageDataModule):
     class_names = ["dark", "light"]
 
@@ -142,6 +149,16 @@ def test_what_a_data_module_lacks_is_said(name, lack, command, capsys):
     assert main(command(name)) == 2
 
     assert f"error: {lack}" in capsys.readouterr().err
+
+
+def test_several_loaders_of_a_stage_are_refused_before_a_step(command, capsys):
+    assert main(command("Twice")) == 2
+    assert "error: val_dataloader returns several loaders, expected one" in capsys.readouterr().err
+
+    assert main(command("Mine", "--trainer.max_epochs", "1")) == 0
+    run = "runs/tiny/version_1"
+    assert main(["test", "--ckpt_path", run, "--data", "own.Twice"]) == 2
+    assert "error: test_dataloader returns several loaders, expected one" in capsys.readouterr().err
 
 
 def test_images_that_are_normalised_already_are_warned_of(command, capsys):

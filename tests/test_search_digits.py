@@ -9,7 +9,7 @@ import yaml
 from optuna.trial import TrialState
 from searches import Search, metrics, trial_folder, trials_of, weights
 
-from classifier.anchored_yaml import load
+from classifier.anchored_yaml.text import load
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 

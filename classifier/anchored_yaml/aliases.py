@@ -8,25 +8,23 @@ from collections.abc import Sequence
 from copy import deepcopy
 from io import StringIO
 from itertools import chain, count
-from math import inf
 from typing import Any, NamedTuple
 
 import yaml
 
 from classifier.anchored_yaml.edit import anchor_name
 from classifier.anchored_yaml.names import KEY
-from classifier.anchored_yaml.scalars import Dumper
+from classifier.anchored_yaml.scalars import Dumper, serialized
 from classifier.anchored_yaml.text import (
     KeyPath,
     children,
     compose,
-    has,
+    find,
     key_of,
     load,
     places,
     same,
     value_at,
-    within_classes,
 )
 
 
@@ -47,33 +45,29 @@ def anchors(texts: Sequence[str]) -> list[Anchor]:
     found: dict[KeyPath, Anchor] = {}
     for text in texts:
         everything = list(places(compose(text)))
-        nodes = {id(node): node for _, node in everything}
-        shared: dict[int, list[KeyPath]] = {}
+        shared: dict[yaml.Node, list[KeyPath]] = {}
         for path, node in everything:
-            shared.setdefault(id(node), []).append(path)
+            shared.setdefault(node, []).append(path)
         set_here = {
             path
             for path, node in everything
             if path[:1] != (KEY,)
             # A later mapping adds to an earlier one, everything else replaces it.
-            and (len(shared[id(node)]) > 1 or not isinstance(node, yaml.MappingNode))
+            and (len(shared[node]) > 1 or not isinstance(node, yaml.MappingNode))
         }
-        for anchor in found.values():
-            anchor.places[:] = [p for p in anchor.places if not is_replaced(p, set_here)]
-        for identity, group in shared.items():
+        for anchor in found.values():  # without what is set here, or within something that is
+            anchor.places[:] = [
+                p for p in anchor.places if not any(p[: n + 1] in set_here for n in range(len(p)))
+            ]
+        for node, group in shared.items():
             group.sort(key=lambda path: path[:1] != (KEY,))  # stable: the block, then as written
-            name = anchor_name(text, nodes[identity])
+            name = anchor_name(text, node)
             # A list is one value: its items share nothing unless they have their own anchors.
             if len(group) > 1 and (name or all(isinstance(key, str) for key in group[0])):
                 name = name or "_".join(map(str, group[0][-2:]))
                 known = found.setdefault(group[0], Anchor(name, [])).places
                 known += [place for place in group if place not in known]
     return [anchor for anchor in found.values() if len(anchor.places) > 1]
-
-
-def is_replaced(place: KeyPath, by: set[KeyPath]) -> bool:
-    """Says whether a place, or anything around it, is among others."""
-    return any(place[:length] in by for length in range(1, len(place) + 1))
 
 
 def with_aliases(dumped: str, anchors: Sequence[Anchor]) -> str:
@@ -84,51 +78,36 @@ def with_aliases(dumped: str, anchors: Sequence[Anchor]) -> str:
     the block is completed likewise, because only an equal value can have an alias. Places which
     hold something else keep it, and merge keys stay written out, with an alias for each part.
     """
-    data = load(dumped)
-    if not anchors or not isinstance(data, dict):
+    if not anchors:
         return dumped
+    data, tree = load(dumped), compose(dumped)
     if KEY in data:
         data = {KEY: data[KEY], **data}  # an anchor stands before its aliases
-    found = [Anchor(a.name, [within_classes(data, place) for place in a.places]) for a in anchors]
+    found = [
+        Anchor(anchor.name, [there[0] for place in anchor.places if (there := find(tree, place))])
+        for anchor in anchors
+    ]
+    present = [anchor for anchor in found if len(anchor.places) > 1]
     # Whole mappings first: their parts are then shared already.
-    ordered = sorted(found, key=lambda anchor: len(anchor.places[0]))
-    for anchor in ordered:
+    present.sort(key=lambda anchor: len(anchor.places[0]))
+    for anchor in present:
         complete(data, anchor.places)
-    stream = StringIO()
-    dumper = AliasDumper(stream)
-    root = dumper.represent_data(data)
-    for anchor in ordered:
-        link(root, data, anchor, dumper.names)
-    dumper.open()
-    dumper.serialize(root)
-    dumper.close()
-    return stream.getvalue()
-
-
-class AliasDumper(Dumper):
-    """Writes nodes which occur several times with the anchor names in `names`."""
-
-    def __init__(self, stream: StringIO) -> None:
-        super().__init__(
-            stream, default_flow_style=False, allow_unicode=True, sort_keys=False, width=inf
-        )
-        self.names: dict[int, str] = {}
-
-    def generate_anchor(self, node: yaml.Node) -> str:
-        return self.names[id(node)]
+    root = Dumper(StringIO(), sort_keys=False).represent_data(data)
+    names: dict[yaml.Node, str] = {}
+    for anchor in present:
+        link(root, data, anchor, names)
+    return serialized(root, names.get)
 
 
 def complete(data: dict[str, Any], shared: Sequence[KeyPath]) -> None:
     """Gives a hyperparameter the defaults which a parser added at the places that use it."""
-    if shared[0][0] != KEY or not has(data, shared[0]):
-        return
     short = value_at(data, shared[0])
-    elsewhere = [value_at(data, place) for place in shared if place[0] != KEY and has(data, place)]
+    elsewhere = [value_at(data, place) for place in shared if place[0] != KEY]
     full = next((value for value in elsewhere if is_completion(short, value)), short)
-    if same(short, full):
+    if shared[0][0] != KEY or same(short, full):
         return  # an alias can stand there already
     for place in shared:
-        if place[0] == KEY and has(data, place) and same(value_at(data, place), short):
+        if place[0] == KEY and same(value_at(data, place), short):
             value_at(data, place[:-1])[place[-1]] = deepcopy(full)
 
 
@@ -146,12 +125,12 @@ def is_completion(short: Any, full: Any) -> bool:
     return same(short, full) or (is_number and isinstance(full, float) and short == full)
 
 
-def link(root: yaml.Node, data: Any, anchor: Anchor, names: dict[int, str]) -> None:
+def link(root: yaml.Node, data: Any, anchor: Anchor, names: dict[yaml.Node, str]) -> None:
     """Lets all places with an equal value share the node of the first one."""
-    present = [place for place in anchor.places if has(data, place)]
-    for place in present[1:]:
-        node = node_at(root, present[0])
-        equal = same(value_at(data, present[0]), value_at(data, place))
+    first, *others = anchor.places
+    node = node_at(root, first)
+    for place in others:
+        equal = same(value_at(data, first), value_at(data, place))
         if node_at(root, place) is node or not equal:
             continue
         parent = node_at(root, place[:-1])
@@ -161,7 +140,7 @@ def link(root: yaml.Node, data: Any, anchor: Anchor, names: dict[int, str]) -> N
             ]
         else:
             parent.value[place[-1]] = node
-        names.setdefault(id(node), unique(anchor.name, set(names.values())))
+        names.setdefault(node, unique(anchor.name, set(names.values())))
 
 
 def unique(name: str, taken: set[str]) -> str:

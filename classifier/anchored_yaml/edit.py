@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from classifier.anchored_yaml.scalars import Loader, literal
+from classifier.anchored_yaml.scalars import Loader, literal, serialized
 from classifier.anchored_yaml.text import (
     KeyPath,
     children,
@@ -38,16 +38,9 @@ def anchor_name(text: str, node: yaml.Node) -> str | None:
 
 def keep_keys(text: str, keys: Sequence[str]) -> str:
     """Drops the other top-level keys of a config; aliases survive, and their names."""
-
-    class Named(yaml.SafeDumper):
-        def generate_anchor(self, node: yaml.Node) -> str:
-            name: str = anchor_name(text, node) or super().generate_anchor(node)
-            return name
-
     root = compose(text)
     root.value = [(key, value) for key, value in root.value if key.value in keys]
-    kept: str = yaml.serialize(root, Dumper=Named)
-    return kept
+    return serialized(root, lambda node: anchor_name(text, node))
 
 
 def owners(node: yaml.Node, path: KeyPath, found: dict[int, KeyPath]) -> dict[int, KeyPath]:
@@ -68,8 +61,7 @@ def written_at(text: str, path: KeyPath) -> KeyPath:
     """Where the value of a key is written: there, or at the anchor of which it is an alias."""
     root = compose(text)
     found = find(root, path)
-    if found is None:
-        raise KeyError(path)
+    assert found  # a place in the text
     return owners(root, (), {})[id(found[2])]
 
 
@@ -92,12 +84,11 @@ def set_values(text: str, values: Mapping[KeyPath, Any], name: str = "config") -
 def set_value(text: str, path: KeyPath, value: Any, name: str) -> str:
     """Replaces one value."""
     root = compose(text, name)
-    found = {tuple(map(str, place)): (place, node) for place, node in places(root)}
-    wanted = tuple(map(str, path))
-    if not path or wanted not in found:
-        hint = did_you_mean(dotted(path), (dotted(place) for place in found if place))
+    found = find(root, path)
+    if found is None:
+        hint = did_you_mean(dotted(path), (dotted(place) for place, _ in places(root) if place))
         raise UserError(f"{name}: there is no '{dotted(path)}'{hint}")
-    place, node = found[wanted]
+    place, _, node = found
     old = value_at(load(text, name), place)
     if same(old, value):
         return text

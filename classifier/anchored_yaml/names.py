@@ -156,12 +156,10 @@ def unused(texts: Sequence[str]) -> list[str]:
     A mapping is used when one of its parts is, through an alias or a merge key ``<<: *sgd``; so
     is a value which only another, used hyperparameter takes over.
     """
-    names: dict[str, bool] = {}
+    used: set[str | int] = set()
     for text in texts:
         everything = list(places(compose(text)))
-        outside = {id(node) for path, node in everything if path[:1] != (KEY,)}
-        for path, node in everything:
-            if path[:1] == (KEY,) and len(path) > 1:
-                name = str(path[1])
-                names[name] = names.get(name, False) or id(node) in outside
-    return [name for name, is_used in names.items() if not is_used]
+        outside = {node for path, node in everything if path[:1] != (KEY,)}
+        block_parts = [(path, node) for path, node in everything if path[:1] == (KEY,)]
+        used |= {path[1] for path, node in block_parts if path[1:] and node in outside}
+    return [name for name in values(texts) if name not in used]

@@ -1,6 +1,7 @@
 """How YAML scalars are read, as jsonargparse does, and written, so that every reader agrees."""
 
 import re
+from collections.abc import Callable
 from math import inf
 from typing import Any
 
@@ -83,3 +84,13 @@ def literal(value: Any) -> str:
     style: dict[str, Any] = {"allow_unicode": True, "sort_keys": False, "width": inf}
     text: str = yaml.dump([value], Dumper=Dumper, default_flow_style=True, **style)
     return text.strip()[1:-1]
+
+
+def serialized(root: yaml.Node, name_of: Callable[[yaml.Node], str | None]) -> str:
+    """Writes a tree; a node that is in it several times gets an anchor of that name, if any."""
+
+    class Named(Dumper):
+        def generate_anchor(self, node: yaml.Node) -> Any:
+            return name_of(node) or super().generate_anchor(node)
+
+    return str(yaml.serialize(root, Dumper=Named, allow_unicode=True, width=inf))

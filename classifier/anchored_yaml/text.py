@@ -163,25 +163,18 @@ def line(node: yaml.Node) -> int:
 
 def children(node: yaml.Node) -> list[tuple[Any, yaml.Node, yaml.Node]]:
     """Returns (key or index, the node which shows its line, value) with merge keys carried out."""
-    if isinstance(node, yaml.MappingNode):
-        return [(key, *nodes) for key, nodes in entries(node).items()]
     if isinstance(node, yaml.SequenceNode):
         return [(index, item, item) for index, item in enumerate(node.value)]
-    return []
-
-
-def entries(node: yaml.MappingNode) -> dict[Any, tuple[yaml.Node, yaml.Node]]:
-    """Returns key and value nodes by key: those of ``<<`` first, the mapping's own over them."""
-    merged: dict[Any, tuple[yaml.Node, yaml.Node]] = {}
-    own: dict[Any, tuple[yaml.Node, yaml.Node]] = {}
-    for key, value in node.value:
+    merged: dict[Any, tuple[Any, yaml.Node, yaml.Node]] = {}
+    own: dict[Any, tuple[Any, yaml.Node, yaml.Node]] = {}  # over those of ``<<``
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
         if key.tag != MERGE:
-            own[key_of(key)] = key, value
+            own[key_of(key)] = key_of(key), key, value
             continue
         # The first mapping in the list wins, so it is written last.
         for part in reversed(value.value if isinstance(value, yaml.SequenceNode) else [value]):
-            merged |= entries(part)
-    return merged | own
+            merged |= {child[0]: child for child in children(part)}
+    return [*(merged | own).values()]
 
 
 def places(node: yaml.Node, path: KeyPath = ()) -> Iterator[tuple[KeyPath, yaml.Node]]:
@@ -224,9 +217,8 @@ def locate(text: str, path: Sequence[str | int]) -> int | None:
 
 def setting_in(text: str, path: Sequence[str]) -> Any:
     """Returns what a config text says of a key; None if nothing."""
-    data = load(text)
-    place = within_classes(data, tuple(path))
-    return value_at(data, place) if has(data, place) else None
+    found = find(compose(text), path)
+    return Loader("").construct_document(found[2]) if found else None
 
 
 def same(first: Any, second: Any) -> bool:
@@ -267,27 +259,6 @@ def value_at(data: Any, path: Sequence[Any]) -> Any:
     for key in path:
         data = data[key]
     return data
-
-
-def within_classes(data: Any, path: KeyPath) -> KeyPath:
-    """Returns where a place is in data that names a class around it, whose ``init_args`` it has."""
-    whole: KeyPath = ()
-    for key in path:
-        if isinstance(data, dict) and key not in data and isinstance(data.get("init_args"), dict):
-            data, whole = data["init_args"], (*whole, "init_args")
-        if not has(data, (key,)):
-            return path
-        data, whole = data[key], (*whole, key)
-    return whole
-
-
-def has(data: Any, path: KeyPath) -> bool:
-    """Says whether data has a place."""
-    try:
-        value_at(data, path)
-    except (KeyError, IndexError, TypeError):
-        return False
-    return True
 
 
 def dotted(path: Sequence[Any]) -> str:

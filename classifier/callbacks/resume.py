@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
 from classifier import terminal
-from classifier.anchored_yaml import load
+from classifier.anchored_yaml.text import load
 from classifier.callbacks import stop_reasons
 from classifier.callbacks.checkpoints import RunCheckpoints, accumulated
 from classifier.callbacks.epochs import is_epoch_incomplete

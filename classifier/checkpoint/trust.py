@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import classifier
-from classifier.anchored_yaml import load
+from classifier.anchored_yaml.text import load
 from classifier.checkpoint import signature
 from classifier.checkpoint.modules import OwnModules, found_by_others, served
 from classifier.checkpoint.signature import Origin

@@ -21,7 +21,8 @@ from torch.nn import Identity
 import classifier.augment
 import classifier.networks  # noqa: F401  # short class names work for what is imported
 from classifier import terminal
-from classifier.anchored_yaml import anchors, load, with_aliases
+from classifier.anchored_yaml.aliases import anchors, with_aliases
+from classifier.anchored_yaml.text import load
 from classifier.callbacks.checkpoint_io import use_atomic_checkpoints
 from classifier.callbacks.predictions import PredictionWriter
 from classifier.checkpoint.trust import PACKAGES, confined
@@ -50,7 +51,7 @@ from classifier.module import ClassificationModule
 from classifier.platform import cleaning
 from classifier.runs import RunFolder
 from classifier.sources.finder import find_images
-from classifier.weights.pretrained import switch_off_pretrained
+from classifier.weights import switch_off_pretrained
 
 MAX_PROCESSES = max(8, os.cpu_count() or 1)  # of one training on this machine
 NOT_CONTIGUOUS = "view size is not compatible"  # how torch refuses to view what lies otherwise

@@ -11,20 +11,9 @@ from typing import Any
 import yaml
 
 from classifier import runs, terminal
-from classifier.anchored_yaml import (
-    ConfigSource,
-    apply,
-    check,
-    keep_keys,
-    load,
-    locate,
-    set_values,
-    setting_in,
-    split_arguments,
-    unused,
-    values,
-    written_at,
-)
+from classifier.anchored_yaml.edit import keep_keys, set_values, written_at
+from classifier.anchored_yaml.names import apply, split_arguments, unused, values
+from classifier.anchored_yaml.text import ConfigSource, check, load, locate, setting_in
 from classifier.checkpoint.file import FORMAT, POSITION, epochs_done
 from classifier.checkpoint.read import KEY, folder_name, read_with_origin, resolve_checkpoint
 from classifier.checkpoint.signature import Origin

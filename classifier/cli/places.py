@@ -4,7 +4,8 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from classifier.anchored_yaml import KeyPath, set_values, setting_in, written_at
+from classifier.anchored_yaml.edit import set_values, written_at
+from classifier.anchored_yaml.text import KeyPath, setting_in
 
 ROOT = ("data", "init_args", "root")
 WEIGHTS = [

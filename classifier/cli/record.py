@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from classifier import environment, runs, terminal
-from classifier.anchored_yaml import load
+from classifier.anchored_yaml.text import load
 from classifier.checkpoint import signature
 from classifier.checkpoint.modules import code_digests, used_modules
 from classifier.checkpoint.provenance import settings_digest

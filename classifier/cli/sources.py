@@ -8,19 +8,20 @@ from typing import Any
 import yaml
 
 from classifier import runs
-from classifier.anchored_yaml import (
+from classifier.anchored_yaml.edit import keep_keys, set_values, written_at
+from classifier.anchored_yaml.scalars import literal
+from classifier.anchored_yaml.text import (
     ConfigSource,
     KeyPath,
     check,
-    keep_keys,
+    children,
+    compose,
+    dotted,
     load,
     locate,
-    set_values,
+    places,
     setting_in,
-    written_at,
 )
-from classifier.anchored_yaml.scalars import literal
-from classifier.anchored_yaml.text import children, compose, dotted, places
 from classifier.checkpoint.read import similar_file
 from classifier.cli.words import VERBS
 from classifier.errors import UserError, did_you_mean

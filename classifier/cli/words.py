@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from classifier.anchored_yaml import load
 from classifier.anchored_yaml.scalars import MAX_LEVELS
+from classifier.anchored_yaml.text import load
 from classifier.checkpoint.trust import PATH_SETTINGS
 from classifier.errors import UserError
 

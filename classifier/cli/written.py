@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from typing import Any
 
-from classifier.anchored_yaml import load
 from classifier.anchored_yaml.scalars import literal
+from classifier.anchored_yaml.text import load
 from classifier.checkpoint.trust import import_class
 from classifier.cli.command_line import CommandLine
 from classifier.cli.parser import Parser

@@ -8,7 +8,6 @@ import hashlib
 import inspect
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypedDict
@@ -82,6 +81,7 @@ class ImageDataModule(pl.LightningDataModule):
     training_seed: int | None = None  # that of torch at setup, if none is set
     seed = 0  # of the training, from setup on; that of rank zero on all ranks
     test_fraction = 0.1  # share that is set aside for test, where the source has no test images
+    num_workers = 0  # processes of each loader; slicing a tensor needs none
     # After setup, and disjoint from each other.
     train_set: ImageSet
     val_set: ImageSet
@@ -122,12 +122,7 @@ class ImageDataModule(pl.LightningDataModule):
         self._is_checked = False
         self._epoch = 0
         self._sampler: EpochSampler | None = None
-        self.files: list[Path] = []  # to predict; with some, the data set itself is not asked for
-
-    @cached_property  # not a property, so that a subclass may set it
-    def num_workers(self) -> int:
-        """Worker processes of each loader; slicing a tensor needs none."""
-        return 0
+        self.files: Sequence[Path] = []  # to predict; with some, the data set is not asked for
 
     @property
     def image_source(self) -> Source | None:
@@ -274,7 +269,6 @@ class ImageDataModule(pl.LightningDataModule):
         return sets["train"], sets["val"], sets["test"]
 
     def image_set(self, part: str, index: Index) -> ImageSet:
-        """Makes the set of a part out of its images."""
         if isinstance(index.images, Tensor):
             return MemorySet(index.images, index.labels)
         read = self.train_reader() if part == "train" else self.reader()
@@ -329,19 +323,14 @@ class ImageDataModule(pl.LightningDataModule):
     def test_dataloader(self) -> DataLoader[Batch]:
         return self._loader(self._new_sampler(self.test_set, False), self.eval_batch_size)
 
-    def files_dataloader(self, paths: Sequence[Path]) -> DataLoader[ImageFiles]:
-        """Reads image files to predict, in the order given, as batches of ``ImageFiles``."""
-        files = PredictionSet(paths, self.reader())
+    def predict_dataloader(self) -> DataLoader[ImageFiles]:
+        """Reads ``files``, in their order, as batches of ``ImageFiles``."""
         return DataLoader(
-            files,
+            PredictionSet(self.files, self.reader()),
             batch_size=self.eval_batch_size,  # by name: Lightning makes a loader like it
             collate_fn=identity_collate,
             **worker_settings(self.num_workers),
         )
-
-    def predict_dataloader(self) -> DataLoader[ImageFiles]:
-        """Reads ``files``, which ``classifier predict`` sets."""
-        return self.files_dataloader(self.files)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         if self._has_own_loader and not self._is_checked:
@@ -391,17 +380,11 @@ class ImageDataModule(pl.LightningDataModule):
         return images, labels
 
     def _new_sampler(self, images: ImageSet, shuffle: bool) -> EpochSampler:
-        trainer = self.trainer
-        return EpochSampler(
-            images,
-            shuffle,
-            num_replicas=trainer.world_size if trainer else 1,
-            rank=trainer.global_rank if trainer else 0,
-            seed=self.seed,
-        )
+        ranks = (self.trainer and self.trainer.distributed_sampler_kwargs) or {}
+        return EpochSampler(images, shuffle, seed=self.seed, **ranks)
 
     def _loader(self, sampler: EpochSampler, batch_size: int) -> DataLoader[Batch]:
-        images = sampler.images
+        images = sampler.dataset
         if self.num_workers == 0 and isinstance(images, MemorySet):
             # Workers would only copy what one slice delivers, so Lightning's hint does not apply.
             warnings.filterwarnings("ignore", ".* does not have many workers", PossibleUserWarning)

@@ -43,6 +43,5 @@ class ImageFolder(FileDataModule):
 
     @cached_property
     def image_source(self) -> Folder:
-        """The folder, as the format of the run lists it."""
         kind = Folder if self.format > 1 else EarlierFolder
         return kind(self.root, self.splits, self.exclude)

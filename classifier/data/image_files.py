@@ -69,8 +69,7 @@ class FileDataModule(ImageDataModule):
         self.test_fraction = proper_fraction("test_fraction", test_fraction)
 
     @property
-    def num_workers(self) -> int:
-        """Worker processes of each loader."""
+    def num_workers(self) -> int:  # type: ignore[override]  # only the argument sets it
         return 0 if self.in_memory else self._num_readers()
 
     def _num_readers(self) -> int:
@@ -79,7 +78,6 @@ class FileDataModule(ImageDataModule):
         return min(8, suggested_max_num_workers(self.trainer.num_devices if self.trainer else 1))
 
     def reader(self) -> ImageReader:
-        """Returns a reader with ``eval_transform``."""
         size = self.image_size
         resized = size if self.in_memory else round(size * 8 / 7)  # 256 for 224
         default = [v2.Resize(resized, antialias=True), v2.CenterCrop(size)]

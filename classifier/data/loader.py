@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from classifier.data.sets import Batch, EpochSampler, MemorySet
+from classifier.data.sets import Batch, MemorySet
 from classifier.internals.torch import LoaderProxy
 from classifier.seeds import derive_seed, seed_generators
 
@@ -26,6 +26,7 @@ class TrainLoader(LoaderProxy):
 
     def __init__(self, loader: DataLoader[Batch], trainer: pl.Trainer) -> None:
         self.loader = loader
+        self.sampler: Any = loader.sampler
         self.trainer = trainer
         # Images of the next epoch that were seen before, over all ranks, if in batches of another
         # size: else that follows from the number of batches.
@@ -34,40 +35,37 @@ class TrainLoader(LoaderProxy):
     @property
     def images_per_batch(self) -> int:
         """Over all ranks."""
-        sampler: Any = self.loader.sampler
-        return int(self.loader.batch_size or 1) * int(sampler.num_replicas)
+        return int(self.loader.batch_size or 1) * int(self.sampler.num_replicas)
 
     def __len__(self) -> int:
         """The number of batches in a whole epoch."""
         return len(self.loader)
 
     def __iter__(self) -> Iterator[Batch]:
-        sampler: Any = self.loader.sampler
+        sampler = self.sampler
         loop: Any = self.trainer.fit_loop
+        on_cuda = self.trainer.strategy.root_device.type == "cuda"
         epoch = loop.epoch_progress.current.processed
         position = loop.epoch_loop.batch_progress.current.ready
         sampler.set_epoch(epoch)
         sampler.start = position * self.images_per_batch if self.seen is None else self.seen
         self.seen = None
-        for number, batch in enumerate(self._batches(sampler), position):
-            self._seed_step(derive_seed(sampler.seed, epoch, number, sampler.rank))
+        for number, batch in enumerate(self._batches(), position):
+            seed = derive_seed(sampler.seed, epoch, number, sampler.rank)
+            seed_generators(seed)
+            if on_cuda:
+                torch.cuda.manual_seed(seed)
             yield batch
 
-    def _batches(self, sampler: EpochSampler) -> Iterable[Batch]:
+    def _batches(self) -> Iterable[Batch]:
         images: Any = self.loader.dataset
         size = self.loader.batch_size
         if not isinstance(images, MemorySet) or self.loader.pin_memory or size is None:
             return self.loader
         # A DataLoader turns the keys into numbers and back, which takes longer than the batch.
         least = size if self.loader.drop_last else 1
-        parts: Any = torch.split(sampler.keys(), size)
+        parts: Any = torch.split(self.sampler.keys(), size)
         return (images.__getitems__(part) for part in parts if len(part) >= least)
-
-    def _seed_step(self, seed: int) -> None:
-        """Seeds every generator that a training step may draw from."""
-        seed_generators(seed)
-        if self.trainer.strategy.root_device.type == "cuda":
-            torch.cuda.manual_seed(seed)
 
     # Lightning warns of a loader that cannot go on inside an epoch unless it has these.
 

@@ -6,12 +6,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from torchvision.transforms.v2 import Resize
 
 from classifier.data.base import Description, ImageDataModule
 from classifier.images.read import ImageReader
-from classifier.sources.arrays import Arrays, load_torchvision
+from classifier.sources.arrays import Arrays
 
 
 class InMemoryDataModule(ImageDataModule):
@@ -32,11 +33,9 @@ class InMemoryDataModule(ImageDataModule):
 
     @cached_property
     def image_source(self) -> Arrays:
-        """What ``load`` returns."""
         return Arrays(self.classes, self.load)
 
     def own_description(self) -> Description:
-        """Describes the data set by its class attributes."""
         return Description(
             class_names=list(self.classes),
             in_channels=self.image_shape[0],
@@ -74,8 +73,10 @@ class DownloadedDataModule(InMemoryDataModule):
             self._open(train=False, download=self.download)  # fetches both sets, reads the smaller
 
     def load(self, train: bool) -> tuple[Tensor, Tensor]:
-        """Returns images, uint8 ``(N, C, H, W)``, and labels, int64 ``(N,)``."""
-        return load_torchvision(self._open(train, download=False))
+        dataset = self._open(train, download=False)
+        images = torch.as_tensor(dataset.data)  # (N, H, W) or (N, H, W, C)
+        images = images.reshape(*images.shape[:3], -1).permute(0, 3, 1, 2).contiguous()
+        return images, torch.as_tensor(dataset.targets)
 
     def _open(self, train: bool, download: bool) -> Any:
         try:

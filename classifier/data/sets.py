@@ -64,7 +64,6 @@ class MemorySet(ImageSet):
         return self.images.index_select(0, indices), self.labels.index_select(0, indices)
 
     def content(self) -> Iterator[Buffer]:
-        """Yields the shape, the pixels and the labels."""
         yield repr(tuple(self.images.shape)).encode()
         yield self.images.contiguous().numpy().data
         yield self.labels.contiguous().numpy().data
@@ -90,7 +89,6 @@ class FileSet(ImageSet):
             return self.read(path)
 
     def content(self) -> Iterator[Buffer]:
-        """Yields name and size of each file, and its label."""
         for path, name, label in zip(self.paths, self.names, self.labels.tolist(), strict=True):
             line = f"{name} {path.stat().st_size} {label}\n"
             yield line.encode("utf-8", "surrogateescape")
@@ -110,12 +108,13 @@ class EpochSampler(DistributedSampler[int]):
         self, images: ImageSet, shuffle: bool, num_replicas: int = 1, rank: int = 0, seed: int = 0
     ) -> None:
         super().__init__(images, num_replicas, rank, shuffle, seed, drop_last=shuffle)
-        self.images = images
         self.number = len(images)
+        if not shuffle:
+            self.num_samples = len(range(rank, self.number, num_replicas))  # without padding
         self.start = 0  # images of an epoch, over all ranks, to leave out: they were seen before
 
     def __iter__(self) -> Iterator[int]:
-        yield from self.keys().tolist()
+        return iter(self.keys().tolist())
 
     def keys(self) -> Tensor:
         """The keys of the images to come, int64 ``(N,)``."""
@@ -125,11 +124,6 @@ class EpochSampler(DistributedSampler[int]):
         order = torch.randperm(self.number, generator=generator) + self.epoch * self.number
         left = (self.number - self.start) // self.num_replicas * self.num_replicas
         return order[self.start :][self.rank : left : self.num_replicas]
-
-    def __len__(self) -> int:
-        if self.shuffle:
-            return self.number // self.num_replicas
-        return len(range(self.rank, self.number, self.num_replicas))
 
 
 @dataclass(eq=False)

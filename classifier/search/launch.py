@@ -10,9 +10,8 @@ from optuna.distributions import CategoricalDistribution
 from optuna.storages import InMemoryStorage
 
 from classifier import terminal
-from classifier.anchored_yaml import load as load_yaml
-from classifier.anchored_yaml import setting_in
-from classifier.anchored_yaml.text import same
+from classifier.anchored_yaml.text import load as load_yaml
+from classifier.anchored_yaml.text import same, setting_in
 from classifier.atomic import atomic_create
 from classifier.checkpoint.trust import Trust, active
 from classifier.errors import UserError

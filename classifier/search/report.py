@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from classifier import terminal
-from classifier.anchored_yaml import setting_in
+from classifier.anchored_yaml.text import setting_in
 from classifier.atomic import atomic_create
 from classifier.errors import UserError
 from classifier.runs import RunFolder

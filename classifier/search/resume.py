@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from classifier import terminal
-from classifier.anchored_yaml import load as load_yaml
 from classifier.anchored_yaml.names import KEY
 from classifier.anchored_yaml.scalars import literal
 from classifier.anchored_yaml.text import MISSING, differing, dotted
+from classifier.anchored_yaml.text import load as load_yaml
 from classifier.checkpoint.trust import confined
 from classifier.errors import UserError
 from classifier.search.settings import FREE, Settings, load

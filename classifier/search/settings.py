@@ -10,9 +10,9 @@ from typing import Any, Literal, cast
 import yaml
 
 from classifier import runs
-from classifier.anchored_yaml import ConfigSource, check, locate, setting_in
-from classifier.anchored_yaml import load as load_yaml
 from classifier.anchored_yaml.scalars import Dumper
+from classifier.anchored_yaml.text import ConfigSource, check, locate, setting_in
+from classifier.anchored_yaml.text import load as load_yaml
 from classifier.atomic import write_text
 from classifier.cli.errors import Where
 from classifier.cli.words import take_option

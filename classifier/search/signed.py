@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from classifier import runs
-from classifier.anchored_yaml import load
+from classifier.anchored_yaml.text import load
 from classifier.atomic import write_text
 from classifier.checkpoint import signature
 from classifier.checkpoint.trust import Found, Trust, active, names_in, strings

@@ -13,10 +13,10 @@ from typing import Any, TypeAlias
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from classifier.anchored_yaml import KeyPath, load, set_values, values
-from classifier.anchored_yaml.names import KEY, check_names
+from classifier.anchored_yaml.edit import set_values
+from classifier.anchored_yaml.names import KEY, check_names, values
 from classifier.anchored_yaml.scalars import literal
-from classifier.anchored_yaml.text import compose, places
+from classifier.anchored_yaml.text import KeyPath, compose, load, places
 from classifier.cli.errors import Where
 from classifier.errors import UserError
 from classifier.search.entries import Choices, Range, read

@@ -17,7 +17,7 @@ from filelock import FileLock
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from classifier.anchored_yaml import setting_in
+from classifier.anchored_yaml.text import setting_in
 from classifier.errors import UserError
 from classifier.search import signed
 from classifier.search.samplers import make_pruner, make_sampler

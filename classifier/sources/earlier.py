@@ -40,7 +40,6 @@ class EarlierFolder(Folder):
         return splits or {"train": self.root}
 
     def notes(self) -> list[str]:
-        """Says nothing."""
         return []
 
 
@@ -48,12 +47,10 @@ class EarlierFinder(Finder):
     """Stands in for ``Finder``; leaves out what is hidden, and tallies nothing."""
 
     def subfolders(self, folder: Path) -> list[Path]:
-        """Lists the folders in a folder and the links to folders."""
         visible = (path for path in folder.iterdir() if not path.name.startswith("."))
         return sorted(path for path in visible if path.is_dir())
 
     def below(self, tops: Sequence[Path], copies: bool = False) -> list[list[str]]:
-        """Lists the images below each of some folders, sorted."""
         return [[str(path) for path in sorted(_images_below(top))] for top in tops]
 
 

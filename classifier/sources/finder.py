@@ -10,7 +10,7 @@ import re
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 
 from classifier.images.read import (
@@ -33,19 +33,6 @@ LITTER = {
 EXCLUDED = "by data.exclude"
 LINKED_FOLDERS = "links to folders that are read without them"
 LINKED_IMAGES = "links to images that are read without them"
-
-
-@dataclass
-class Tally:
-    """How many images, and the first of them by name."""
-
-    number: int = 0
-    example: str = ""
-
-    def add(self, name: str) -> None:
-        """Counts one more."""
-        self.number += 1
-        self.example = min(self.example or name, name)
 
 
 @dataclass
@@ -77,9 +64,10 @@ class Finder:
     ) -> None:
         self.root = root
         self.suffixes = image_suffixes() | (UNREAD_SUFFIXES if unread else set())
-        self._left_out: defaultdict[str, Tally] = defaultdict(Tally)  # by reason or, unread, suffix
+        # Names of images by the reason or, if nothing reads them, by their suffix.
+        self._left_out: defaultdict[str, list[str]] = defaultdict(list)
         self._litter: set[str] = set()
-        self._namesakes = Tally()  # images that differ from another in nothing but the suffix
+        self._namesakes: list[str] = []  # that differ from another image in the suffix alone
         self._namesake_suffixes: Counter[str] = Counter()
         self._patterns = {pattern: re.compile(fnmatch.translate(pattern)) for pattern in exclude}
         self._unmatched = set(exclude)
@@ -103,7 +91,7 @@ class Finder:
         """
         found: list[list[str]] = [[] for _ in tops]
         links: list[tuple[str, int]] = []
-        for _, number, contents in self._walk(tops):
+        for _, number, contents in self.walk(tops):
             found[number] += contents.images + contents.image_links * copies
             links += [(path, number) for path in contents.image_links]
         if links and not copies:
@@ -123,10 +111,6 @@ class Finder:
                 seen.add(target)
                 found[number].append(path)
 
-    def folders(self, tops: Sequence[Path]) -> list[str]:
-        """Lists some folders and all those below them."""
-        return [folder for folder, _, _ in self._walk(tops)]
-
     def notes(self) -> list[str]:
         """Says in a sentence each what was left out, and what looks as if it should be."""
         notes = self.left_out()
@@ -134,36 +118,31 @@ class Finder:
             names = ", ".join(f"'{name}'" for name in sorted(self._litter))
             notes.append(f"left out what systems and tools leave in folders: {names}.")
         notes += [f"data.exclude: no image matches '{p}'." for p in sorted(self._unmatched)]
-        if (alike := self._namesakes).number:
+        if alike := self._namesakes:
             # Of two kinds the rarer one is rather the masks; else what no camera writes.
             suffixes = self._namesake_suffixes
             rarest = min(suffixes, key=lambda s: (suffixes[s], s.lower() in (".jpg", ".jpeg"), s))
             notes.append(
-                f"images that share their name with another but for the suffix: {alike.number}, "
-                f"such as {alike.example}. If they are masks or copies, data.exclude: "
+                f"images that share their name with another but for the suffix: {len(alike)}, "
+                f"such as {min(alike)}. If they are masks or copies, data.exclude: "
                 f'["*{rarest}"] leaves them out.'
             )
         return notes
 
     def left_out(self) -> list[str]:
         """Says which images were left out, and why, in a sentence for each reason."""
-        left, reasons = self._left_out, (EXCLUDED, LINKED_FOLDERS, LINKED_IMAGES)
-        unread = [
-            f"left out {tally.number} {suffix}, such as '{tally.example}': {remedy(suffix)}"
-            for suffix, tally in sorted(left.items())
-            if suffix not in reasons
-        ]
-        return unread + [
-            f"left out {reason}: {left[reason].number}, such as '{left[reason].example}'."
-            for reason in reasons
-            if reason in left
+        return [
+            f"left out {len(names)} {reason}, such as '{min(names)}': {remedy(reason)}"
+            if reason.startswith(".")
+            else f"left out {reason}: {len(names)}, such as '{min(names)}'."
+            for reason, names in sorted(self._left_out.items())  # the suffixes first
         ]
 
     def _leave_out(self, reason: str, path: str) -> None:
-        self._left_out[reason].add(key(path, self.root))
+        self._left_out[reason].append(key(path, self.root))
 
-    def _walk(self, tops: Sequence[Path]) -> Iterator[tuple[str, int, Contents]]:
-        """Yields each folder once, with the number of its top."""
+    def walk(self, tops: Sequence[Path]) -> Iterator[tuple[str, int, Contents]]:
+        """Yields some folders and all those below them, each once, with the number of its top."""
         seen = _above(tops)
         real: deque[tuple[str, int]] = deque()
         links: deque[tuple[str, int]] = deque()
@@ -206,24 +185,20 @@ class Finder:
     def _is_image(self, path: str, name: str, suffix: str) -> bool:
         if suffix not in self.suffixes and suffix not in UNREAD_SUFFIXES:
             return False
-        if self._patterns and self._is_excluded(path, name):
-            return False
-        if suffix in self.suffixes or (suffix in HEIF_SUFFIXES and self._reads_heif):
-            return True
-        self._leave_out(suffix, path)
-        return False
-
-    @cached_property
-    def _reads_heif(self) -> bool:
-        return reads_heif()
-
-    def _is_excluded(self, path: str, name: str) -> bool:
-        below = key(path, self.root)
-        matched = {p for p, e in self._patterns.items() if e.match(below if "/" in p else name)}
+        matched = [
+            pattern
+            for pattern, form in self._patterns.items()
+            if form.match(key(path, self.root) if "/" in pattern else name)
+        ]
         if matched:
             self._leave_out(EXCLUDED, path)
-            self._unmatched -= matched
-        return bool(matched)
+            self._unmatched.difference_update(matched)
+            return False
+        if suffix in HEIF_SUFFIXES and suffix not in self.suffixes and reads_heif():
+            self.suffixes |= HEIF_SUFFIXES
+        if suffix not in self.suffixes:
+            self._leave_out(suffix, path)
+        return suffix in self.suffixes
 
     def _tally_namesakes(self, images: list[str]) -> None:
         if len({path[: path.rfind(".")] for path in images}) == len(images):
@@ -233,7 +208,7 @@ class Finder:
             by_stem.setdefault(path[: path.rfind(".")], []).append(path)
         for first, *others in by_stem.values():
             for other in others:
-                self._namesakes.add(f"'{key(other, self.root)}' beside '{Path(first).name}'")
+                self._namesakes.append(f"'{key(other, self.root)}' beside '{Path(first).name}'")
                 self._namesake_suffixes.update(path[path.rfind(".") :] for path in (first, other))
 
 
@@ -279,7 +254,7 @@ def _matches(pattern: str) -> Iterator[str]:
     if not tail[0]:
         yield from map(str, tops)
         return
-    for folder in Finder().folders(tops):
+    for folder, _, _ in Finder().walk(tops):
         yield from _matches(f"{glob.escape(folder)}/{tail[0]}".removeprefix("./"))
 
 

@@ -3,10 +3,10 @@
 What can be read in both ways is an error that shows both.
 """
 
-import os
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import permutations
 from pathlib import Path
 from typing import Literal
 
@@ -46,15 +46,14 @@ def find_splits(root: Path, given: Splits, finder: Finder) -> dict[str, Path]:
         if not _are_splits(root, tops, roles):
             return {"train": root}
         folders = {role: root / name for name, role in roles.items()}
-    for role, folder in folders.items():
-        for other, path in folders.items():
-            if role != other and _is_within(folder, path):
-                left_out = role if role != "train" else other
-                others = {r: str(f.relative_to(root)) for r, f in folders.items() if r != left_out}
-                raise UserError(
-                    f"'{folder}' ({role}) is in '{path}' ({other}), so that images would be in "
-                    f"both. Leave one out, such as with --data.splits {_written(others)}"
-                )
+    for (role, folder), (other, path) in permutations(folders.items(), 2):
+        if folder.resolve().is_relative_to(path.resolve()):
+            left_out = role if role != "train" else other
+            others = {r: str(f.relative_to(root)) for r, f in folders.items() if r != left_out}
+            raise UserError(
+                f"'{folder}' ({role}) is in '{path}' ({other}), so that images would be in both. "
+                f"Leave one out, such as with --data.splits {shlex.quote(literal(others))}"
+            )
     return {role: folders[role] for role in WORDS if role in folders}
 
 
@@ -80,11 +79,6 @@ def _words(name: str) -> set[str]:
     return {word.lower() for word in words}
 
 
-def _letters(name: str) -> set[str]:
-    """The words of a name, without its numbers."""
-    return {word for word in _words(name) if not word.isdecimal()}
-
-
 def _role(words: set[str]) -> str | None:
     left = words - FILLERS
     return ROLES.get(left.pop()) if len(left) == 1 else None
@@ -99,14 +93,16 @@ def _are_splits(root: Path, tops: Mapping[str, Contents], roles: Mapping[str, st
         return bool(roles)
     # Vehicles have a class "train" too, but its folder and all others hold images. A "test1" beside
     # it is no vehicle.
-    numbered = any(name not in roles and _role(_letters(name)) for name in tops)
+    others = [name for name in tops if name not in roles]
+    numbered = any(_role({w for w in _words(name) if not w.isdecimal()}) for name in others)
     flat = all(top.images or top.image_links for top in tops.values())
-    if 0 < len(roles) < len(tops) and flat and not numbered:
+    if roles and others and flat and not numbered:
         return False
     remedies = ["If they are splits: each holds <class>/<image>; data.splits names them."]
     if splits := _likely_splits(classes, roles):
         names = _listed(classes[splits["train"]])
-        remedies = [f"If they are splits of {names}: --data.splits {_written(splits)}"]
+        written = shlex.quote(literal(splits))
+        remedies = [f"If they are splits of {names}: --data.splits {written}"]
     if len(tops) > 1:
         remedies.append(f"If {_listed(tops)} are classes: --data.splits none")
     lines = "\n  ".join([f"The folders in '{root}' may be splits or classes: {doubt}", *remedies])
@@ -181,14 +177,6 @@ def _given_folders(root: Path, given: Mapping[str, str], finder: Finder) -> dict
     return {role: root / name for role, name in given.items()}
 
 
-def _is_within(folder: Path, other: Path) -> bool:
-    return Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(other))
-
-
 def _listed(names: Iterable[str]) -> str:
     first = [f"'{name}'" for name in sorted(names)]
     return ", ".join(first if len(first) < 6 else [*first[:4], f"{len(first) - 4} more"])
-
-
-def _written(splits: Mapping[str, str]) -> str:
-    return shlex.quote(literal(dict(splits)))

@@ -1,21 +1,50 @@
-"""What a resumed training takes from its checkpoint when settings were changed since.
+"""Optimizer and schedule: how they are made, and how a resumed training goes on with others.
 
 The command line and the config files win over the checkpoint. PyTorch's ``load_state_dict``
 does the opposite: it brings back the learning rate and every other saved setting.
 """
 
+import math
 import warnings
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from classifier.checkpoint.file import epochs_done
 from classifier.errors import UserError
-from classifier.optimization.build import SchedulerBuilder
 
+OptimizerBuilder = Callable[[Iterable[Any]], Optimizer]
+SchedulerBuilder = Callable[[Optimizer], LRScheduler]
 Settings = Mapping[str, Any]
+Built = TypeVar("Built")
+
+
+def build(setting: str, builder: Callable[[Any], Built], argument: Any) -> Built:
+    """Calls a class, or a function that has its other settings; UserError if one is off."""
+    try:
+        built = builder(argument)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"model.{setting}: {error}") from error
+    for group in built.param_groups if isinstance(built, Optimizer) else ():
+        if not 0 <= group["lr"] < math.inf:  # also false for NaN, which SGD itself accepts
+            raise UserError(f"model.{setting}: lr must be a number >= 0, not {group['lr']}.")
+    return built
+
+
+def parameter_groups(parameters: list[nn.Parameter], no_decay_norm_bias: bool) -> list[Any]:
+    """Returns what an optimizer is built of; a second group does not decay, if that is asked for.
+
+    It has all parameters with fewer than two dimensions: biases and those of normalisation layers.
+    """
+    if not no_decay_norm_bias:
+        return parameters
+    return [
+        {"params": [p for p in parameters if p.ndim > 1]},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
 
 
 def follow_new_settings(checkpoint: dict[str, Any], settings: Settings) -> int | None:
@@ -43,10 +72,12 @@ def follow_new_settings(checkpoint: dict[str, Any], settings: Settings) -> int |
     else:
         changed = _changed(saved, settings, "optimizer")
     for state in checkpoint["optimizer_states"]:
-        decayed, *exempt = state["param_groups"]
-        _update(decayed, changed)
-        for group in exempt:
-            _update(group, {key: changed[key] for key in changed if key != "weight_decay"})
+        for number, group in enumerate(state["param_groups"]):
+            # The second does not decay.
+            new = {k: v for k, v in changed.items() if number == 0 or k != "weight_decay"}
+            group.update({key: value for key, value in new.items() if key in group})
+            if "lr" in new and "initial_lr" in group:
+                group["initial_lr"] = new["lr"]
     _follow_metric(checkpoint, saved, settings)
     return _follow_schedule(checkpoint, saved, settings, "lr" in changed)
 
@@ -114,12 +145,6 @@ def _follow_schedule(
         by_epoch = settings.get("interval") == "epoch"
         position = epochs_done(checkpoint) if by_epoch else checkpoint["global_step"]
     return position
-
-
-def _update(group: dict[str, Any], changed: Settings) -> None:
-    group.update({key: value for key, value in changed.items() if key in group})
-    if "lr" in changed and "initial_lr" in group:
-        group["initial_lr"] = changed["lr"]
 
 
 def _class_path(settings: Settings, name: str) -> str | None:

@@ -1,1 +1,0 @@
-"""Where weights come from, and how they fit a network."""
