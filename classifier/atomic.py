@@ -33,13 +33,8 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a file as a whole or not at all."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file as a whole or not at all."""
     with atomic_write(path) as file:
-        file.write(content)
+        file.write(text.encode())
 
 
 @contextlib.contextmanager
@@ -60,7 +55,8 @@ def atomic_create(path: Path) -> Iterator[IO[bytes]]:
         yield file
         with naming_path(path):
             _finish(file)
-            kept = next(name for name in _numbered(path) if _publish(part, name))
+            numbered = (path.with_stem(f"{path.stem}_{n}") for n in itertools.count(1))
+            kept = next(name for name in itertools.chain([path], numbered) if _publish(part, name))
     if kept != path:
         raise FileExistsError(
             f"'{path}' was made by another process meanwhile and is left as it is; what was to be "
@@ -72,9 +68,7 @@ def create_private(path: Path, content: bytes) -> None:
     """Writes a file that only the user may read, unless the name is taken.
 
     Other processes see it as a whole or not at all; on a file system without links, empty at first.
-
-    Raises:
-        OSError: If it cannot be written; names it.
+    An OSError names it if it cannot be written.
     """
     part = _own_part(path)
     with naming_path(path), _part(part, "xb", 0o600) as file:
@@ -129,17 +123,6 @@ def open_to_append(path: Path) -> IO[bytes]:
 def _finish(file: IO[bytes]) -> None:
     file.flush()
     os.fsync(file.fileno())  # or a loss of power leaves an empty file under the name
-
-
-def _numbered(path: Path) -> Iterator[Path]:
-    """The name itself, and then those with a number.
-
-    >>> [path.name for path in itertools.islice(_numbered(Path("of/no.csv")), 3)]
-    ['no.csv', 'no_1.csv', 'no_2.csv']
-    """
-    yield path
-    for number in itertools.count(1):
-        yield path.with_stem(f"{path.stem}_{number}")
 
 
 def _publish(part: Path, path: Path, mode: int = 0o666) -> bool:

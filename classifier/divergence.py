@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -26,18 +25,13 @@ class DivergenceDetector:
     skipped: int = 0  # how many steps were left out
     in_a_row: int = 0  # how many of them just now, one after the other
 
-    @property
-    def limit(self) -> float:
-        """The largest loss that is not bad."""
-        return EXPLODED * max(1.0, abs(self.first_loss or 0.0))
-
     def allows(self, loss: float) -> bool:
         """Whether a loss is not bad; the first finite one sets the limit."""
         if not math.isfinite(loss):
             return False
         if self.first_loss is None:
             self.first_loss = loss
-        return loss <= self.limit
+        return loss <= EXPLODED * max(1.0, abs(self.first_loss))
 
     def count(self, skipped: bool) -> None:
         """Counts a step that was left out, or ends the row of them."""
@@ -49,13 +43,6 @@ class DivergenceDetector:
         if not math.isfinite(loss):
             return str(loss)
         return f"{loss:.3g}, over {EXPLODED:,.0f} times the first, {self.first_loss:.3g},"
-
-
-class WatchedModule(Protocol):
-    """What a module has whose training is watched."""
-
-    divergence: DivergenceDetector
-    skip_bad_steps: bool
 
 
 def mean_over_ranks(value: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -68,10 +68,8 @@ def _git(folder: Path, *arguments: str) -> bytes | None:
     return answer.stdout if answer.returncode == 0 else None
 
 
-@functools.cache
-def distributions() -> Mapping[str, list[str]]:
-    """The installed distributions that each top-level module belongs to; 0.15 s the first time."""
-    return metadata.packages_distributions()
+# The installed distributions that each top-level module belongs to; 0.15 s the first time.
+distributions = functools.cache(metadata.packages_distributions)
 
 
 def _versions(modules: Iterable[str]) -> dict[str, str]:

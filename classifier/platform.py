@@ -8,7 +8,7 @@ import platform
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import wait
 from pathlib import Path
 from types import FrameType
@@ -22,23 +22,20 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 GLIBC_LARGEST = 2**25  # bytes up to which glibc adapts by itself
 SPARE_MEMORY = 2**28  # bytes
 
+Handler = Callable[[int, FrameType | None], None] | signal.Handlers
+
 
 @contextlib.contextmanager
-def handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+def handled_by(handler: Handler, signals: Iterable[signal.Signals] = STOPS) -> Iterator[None]:
     """Within, a function handles those that are not ignored, as a shell has it in the background.
 
     A thread that is not the main one gets no signals, so nothing changes there.
     """
-    stops = STOPS if threading.current_thread() is threading.main_thread() else ()
-    before = {number: signal.getsignal(number) for number in stops}
-    replaced = {number: old for number, old in before.items() if old is not signal.SIG_IGN}
-    for number in replaced:
-        signal.signal(number, handler)
-    try:
+    with contextlib.ExitStack() as undo:
+        for number in signals if threading.current_thread() is threading.main_thread() else ():
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                undo.callback(signal.signal, number, signal.signal(number, handler))
         yield
-    finally:
-        for number, old in replaced.items():
-            signal.signal(number, old)
 
 
 def exit_now(number: int, frame: FrameType | None) -> None:
@@ -73,16 +70,6 @@ def ignore_first_stop() -> None:
     """
     for stop in STOPS:
         signal.signal(stop, lambda number, frame: signal.signal(number, signal.SIG_DFL))
-
-
-@contextlib.contextmanager
-def ignored_child_exits() -> Iterator[None]:
-    """Within, nobody reacts to the end of a child process."""
-    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGCHLD, before)
 
 
 def die_with_parent(parent: int) -> None:

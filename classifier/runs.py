@@ -1,9 +1,4 @@
-"""The run folder: its names, claiming it, its record and its metrics.
-
-``runs/<config name>/version_N/`` holds ``config.yaml``, ``run.json``, ``metrics.csv``,
-``checkpoints/best.ckpt``, ``checkpoints/last.ckpt``, TensorBoard events, and ``.lock``, which
-whoever trains in the folder holds.
-"""
+"""The run folder: its names, claiming it, its record and its metrics."""
 
 import contextlib
 import csv
@@ -79,12 +74,10 @@ def claim_folder(root: Path, name: str) -> Path:
     number = max((int(text) + 1 for text in taken if text.isdecimal()), default=0)
     while True:
         folder = parent / f"version_{number}"
-        try:
+        with contextlib.suppress(FileExistsError):
             folder.mkdir(parents=True)
-        except FileExistsError:
-            number += 1
-        else:
             return folder
+        number += 1
 
 
 def remove_if_unused(folder: Path) -> None:
@@ -134,28 +127,20 @@ def refuse_links(folder: Path) -> None:
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Writes ``run.json``."""
-    text = json.dumps(_finite(record), indent=2, ensure_ascii=False, allow_nan=False)
+    # JSON has no NaN and no infinity: null stands for them.
+    finite = json.loads(json.dumps(record), parse_constant=lambda _: None)
+    text = json.dumps(finite, indent=2, ensure_ascii=False, allow_nan=False)
     write_text(RunFolder(folder).record, text + "\n")
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity: null stands for them."""
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_record(folder: Path) -> dict[str, Any]:
     """Reads ``run.json``."""
     path = RunFolder(folder).record
     try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (TypeError, ValueError) as error:  # not JSON, or no object
         remedy = "Fix the file, or move the run folder away."
         raise UserError(f"'{path}' is damaged: {error}. {remedy}") from error
-    return record
 
 
 def save_config(folder: Path, text: str) -> None:

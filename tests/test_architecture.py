@@ -22,7 +22,6 @@ LAYERS = [
     {"sources"},
     {"runs"},
     {"checkpoint"},
-    {"results"},
     {"weights"},
     {"networks", "optimization", "divergence"},
     {"loading"},

@@ -11,11 +11,14 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from pytorch_lightning.utilities import rank_zero_only
 
 import classifier
 from classifier import runs
 from classifier.__main__ import main
+from classifier.callbacks.logger import RunLogger
 from classifier.data import Digits
+from classifier.runs import RunFolder
 
 TWO_RANKS = [
     *("--trainer.accelerator", "cpu", "--trainer.strategy", "ddp", "--trainer.devices", "2")
@@ -65,6 +68,16 @@ def assert_one_complete_run(folder):
     assert len(list(folder.glob("events.out.tfevents*"))) == 1
     assert yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["devices"] in (2, "2")
     assert runs.read_record(folder)["state"] == "finished"
+
+
+def test_another_rank_leaves_what_lies_in_the_working_folder_alone(monkeypatch):
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    own = Path("events.out.tfevents.own")
+    own.touch()
+
+    RunLogger(RunFolder()).finalize("success")
+
+    assert own.exists()
 
 
 def test_two_ranks_share_one_run_and_agree(write_config):

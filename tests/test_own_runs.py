@@ -445,6 +445,40 @@ def test_two_runs_with_modules_of_one_name_are_not_mixed_up(begin, own_folder, m
     forget()
 
 
+SCRIPT = """
+import sys
+
+from torch import nn
+
+from classifier.__main__ import main
+
+
+class Net(nn.Sequential):
+    def __init__(self, num_classes: int):
+        super().__init__(nn.Flatten(), nn.Linear(64, num_classes))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_class_of_a_script_is_told_to_go_into_a_file_of_its_own(write_config, own_folder):
+    Path("train.py").write_text(SCRIPT)
+    config = write_config({**SMALL, **parts("__main__")["network"]})
+    code, told = in_process("train.py", "fit", "--config", config)
+    assert code == 0, told
+
+    verb = ("test", "--ckpt_path", "runs/tiny/version_0")
+    code, told = in_process("train.py", *verb)
+    assert code == 0, told
+    code, told = in_process(*CLASSIFIER, *verb)
+
+    assert code == 2
+    assert f"'__main__' was a script in '{own_folder}', which nothing else can import: " in told
+    assert "put the class into a file of its own. --trust" in told
+
+
 @pytest.mark.parametrize("layout", IMPORTS)
 def test_the_folder_of_a_project_may_move(layout, command, begin, own_folder, monkeypatch):
     folder = begin(everything(write_own(layout)), step=9)

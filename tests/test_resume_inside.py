@@ -11,6 +11,7 @@ import storms
 import torch
 import yaml
 
+from classifier import runs
 from classifier.__main__ import main
 
 RUN = Path("runs/tiny/version_0")
@@ -21,6 +22,7 @@ import sys
 from pathlib import Path
 
 from pytorch_lightning.callbacks import Callback
+from torchmetrics import MeanMetric
 
 FOUND = {}
 
@@ -50,6 +52,17 @@ class Stops(Callback):
 
     def on_train_epoch_end(self, trainer, *_):
         self._stop(trainer, "end")
+
+
+class Measures(Callback):
+    "Gives the module a metric of its own."
+
+    def setup(self, trainer, pl_module, stage):
+        pl_module.extra = MeanMetric()
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        pl_module.extra(1.0)
+        pl_module.log("train_extra", pl_module.extra, on_step=False, on_epoch=True)
 
 
 class Looks(Callback):
@@ -286,6 +299,19 @@ def test_a_run_that_was_killed_when_all_was_trained_still_gets_its_last_metrics(
     again = json.loads((RUN / "run.json").read_text())
     for name in ("state", "metrics", "best", "epochs", "steps", "weights_sha256"):
         assert again[name] == record[name]
+
+
+def test_a_run_goes_on_without_a_metric_that_the_module_has_no_more(stop, capsys):
+    callbacks = {"trainer.callbacks": [STOPS, {"class_path": "own.Measures"}]}
+    assert stop(signal.SIGTERM, 9, **callbacks) == 143
+    assert saved() == (9, True)
+    capsys.readouterr()
+
+    assert main([*GO_ON, "--trainer.callbacks", "null"]) == 0
+
+    assert "resumed in epoch 2" in capsys.readouterr().out
+    record = runs.read_record(RUN)
+    assert (record["state"], record["epochs"], record["steps"]) == ("finished", 3, 18)
 
 
 # ---- the private parts of Lightning ----

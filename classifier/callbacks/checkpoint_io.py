@@ -31,8 +31,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 def use_atomic_checkpoints(trainer: pl.Trainer) -> None:
     """Lets a trainer write and read its checkpoints by ``AtomicCheckpointIO``.
 
-    Raises:
-        UserError: If its strategy or plugin has another way, or its processes would be copies.
+    Raises UserError if its strategy or plugin has another way, or its processes would be copies.
     """
     strategy = trainer.strategy
     given = type(strategy.checkpoint_io)

@@ -87,7 +87,7 @@ class RunCheckpoints(ModelCheckpoint):
             self.signals.listen(trainer)
 
     def _end(self, *args: Any, **kwargs: Any) -> None:
-        self.signals.release()
+        self.signals.listening.close()
 
     teardown = on_exception = _end
 

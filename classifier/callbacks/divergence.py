@@ -3,7 +3,7 @@
 import io
 import math
 from dataclasses import dataclass
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 
 import pytorch_lightning as pl
 import torch
@@ -11,9 +11,9 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from classifier import terminal
-from classifier.atomic import write_bytes
+from classifier.atomic import atomic_write
 from classifier.checkpoint.read import read_checkpoint
-from classifier.divergence import WatchedModule, max_abs, mean_over_ranks
+from classifier.divergence import max_abs, mean_over_ranks
 from classifier.runs import RunFolder
 
 MAX_IN_A_ROW = 10  # skipped steps; after so many the weights are broken, not the batch
@@ -102,24 +102,23 @@ class StopOnDivergence(Callback):
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: Any, _: dict[str, Any]) -> None:
         self._look_closely(trainer, pl_module)
 
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        skipped = cast(WatchedModule, pl_module).divergence.skipped
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        skipped = pl_module.divergence.skipped
         if skipped and trainer.is_global_zero:
             terminal.warn(
                 f"{skipped} of {trainer.global_step} steps were skipped, for their loss "
                 "or gradient was not finite or had exploded."
             )
 
-    def _look(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def _look(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Judges the newest step, if that was not done."""
         if self.newest is None or not self.pending:
             return
         self.pending = False
-        module, loss = cast(WatchedModule, pl_module), self.newest.loss_value()
-        detector = module.divergence
+        detector, loss = pl_module.divergence, self.newest.loss_value()
         if not detector.allows(loss):
             self._keep(trainer, self.newest)
-            if not module.skip_bad_steps:
+            if not pl_module.skip_bad_steps:
                 what = f"train_loss is {detector.describe(loss)}"
                 self._stop(trainer, self.newest, what, REMEDY)
         if detector.in_a_row >= min(MAX_IN_A_ROW, trainer.num_training_batches):
@@ -153,7 +152,8 @@ class StopOnDivergence(Callback):
             "rank": trainer.global_rank,
         }
         torch.save(facts, file)
-        write_bytes(self.run.path / _file_name(trainer.global_rank), file.getvalue())
+        with atomic_write(self.run.path / _file_name(trainer.global_rank)) as kept:
+            kept.write(file.getvalue())
 
     def _stop(self, trainer: pl.Trainer, step: Step, what: str, remedy: str) -> NoReturn:
         if not trainer.is_global_zero:

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from lightning_fabric.loggers.logger import rank_zero_experiment
 from pytorch_lightning.loggers import TensorBoardLogger
@@ -11,9 +11,6 @@ from pytorch_lightning.loggers.logger import DummyLogger
 
 from classifier import terminal
 from classifier.runs import EVENTS, RunFolder
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 
 class RunLogger(TensorBoardLogger):
@@ -27,8 +24,8 @@ class RunLogger(TensorBoardLogger):
         # Without default_hp_metric=False it would log a made-up metric of -1.
         super().__init__("", default_hp_metric=False, purge_step=purge_step)
         self.run = run
-        self.earlier: set[Path] = set()
-        self.is_begun = self.is_used = False
+        self.earlier: set[Path] | None = None  # files with events, once it has one of its own
+        self.is_used = False
 
     @property
     def log_dir(self) -> str:
@@ -53,14 +50,12 @@ class RunLogger(TensorBoardLogger):
 
     @property
     @rank_zero_experiment
-    def experiment(self) -> "SummaryWriter":
+    def experiment(self) -> Any:
         if not self.run.is_taken:  # Lightning opens it before it sets up callbacks
-            return cast("SummaryWriter", DummyLogger().experiment)
-        if not self.is_begun:  # not again where the end of a training flushes it
-            self.is_begun = True
+            return DummyLogger().experiment
+        if self.earlier is None:  # not again where the end of a training flushes it
             self.earlier = set(self.run.path.glob(f"{EVENTS}*"))
-        writer: SummaryWriter = super().experiment
-        return writer
+        return super().experiment
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         self.is_used = True
@@ -75,7 +70,7 @@ class RunLogger(TensorBoardLogger):
         # A full disk, which it finds once more, must not hide why a training failed.
         with contextlib.suppress(OSError) if status == "failed" else contextlib.nullcontext():
             super().finalize(status)
-        if status == "success" and self.is_begun and not self.is_used:
+        if status == "success" and not self.is_used and self.earlier is not None:
             # Lightning opens the file even where there is nothing to train.
             for file in set(Path(self.log_dir).glob(f"{EVENTS}*")) - self.earlier:
                 file.unlink(missing_ok=True)

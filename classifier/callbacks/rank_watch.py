@@ -81,7 +81,9 @@ class RankWatch(Callback):
             beat = Heartbeat(number, self.batches, *place_of(thread), *here)
             with contextlib.suppress(RuntimeError):  # rank zero, which has the store, is gone
                 store.set(str(trainer.global_rank), json.dumps(beat))
-                self.heard = heartbeats(store, trainer.world_size)
+                names = [str(rank) for rank in range(trainer.world_size)]
+                told = [store.get(name) if store.check([name]) else None for name in names]
+                self.heard = [Heartbeat(*json.loads(x)) if x else None for x in told]
             if self.ended.wait(HANG_SECONDS / BEATS):
                 return
 
@@ -118,12 +120,6 @@ class RankWatch(Callback):
             time.sleep(3 * HANG_SECONDS / BEATS)  # it may end itself, and this rank with it
             os.kill(first.pid, signal.SIGKILL)
         os._exit(1)  # the main thread waits in a place that no exception reaches
-
-
-def heartbeats(store: Any, ranks: int) -> list[Heartbeat | None]:
-    """What each rank has said last; None for one that never did."""
-    names = [str(rank) for rank in range(ranks)]
-    return [Heartbeat(*json.loads(store.get(n))) if store.check([n]) else None for n in names]
 
 
 def hanging(

@@ -123,14 +123,8 @@ def resume_at_image(
 ) -> bool:
     """Resumes an epoch at the image where it was left, in batches of another size too.
 
-    Args:
-        trainer: The trainer that is resumed.
-        images_per_batch: How many a batch had, over all ranks.
-        window: How many batches a step accumulates now.
-        same_windows: Whether gradients are accumulated as before.
-
-    Returns:
-        False if it cannot: a batch or a window of accumulation would begin elsewhere.
+    A batch had ``images_per_batch``, over all ranks; a step accumulates a ``window`` of batches
+    now. Returns False if it cannot: a batch or a window would begin elsewhere.
     """
     loader: Any = trainer.train_dataloader
     progress: Any = trainer.fit_loop.epoch_loop.batch_progress

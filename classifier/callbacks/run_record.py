@@ -67,6 +67,7 @@ class RunRecord(EpochTracker):
         }
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.record["started"] = _now()
         # Weights and optimizer are in place: a mistake no longer touches the folder.
         if trainer.is_global_zero and not self.resumed:
             self._begin()
@@ -80,8 +81,7 @@ class RunRecord(EpochTracker):
             done = ("metrics", "epochs", "steps")
             self.record |= {name: earlier[name] for name in done if name in earlier}
             self.record["resumed"] = [*earlier.pop("resumed", []), earlier]
-        self.record |= {"pid": os.getpid(), "started": self.record.get("started", _now())}
-        self.record["config_sha256"] = runs.text_sha256(self.config)
+        self.record |= {"pid": os.getpid(), "config_sha256": runs.text_sha256(self.config)}
         # In this order, so that after a kill between the two the config is one that is known.
         runs.write_record(self.run.path, self.record)
         runs.save_config(self.run.path, self.config)
@@ -89,7 +89,6 @@ class RunRecord(EpochTracker):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        self.record["started"] = self.record.get("started", _now())
         self.first_step = trainer.global_step
         # The epochs that a resumed training repeats are written again.
         rows = runs.read_metrics(self.run.path)

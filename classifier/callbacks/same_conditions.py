@@ -34,7 +34,13 @@ class SameConditions(Callback):
     state_key = "SameConditions"
 
     def __init__(self, before: Mapping[str, Any], fingerprint: str | None = None) -> None:
-        self.before = conditions_of(before)
+        environment = before.get("environment", {})
+        self.before = {  # as conditions_here; None where the record says nothing
+            **{name: before.get(name) for name in ("device", "devices", "precision")},
+            "threads": environment.get("threads"),
+            "instruction set": environment.get("cpu_capability"),
+            "torch": environment.get("packages", {}).get("torch"),
+        }
         self.fingerprint = fingerprint
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -84,15 +90,4 @@ def conditions_here(trainer: pl.Trainer) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "instruction set": torch.backends.cpu.get_cpu_capability(),
         "torch": metadata.version("torch"),
-    }
-
-
-def conditions_of(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The same of a run, as its record says; None where it says nothing."""
-    environment = record.get("environment", {})
-    return {
-        **{name: record.get(name) for name in ("device", "devices", "precision")},
-        "threads": environment.get("threads"),
-        "instruction set": environment.get("cpu_capability"),
-        "torch": environment.get("packages", {}).get("torch"),
     }

@@ -12,26 +12,18 @@ from classifier.internals.lightning import without_signal_handlers
 from classifier.platform import handled_by
 
 
-class StoppedBySignal(SystemExit):
-    """The training was told to stop by a signal and has saved itself; the code is 128 + number."""
-
-
 class StopOnSignal:
     """Notes SIGTERM, SIGINT and SIGUSR1; a second one ends the process at once."""
 
     def __init__(self) -> None:
         self.signal = 0  # the one that this process got
         self.signal_on_any_rank = 0  # as far as the ranks have agreed
-        self.listening = contextlib.ExitStack()
+        self.listening = contextlib.ExitStack()  # which puts the handlers of before back
 
     def listen(self, trainer: pl.Trainer) -> None:
         """Takes the place of the handlers of before, and of Lightning's."""
         self.listening.enter_context(without_signal_handlers(trainer))
         self.listening.enter_context(handled_by(self._note))
-
-    def release(self) -> None:
-        """Puts the handlers of before back."""
-        self.listening.close()
 
     def agree(self, trainer: pl.Trainer, due: bool) -> bool:
         """Whether any rank has something due or was told to stop."""
@@ -43,9 +35,9 @@ class StopOnSignal:
         return bool(due or self.signal_on_any_rank)
 
     def obey(self) -> None:
-        """Raises ``StoppedBySignal`` if any rank was told to stop."""
+        """Raises SystemExit, with 128 + its number, if any rank was told to stop."""
         if self.signal_on_any_rank:
-            raise StoppedBySignal(128 + self.signal_on_any_rank)
+            raise SystemExit(128 + self.signal_on_any_rank)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.signal:

@@ -46,12 +46,7 @@ class _Hashed:
 
 
 def write_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
-    """Writes a checkpoint that is there as a whole or not at all, whatever happens meanwhile.
-
-    Raises:
-        OSError: If it cannot be written, for want of space or of permission; what was under the
-            name is still there.
-    """
+    """Writes a checkpoint as a whole, or not at all and raises an OSError, as ``atomic_write``."""
     with atomic_write(path) as file:
         hashed = _Hashed(file)
         try:
@@ -70,12 +65,9 @@ def write_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
 
 
 def verify_checksum(file: IO[bytes]) -> signatures.Origin:
-    """Finds out whether a checkpoint that was written by this package is undamaged, and whose.
+    """Finds out whose a checkpoint is, and raises a ValueError if it is damaged.
 
-    One from elsewhere has no checksum and is let through, unsigned.
-
-    Raises:
-        ValueError: If it is damaged.
+    One that this package has not written has no checksum and is let through, unsigned.
     """
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - END_SIZE - LONGEST))
@@ -87,8 +79,7 @@ def verify_checksum(file: IO[bytes]) -> signatures.Origin:
     digest = hashlib.sha256()
     file.seek(0)
     left = size - len(comment) - 2
-    while left > 0:
-        block = file.read(min(left, 1 << 20))
+    while block := file.read(min(left, 1 << 20)):
         digest.update(block)
         left -= len(block)
     digest.update(b"\0\0")  # without a comment, as it was when it was hashed

@@ -1,7 +1,4 @@
-"""Refuses files that would unpack to far more than they hold.
-
-Shapes and sizes are in bytes unless said otherwise.
-"""
+"""Refuses files that would unpack to far more than they hold; sizes are in bytes."""
 
 import struct
 import zipfile
@@ -18,10 +15,9 @@ END = b"PK\x05\x06"  # of the directory of a zip file
 
 
 def check_archive(file: IO[bytes]) -> None:
-    """Checks that a zip file is one as ``torch.save`` writes it: entries side by side, as they are.
+    """Raises a ValueError unless a file is a zip as ``torch.save`` writes it.
 
-    Raises:
-        ValueError: If it is not a zip file, or entries are compressed or overlap.
+    Its entries lie side by side, as they are: none is compressed or overlaps another.
     """
     try:
         with zipfile.ZipFile(file) as archive:
@@ -49,11 +45,10 @@ def check_archive(file: IO[bytes]) -> None:
 
 
 def check_values(value: Any, size: int) -> None:
-    """Checks that what was loaded from a file of ``size`` is in proportion to it.
+    """Raises a ValueError if what was loaded is out of proportion to a file of ``size``.
 
-    Raises:
-        ValueError: If tensors claim more than the file can hold, as one number repeated by a stride
-            of 0, or if values are nested too deeply or refer to one another too often.
+    Tensors may claim more than it can hold, as one number repeated by a stride of 0, and values may
+    be nested too deeply or refer to one another too often.
     """
     views: dict[Any, int] = {}
     _extent(value, {}, views, 0)
@@ -64,7 +59,11 @@ def check_values(value: Any, size: int) -> None:
 def _extent(value: Any, seen: dict[int, int | None], views: dict[Any, int], level: int) -> int:
     """Returns how many values there are in a value, as often as it refers to each."""
     if isinstance(value, Tensor):
-        views[_view(value)] = value.numel() * value.element_size()
+        # One for tensors that show the same numbers of a storage in the same way.
+        view: Any = id(value)
+        if value.layout == torch.strided and not value.is_meta:
+            view = value.data_ptr(), value.shape, value.stride(), value.dtype
+        views[view] = value.numel() * value.element_size()
     if not isinstance(value, Mapping | list | tuple | set | frozenset):
         return 1
     if level > MAX_LEVELS:
@@ -79,10 +78,3 @@ def _extent(value: Any, seen: dict[int, int | None], views: dict[Any, int], leve
     if known > MAX_VALUES:
         raise ValueError(f"it makes more than {MAX_VALUES:,} values out of few")
     return known
-
-
-def _view(tensor: Tensor) -> Any:
-    """The same for tensors that show the same numbers of a storage in the same way."""
-    if tensor.layout != torch.strided or tensor.is_meta:
-        return id(tensor)
-    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype

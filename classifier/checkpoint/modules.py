@@ -131,9 +131,8 @@ class OwnModules(MetaPathFinder):
         top = fullname.partition(".")[0]
         if top not in self.folders or top not in self.digests:
             return None
-        if (path is None or top != fullname) and _source_in(self.folders[top], top):
-            found = [self.folders[top]] if top == fullname else path
-            return PathFinder.find_spec(fullname, found)
+        if _source_in(self.folders[top], top):
+            return PathFinder.find_spec(fullname, [self.folders[top]] if path is None else path)
         loader = _Verified(self.elsewhere, self._same(top))
         return spec_from_loader(fullname, loader) if loader.file_of(fullname) else None
 
@@ -147,6 +146,9 @@ class OwnModules(MetaPathFinder):
         for other in together:  # what it imports, too
             loaded = _imported_source(other)
             strange = loaded and not is_installed(loaded) and not self._is(loaded, other)
+            if other == "__main__" and not self._is(loaded, other):
+                was = f"a script in '{self.folders[other]}', which nothing else can import"
+                return f"'{other}' was {was}: put the class into a file of its own"
             if strange or self._is_served_otherwise(other):
                 return f"'{loaded or other}' of before is not {self._was(other)}: restart Python"
         found = _imported_source(name) or found_by_others(name)
@@ -205,12 +207,12 @@ class OwnModules(MetaPathFinder):
         return files if files and _digest(files) == self.digests[name] else {}
 
 
+@dataclass
 class _Verified(SourceLoader):
     """Loads modules from bytes whose digest is known; no compiled file beside them is read."""
 
-    def __init__(self, folder: str, files: Mapping[str, bytes]) -> None:
-        self.folder = folder
-        self.files = files
+    folder: str
+    files: Mapping[str, bytes]
 
     def file_of(self, fullname: str) -> str | None:
         """The file of a module by its path in the folder; a package needs no __init__.py."""
@@ -226,9 +228,6 @@ class _Verified(SourceLoader):
     def get_data(self, path: str | bytes) -> bytes:
         return self.files.get(Path(str(path)).relative_to(self.folder).as_posix(), b"")
 
-    def is_package(self, fullname: str) -> bool:
-        return self.get_filename(fullname).endswith("__init__.py")
-
 
 def found_by_others(name: str) -> Path | None:
     """Where Python finds a top-level module without what was recorded; imports nothing."""
@@ -240,33 +239,24 @@ def found_by_others(name: str) -> Path | None:
 
 
 @contextlib.contextmanager
-def served(own: OwnModules | None) -> Iterator[None]:
+def served(own: OwnModules) -> Iterator[None]:
     """Within, Python finds the recorded modules."""
-    finders = [own] if own else []
-    sys.meta_path.extend(finders)
+    sys.meta_path.append(own)
     try:
         yield
     finally:
-        for finder in finders:
-            sys.meta_path.remove(finder)
+        sys.meta_path.remove(own)
 
 
-def serve_on(own: OwnModules | None) -> None:
+def serve_on(own: OwnModules) -> None:
     """Lets Python find them from now on, if one was imported: its functions may import others."""
-    if own and own.folders.keys() & sys.modules.keys() and own not in sys.meta_path:
+    if own.folders.keys() & sys.modules.keys() and own not in sys.meta_path:
         sys.meta_path.append(own)
 
 
 def prelude() -> str:
     """Statements for a process that is started, so that it finds the same modules."""
-    found = [finder for finder in sys.meta_path if isinstance(finder, OwnModules)]
-    if not found:
-        return ""
+    found = [known for known in sys.meta_path if isinstance(known, OwnModules) and known.folders]
     folder = str(Path(classifier.__file__).parents[1])
-    given = [vars(finder) for finder in found]
-    return f"sys.path.append({folder!r}); from {__name__} import serve; serve({given!r}); "
-
-
-def serve(found: Iterable[Mapping[str, object]]) -> None:
-    """What such a process does first."""
-    sys.meta_path.extend(OwnModules(**given) for given in found)  # type: ignore[arg-type]
+    importing = f"sys.path.append({folder!r}); from {__name__} import OwnModules; "
+    return f"{importing}sys.meta_path.extend({found!r}); " if found else ""

@@ -25,7 +25,8 @@ from classifier.runs import RunFolder
 KEY = "classifier"  # the entry with the format, config text, data description and run record
 READINGS = 3  # of a file that is written to meanwhile
 MAX_CONFIG = 1_000_000  # characters; reading YAML takes 10 s for so many
-Check = Callable[[Any], bool]
+VERSION = re.compile(r"\d[\w.+-]{,50}")
+Check = Callable[[Any], object]  # whether a value is as it should be
 
 
 class OpenCheckpoint(NamedTuple):
@@ -171,15 +172,7 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
-def _is_config(value: Any) -> bool:
-    return isinstance(value, str) and len(value) <= MAX_CONFIG
-
-
-def _is_version(value: Any) -> bool:
-    return isinstance(value, str) and bool(re.fullmatch(r"\d[\w.+-]{,50}", value))
-
-
-def _is_names(value: Any) -> bool:
+def _are_texts(value: Any) -> bool:
     return isinstance(value, list) and all(map(_is_text, value))
 
 
@@ -192,15 +185,13 @@ def _is_count(value: Any) -> bool:
 
 
 def _is_description(value: Any) -> bool:
-    if value is None:
-        return True
     if not _is_mapping(value) or {"class_names", "in_channels", "mean", "std"} - set(value):
         return False
     names, channels = value["class_names"], value["in_channels"]
     numbers = [value["mean"], value["std"]]
     return (
         isinstance(names, list | tuple)
-        and all(isinstance(name, str) for name in names)
+        and all(map(_is_text, names))
         and type(channels) is int
         and 0 < channels <= 10_000
         and all(isinstance(part, list | tuple) and len(part) in (1, channels) for part in numbers)
@@ -209,7 +200,7 @@ def _is_description(value: Any) -> bool:
 
 
 ENTRIES: Mapping[str, Check] = {
-    "pytorch-lightning_version": _is_version,
+    "pytorch-lightning_version": lambda text: _is_text(text) and VERSION.fullmatch(text),
     "epoch": _is_count,
     "global_step": _is_count,
     "state_dict": _is_mapping,
@@ -218,17 +209,17 @@ ENTRIES: Mapping[str, Check] = {
 }
 OWN_ENTRIES: Mapping[str, Check] = {
     "format": _is_count,
-    "objects": _is_names,
+    "objects": _are_texts,
     "classes": _is_mapping,
-    "config": _is_config,
+    "config": lambda text: _is_text(text) and len(text) <= MAX_CONFIG,
     "run": _with(
         **dict.fromkeys(("id", "name", "working_folder"), _is_text),
         **dict.fromkeys(("code", "code_folders"), _is_table),
-        trusted=_is_names,
+        trusted=_are_texts,
         environment=_with(packages=_is_mapping),
         data=_with(fingerprint=_is_text),
     ),
-    "data": _is_description,
+    "data": lambda value: value is None or _is_description(value),
 }
 
 

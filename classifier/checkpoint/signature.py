@@ -63,11 +63,7 @@ def hindrance(make: bool = False) -> str:
 
 
 def key_file() -> Path:
-    """Where the key is, or will be.
-
-    Raises:
-        NoKeyError: If this user has no home, or ``CLASSIFIER_KEY`` is no whole path.
-    """
+    """Where the key is, or will be; a NoKeyError says why it can be nowhere."""
     if named := os.environ.get(VARIABLE):
         path = Path(named).expanduser()
         if not path.is_absolute():  # processes that are started elsewhere would miss it

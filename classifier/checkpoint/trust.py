@@ -94,13 +94,11 @@ class Trust:
         self.found = found
         self.here = here or Path.cwd()
         self.granted: set[str] = set()  # imported because the user or the signature asks for it
-        record = found.record if found and found.origin == "own" else None
+        record = found.record if found and found.origin == "own" else {}
         # What the user's own words asked for in a run that the user's signature is on.
-        self.signed: set[str] = set(record.get("trusted", ())) if record else set()
-        self.modules: OwnModules | None = None
-        if record is not None:
-            folders, code = record.get("code_folders", {}), record.get("code", {})
-            self.modules = OwnModules(dict(folders), dict(code), str(self.here))
+        self.signed: set[str] = set(record.get("trusted", ()))
+        folders, digests = (dict(record.get(name, {})) for name in ("code_folders", "code"))
+        self.modules = OwnModules(folders, digests, str(self.here))
 
     def allows(self, path: str) -> bool:
         """Whether any config may import a class path, judged by its name alone."""
@@ -147,10 +145,6 @@ class Trust:
         """What a later run with the same config may import, beyond ``packages``."""
         return sorted(path for path in {*self.granted, *self.trusted} if not self.allows(path))
 
-    def notes(self) -> list[str]:
-        """What there is to say of the modules that the signature let in."""
-        return self.modules.notes() if self.modules else []
-
     def packages_of(self, paths: Iterable[str]) -> list[str]:
         """What the user has to trust for class paths: whole packages, or modules of known ones."""
         partly = {package.partition(".")[0] for package in self.packages}
@@ -164,8 +158,7 @@ class Trust:
 
     def _check_module(self, path: str) -> None:
         """Refuses a module that the signature is not on."""
-        problem = self.modules.problem(path.partition(".")[0]) if self.modules else ""
-        if problem:
+        if problem := self.modules.problem(path.partition(".")[0]):
             raise NotTrustedError(self._refusal([path], problem))
 
     def _is_named(self, module: str, name: str) -> bool:
@@ -281,19 +274,15 @@ def origin_of_run(record: Mapping[str, Any], config: str) -> Origin:
     return signature.origin("run", signed_part(record, config), record.get("signature"))
 
 
-def active() -> Trust | None:
-    """What decides within ``confined``."""
-    return _active.get()
+# What decides within ``confined``.
+active: ContextVar[Trust | None] = ContextVar("trust", default=None)
 
 
 def import_class(class_path: str) -> Any:
-    """The class or function; ``pkgutil.resolve_name`` would take a module of the same name.
-
-    Raises:
-        NotTrustedError: If it may not be imported.
-    """
-    if trust := active():
+    """Returns a class or function; raises `NotTrustedError` if it may not be imported."""
+    if trust := active.get():
         trust.check(class_path)
+    # pkgutil.resolve_name would take a module of the same name.
     module, _, name = class_path.rpartition(".")
     return getattr(importlib.import_module(module), name)
 
@@ -306,7 +295,7 @@ def confined(trust: Trust) -> Iterator[None]:
     variable of the environment makes. The working folder is not searched for modules, unless all
     is by the user's words or they name one in it.
     """
-    token = _active.set(trust)
+    token = active.set(trust)
     exception = os.environ.pop(FORCE, None)
     path = [*sys.path]
     if trust.found:
@@ -316,7 +305,7 @@ def confined(trust: Trust) -> Iterator[None]:
             yield
     finally:
         sys.path[:] = path
-        _active.reset(token)
+        active.reset(token)
         if exception is not None:
             os.environ[FORCE] = exception
 
@@ -340,9 +329,6 @@ def _is_module(name: str) -> bool:
 
 
 def _check(path: str) -> None:
-    trust = _active.get()
+    trust = active.get()
     check = trust.check if trust else check_import_path
     check(path)
-
-
-_active: ContextVar[Trust | None] = ContextVar("trust", default=None)

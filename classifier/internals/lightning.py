@@ -276,7 +276,10 @@ def restore_metrics(
     taken: set[str] = set()
     for part in parts:
         for name, state in part.get("metrics", {}).items():
-            metric: Any = trainer.lightning_module.get_submodule(name)
+            try:
+                metric: Any = trainer.lightning_module.get_submodule(name)
+            except AttributeError:  # measured no more
+                continue
             for key in set(metric.metric_state) & set(state):
                 value = state[key]
                 value = value.to(device) if isinstance(value, torch.Tensor) else value

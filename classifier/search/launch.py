@@ -103,7 +103,7 @@ def check_trusted(folder: Path) -> None:
     Raises:
         ImportDenied: If they name what is not trusted.
     """
-    trust = active()
+    trust = active.get()
     if trust is None or is_own():
         return
     from classifier.cli.command_line import harmless_packages  # with Lightning

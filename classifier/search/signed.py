@@ -70,7 +70,7 @@ def words(folder: Path) -> list[str]:
 
 def is_own() -> bool:
     """Whether the search that is at work is by the user's own words."""
-    trust = active()
+    trust = active.get()
     return trust is None or trust.found is None
 
 
@@ -80,7 +80,7 @@ def refuse_of_others(setting: str, remedy: str) -> None:
     Raises:
         UserError: If the search is not the user's.
     """
-    trust = active()
+    trust = active.get()
     if trust and trust.found:  # as is_own, but names it
         raise UserError(
             f"{trust.found.name} has {setting} and is not signed with your key; {remedy}"

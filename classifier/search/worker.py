@@ -152,7 +152,7 @@ def is_trained(folder: Path) -> bool:
 def fit(trial: ClaimedTrial, stop: Stop, environment: Mapping[str, str]) -> int:
     """Fits a trial's config, from its last checkpoint on if it has one; returns the exit code."""
     study, heartbeat = trial.study, trial.study.settings.heartbeat
-    resumes, trust = RunFolder(trial.folder).last.is_file(), active()
+    resumes, trust = RunFolder(trial.folder).last.is_file(), active.get()
     arguments = ["--config", str(trial.folder / "trial.yaml")]
     arguments += ["--ckpt_path", str(trial.folder)] if resumes else []
     job = Job(
