@@ -22,6 +22,7 @@ LAYERS = [
     {"sources"},
     {"runs"},
     {"checkpoint"},
+    {"results"},
     {"weights"},
     {"networks", "optimization", "divergence"},
     {"loading"},
