@@ -97,12 +97,9 @@ class Meter(Callback):
 
 
 class Candidate(ClassifierCLI):
-    """A config under an execution plan.
+    """A config, ``given`` by the options of ``fit``, under an execution plan.
 
-    Args:
-        given: The options of ``fit``.
-        plan: Settings by dotted key, which win over them.
-        data: Has the images already.
+    That is settings by dotted key, which win. The module of data may have the images already.
     """
 
     def __init__(
@@ -113,6 +110,9 @@ class Candidate(ClassifierCLI):
     ) -> None:
         self.plan = plan or {}
         self.loaded = data
+        self.loss: float | None = None  # the mean of its first steps, once it is measured
+        self.preparation = 0.0  # seconds until its first step, beyond those of the config as it is
+        self.ratios: list[float] = []  # to the pace of the best so far, in each round
         settings = self.plan.items()
         options = (f"--{key}={yaml.safe_dump(value).split()[0]}" for key, value in settings)
         super().__init__(args=[*given, *options], run=False)
@@ -154,7 +154,6 @@ class Candidate(ClassifierCLI):
         return losses
 
     def images_per_second(self, seconds: float) -> float:
-        """Trains on for some seconds."""
         self._train(math.inf, seconds)
         return float(self.meter.pace * self.datamodule.batch_size)
 
