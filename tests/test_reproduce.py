@@ -24,6 +24,8 @@ from classifier.__main__ import main
 from classifier.checkpoint import modules, signature
 from classifier.checkpoint.provenance import settings_digest
 from classifier.checkpoint.read import weights_digest
+from classifier.cli import ClassifierCLI
+from classifier.cli.quiet import quiet
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
@@ -342,6 +344,36 @@ def test_all_changes_are_named_at_once(own_run, reproduce):
     assert lines[1].startswith("metrics: different from epoch 1 on: ")
     listed = "\n".join(lines[lines.index("then and now differ in") :])
     assert [reason for reason in CHANGES.values() if not re.search(reason, listed)] == []
+
+
+def trained_in_python(config, change=lambda cli: None):
+    with quiet():  # as a command does
+        cli = ClassifierCLI(args=["--config", config], run=False)
+        change(cli)
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+    return "runs/tiny/version_0"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda cli: setattr(cli.trainer.fit_loop, "max_epochs", 3),
+        lambda cli: setattr(cli.model, "network", nn.Sequential(nn.Flatten(), nn.Linear(64, 10))),
+    ],
+    ids=["epochs", "network"],
+)
+def test_what_python_changed_is_told_to_be_beyond_the_record(change, write_config, reproduce):
+    code, lines = reproduce(trained_in_python(write_config(), change))
+
+    assert (code, lines[-1]) == (1, "different")
+    assert "the run was made from Python: " in "\n".join(lines)
+    assert "not deterministic" not in "\n".join(lines)
+
+
+def test_a_run_from_python_that_changed_nothing_is_reproduced(write_config, reproduce):
+    code, lines = reproduce(trained_in_python(write_config()))
+
+    assert (code, lines[2:]) == (0, ["identical"])
 
 
 @pytest.mark.slow
