@@ -12,13 +12,6 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import yaml
-from pytorch_lightning.callbacks import (
-    Callback,
-    Checkpoint,
-    DeviceStatsMonitor,
-    EarlyStopping,
-    LearningRateMonitor,
-)
 
 from classifier.callbacks.divergence import StopOnDivergence
 from classifier.callbacks.speed import LeanHooks
@@ -26,7 +19,10 @@ from classifier.cli.classifier_cli import ClassifierCLI
 from classifier.data import ImageDataModule
 
 # They need a validation, a logger or a run folder.
-NOT_TIMED = (Checkpoint, DeviceStatsMonitor, EarlyStopping, LearningRateMonitor)
+NOT_TIMED = (
+    *(pl.callbacks.Checkpoint, pl.callbacks.EarlyStopping),
+    *(pl.callbacks.DeviceStatsMonitor, pl.callbacks.LearningRateMonitor),
+)
 TRAINER = {
     "fast_dev_run": False,
     "barebones": False,
@@ -47,7 +43,7 @@ TRAINER = {
 WARM_UP = 1  # steps, for the first allocates memory
 
 
-class Meter(Callback):
+class Meter(pl.Callback):
     """Ends a training after so many steps, or seconds, and knows its losses and its pace.
 
     Args:
@@ -63,23 +59,16 @@ class Meter(Callback):
         self.steps = self.seconds = math.inf  # when it ends; seconds count after the warm-up
         self.whole = math.inf  # steps in the whole training, known from its start on
         self.warm_up = WARM_UP  # steps that are not timed
-        self.losses: list[torch.Tensor] = []  # of all steps
         self.pace = 0.0  # steps in a second
-        self.begun = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.losses = []
+        self.losses: list[torch.Tensor] = []  # of all steps
         self.begun = self._now()
         self.whole = min(self.max_steps, self.epochs * trainer.num_training_batches)
         self.steps = min(self.steps, self.whole)
 
     def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, *args: Any, **kwargs: Any
     ) -> None:
         self.losses.append(outputs["loss"] * trainer.accumulate_grad_batches)
         done = len(self.losses)

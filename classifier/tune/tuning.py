@@ -44,7 +44,7 @@ class Tuning:
 
     Attributes:
         table: All lines that were printed: a candidate each, as soon as it was measured.
-        best: What won. Its plan are the settings that differ from the config.
+        best: The candidate that won; its plan has the settings that differ from the config.
         ratio: How many times as fast they are.
         batch: The batch size that was fastest, and its ratio, if larger ones were.
 
@@ -63,10 +63,10 @@ class Tuning:
         self._announce({})
         self.best = self.as_is = Candidate(given)
         self.own = current_values(self.as_is)
-        options = self.as_is.command_line.options
-        fixed = {option.partition("=")[0].lstrip("-") for option in options}
-        names = {key: {key, key.replace(".init_args", "")} for key in self.own}
-        self.values = {key: value for key, value in self.own.items() if not names[key] & fixed}
+        words = self.as_is.command_line.options
+        fixed = {word.partition("=")[0].lstrip("-").replace(".init_args", "") for word in words}
+        free = [key for key in self.own if key.replace(".init_args", "") not in fixed]
+        self.values = {key: self.own[key] for key in free}
         self.ratio = 1.0
         self.batch: tuple[int, float] | None = None
 
@@ -288,8 +288,7 @@ def reason(error: Exception) -> str:
     text = message_of(error)
     memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
     if memory or "allocate memory" in text:
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        torch.cuda.empty_cache()  # does nothing without a GPU
         return "out of memory"
     line = next((line.strip() for line in text.splitlines() if line.strip()), "")
     return f"failed: {line if len(line) <= 100 else f'{line[:99]}…'}"
