@@ -337,7 +337,9 @@ def _kind(value: Any) -> str:
 def _compared_metrics(before: Trained, now: Trained) -> tuple[float, str]:
     first, largest = "", 0.0
     for epoch, then in before.metrics.items():
-        again = now.metrics.get(epoch, {})
+        # In a folder that of a module which logs nothing in training has a step in its name.
+        at_step = f"{epoch}, step {then.get('step')}"
+        again = now.metrics.get(epoch) or now.metrics.get(at_step, {})
         gaps = {name: _metric_gap(value, again.get(name)) for name, value in then.items()}
         largest = max([largest, *gaps.values()])
         if any(gaps.values()) and not first:

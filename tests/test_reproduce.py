@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+import yaml
 from PIL import Image
 from torch import nn
 
@@ -148,6 +149,33 @@ def test_a_checkpoint_alone_of_the_midst_of_a_training_is_reproduced(
     rows = runs.read_metrics(Path("again"))
     assert rows[-1]["step"] == str(step)
     assert float(rows[-1]["lr"]) == pytest.approx(rate)
+
+
+QUIET = """
+from classifier.module import ClassificationModule
+
+
+class Quiet(ClassificationModule):
+    def training_step(self, batch, batch_idx):
+        images, labels = batch
+        return self.loss(self(images), labels)
+"""
+
+
+@pytest.mark.slow
+def test_a_checkpoint_alone_of_a_module_that_logs_nothing_in_training_is_reproduced(
+    write_config, write_module, fit, reproduce
+):
+    """6 s."""
+    write_module(QUIET)
+    config = yaml.safe_load(Path(write_config({"trainer.max_epochs": 2})).read_text())
+    config["model"] = {"class_path": "own.Quiet", "init_args": config["model"]}
+    Path("quiet.yaml").write_text(yaml.safe_dump(config))
+    shutil.copy(fit("--config", "quiet.yaml") / "checkpoints" / "last.ckpt", "some.ckpt")
+
+    code, lines = reproduce("some.ckpt")
+
+    assert (code, lines[1:]) == (0, ["metrics: identical in epoch 2", "identical"])
 
 
 @pytest.mark.slow
