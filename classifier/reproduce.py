@@ -38,6 +38,9 @@ NOT_COMPARED = ("epoch", "seconds")
 UNEXPLAINED = """\
 nothing that is recorded differs: the training itself is not deterministic (on a GPU see
 trainer.deterministic), or it reads what the record does not know, such as a file of weights"""
+FROM_PYTHON = """\
+the run was made from Python: what that changed once ClassifierCLI(run=False) had built trainer,
+model and data is not in its record"""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,10 @@ class Trained:
     metrics: Mapping[str, Mapping[str, str]]  # by "epoch N", and the "best" of a whole run
     source: Path  # the checkpoint or folder that it is trained again from
     working_folder: str  # where it was started, if that is the user's own word; else empty
+
+    @property
+    def starts(self) -> list[Mapping[str, Any]]:
+        return [*self.record.get("resumed", ()), self.record]
 
     @classmethod
     def of_folder(cls, folder: Path) -> "Trained":
@@ -188,7 +195,6 @@ def _reproduce(options: argparse.Namespace) -> int:
 
 
 def _find(path: Path) -> Trained:
-    """What is to be reproduced."""
     if not path.is_dir():
         trained = Trained.of_checkpoint(path)
         if path.suffix != ".ckpt":  # by which fit knows it from a config file
@@ -275,14 +281,16 @@ def _train(before: Trained, folder: Path, settings: Sequence[str]) -> int:
 def _compare(before: Trained, now: Trained, tolerance: float) -> int:
     """Prints what is the same and what is not; the verdict comes last."""
     weights, weights_line = _compared_weights(before, now)
-    metrics, metrics_line = _compared_metrics(before.metrics, now.metrics)
+    metrics, metrics_line = _compared_metrics(before, now)
     differences = _differences(before, now)
     gap = max(weights, metrics)
     identical = before.digest == now.digest and metrics == 0
     lines = [weights_line, metrics_line]
     if differences:
         lines += ["then and now differ in", *(f"  {difference}" for difference in differences)]
-    elif not identical:
+    if not identical and any(start.get("from_python") for start in before.starts):
+        lines.append(FROM_PYTHON)
+    elif not identical and not differences:
         lines.append(UNEXPLAINED)
     verdict = "identical" if identical else "different"
     if not identical and gap <= tolerance:
@@ -326,19 +334,19 @@ def _kind(value: Any) -> str:
     return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
 
 
-def _compared_metrics(
-    before: Mapping[str, Mapping[str, str]], now: Mapping[str, Mapping[str, str]]
-) -> tuple[float, str]:
+def _compared_metrics(before: Trained, now: Trained) -> tuple[float, str]:
     first, largest = "", 0.0
-    for epoch, then in before.items():
-        again = now.get(epoch, {})
+    for epoch, then in before.metrics.items():
+        # In a folder that of a module which logs nothing in training has a step in its name.
+        at_step = f"{epoch}, step {then.get('step')}"
+        again = now.metrics.get(epoch) or now.metrics.get(at_step, {})
         gaps = {name: _metric_gap(value, again.get(name)) for name, value in then.items()}
         largest = max([largest, *gaps.values()])
         if any(gaps.values()) and not first:
             name = max(gaps, key=lambda name: gaps[name])
             values = f"{then[name]} then, {again.get(name, 'missing')} now"
             first = f"metrics: different from {epoch} on: {name} {values}"
-    epochs = [name for name in before if name != "best"]
+    epochs = [name for name in before.metrics if name != "best"]
     if first or not epochs:
         return largest, first or "metrics: none are kept"
     return 0, f"metrics: identical {'up to' if len(epochs) > 1 else 'in'} {epochs[-1]}"
@@ -355,7 +363,7 @@ def _differences(before: Trained, now: Trained) -> list[str]:
     again = _facts(now.record)
     found = [
         (key, then.get(key), again.get(key))
-        for then in (_facts(start) for start in (*before.record.get("resumed", ()), before.record))
+        for then in map(_facts, before.starts)
         for key in {**then, **again}
     ]
     old, new = (weight_affecting_settings(load(trained.config)) for trained in (before, now))

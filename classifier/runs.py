@@ -188,9 +188,15 @@ def read_metrics(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def ends_epoch(row: Mapping[str, str]) -> bool:
-    """Whether a row of ``metrics.csv`` is that of an epoch, not of a validation inside one."""
-    return any(name.startswith("train_") and value for name, value in row.items())
+def epoch_rows(rows: Sequence[Mapping[str, str]], finished: bool) -> list[Mapping[str, str]]:
+    """The rows of ``metrics.csv`` that are each of an epoch, not of a validation inside one.
+
+    They have what the training measured. Where that is nothing, they are the last of each epoch
+    but of the newest, which may be under way, unless the run is finished.
+    """
+    trained = [row for row in rows if any(row[name] for name in row if name.startswith("train_"))]
+    last = list({row["epoch"]: row for row in rows}.values())
+    return trained or last[: None if finished else -1]
 
 
 def direction_of(metric: str) -> Direction:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+import yaml
 from PIL import Image
 from torch import nn
 
@@ -24,6 +25,8 @@ from classifier.__main__ import main
 from classifier.checkpoint import modules, signature
 from classifier.checkpoint.provenance import settings_digest
 from classifier.checkpoint.read import weights_digest
+from classifier.cli import ClassifierCLI
+from classifier.cli.quiet import quiet
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
@@ -146,6 +149,33 @@ def test_a_checkpoint_alone_of_the_midst_of_a_training_is_reproduced(
     rows = runs.read_metrics(Path("again"))
     assert rows[-1]["step"] == str(step)
     assert float(rows[-1]["lr"]) == pytest.approx(rate)
+
+
+QUIET = """
+from classifier.module import ClassificationModule
+
+
+class Quiet(ClassificationModule):
+    def training_step(self, batch, batch_idx):
+        images, labels = batch
+        return self.loss(self(images), labels)
+"""
+
+
+@pytest.mark.slow
+def test_a_checkpoint_alone_of_a_module_that_logs_nothing_in_training_is_reproduced(
+    write_config, write_module, fit, reproduce
+):
+    """6 s."""
+    write_module(QUIET)
+    config = yaml.safe_load(Path(write_config({"trainer.max_epochs": 2})).read_text())
+    config["model"] = {"class_path": "own.Quiet", "init_args": config["model"]}
+    Path("quiet.yaml").write_text(yaml.safe_dump(config))
+    shutil.copy(fit("--config", "quiet.yaml") / "checkpoints" / "last.ckpt", "some.ckpt")
+
+    code, lines = reproduce("some.ckpt")
+
+    assert (code, lines[1:]) == (0, ["metrics: identical in epoch 2", "identical"])
 
 
 @pytest.mark.slow
@@ -342,6 +372,36 @@ def test_all_changes_are_named_at_once(own_run, reproduce):
     assert lines[1].startswith("metrics: different from epoch 1 on: ")
     listed = "\n".join(lines[lines.index("then and now differ in") :])
     assert [reason for reason in CHANGES.values() if not re.search(reason, listed)] == []
+
+
+def trained_in_python(config, change=lambda cli: None):
+    with quiet():  # as a command does
+        cli = ClassifierCLI(args=["--config", config], run=False)
+        change(cli)
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+    return "runs/tiny/version_0"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda cli: setattr(cli.trainer.fit_loop, "max_epochs", 3),
+        lambda cli: setattr(cli.model, "network", nn.Sequential(nn.Flatten(), nn.Linear(64, 10))),
+    ],
+    ids=["epochs", "network"],
+)
+def test_what_python_changed_is_told_to_be_beyond_the_record(change, write_config, reproduce):
+    code, lines = reproduce(trained_in_python(write_config(), change))
+
+    assert (code, lines[-1]) == (1, "different")
+    assert "the run was made from Python: " in "\n".join(lines)
+    assert "not deterministic" not in "\n".join(lines)
+
+
+def test_a_run_from_python_that_changed_nothing_is_reproduced(write_config, reproduce):
+    code, lines = reproduce(trained_in_python(write_config()))
+
+    assert (code, lines[2:]) == (0, ["identical"])
 
 
 @pytest.mark.slow

@@ -243,8 +243,8 @@ def test_the_trial_of_a_dead_worker_goes_on_under_its_number(make_study):
         second = study.claim_next(worker)
 
         assert (second.number, second.params) == (first.number, first.params)
-        assert second.is_held()
-        assert not first.is_held()
+        assert second.held()
+        assert not first.held()
 
 
 def test_the_trial_of_a_living_worker_is_left_alone(make_study):

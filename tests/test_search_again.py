@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -370,3 +371,32 @@ def test_the_best_of_all_validations_counts_once_an_epoch(own_folder):
         own = trial_folder(folder, trial.number)
         assert list(trial.intermediate_values) == [1, 2]
         assert trial.value == runs.best_value(runs.read_metrics(own), "val_accuracy", "maximize")
+
+
+QUIET = """
+from classifier.module import ClassificationModule
+
+
+class Quiet(ClassificationModule):
+    def training_step(self, batch, batch_idx):
+        images, labels = batch
+        return self.loss(self(images), labels)
+"""
+
+
+@pytest.mark.parametrize("interval", [1.0, 0.5], ids=["one", "two"])
+def test_the_epochs_of_a_module_that_logs_nothing_in_training_are_counted(write_module, interval):
+    write_module(QUIET)
+    trainer = TINY.replace("trainer:\n", f"trainer:\n  val_check_interval: {interval}\n")
+    before, own, rest = trainer.partition("model:\n")
+    settings, data, after = rest.partition("data:\n")
+    module = f"  class_path: own.Quiet\n  init_args:\n{textwrap.indent(settings, '  ')}"
+    folder = write_files(f"{before}{own}{module}{data}{after}", n_trials=2, workers=1)
+
+    told = again("--config", "search.yaml")
+    refitted = again("refit", "found", "--top_k", "1", "--seeds", "2")
+
+    assert (told.returncode, refitted.returncode) == (0, 0), told.stderr + refitted.stderr
+    assert told.stdout.count("  2 epochs, ") == 2
+    assert refitted.stdout.count("  2 epochs, ") == 2
+    assert len(runs.read_metrics(trial_folder(folder, 0))) == 2 / interval

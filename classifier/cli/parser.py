@@ -40,10 +40,6 @@ class HelpFormatter(Formatter):
     hundreds for a network, only those of this package are listed.
     """
 
-    def add_argument(self, action: Any) -> None:
-        if not action.dest.endswith(".help"):  # the epilog explains them once
-            super().add_argument(action)
-
     def text_of(self, name: str, text: str) -> str:
         """Shortens what jsonargparse says of a setting."""
         if name in OWN_HELP:

@@ -31,6 +31,7 @@ def facts_of(cli: "ClassifierCLI", run: RunFolder) -> dict[str, Any]:
         "name": (cli.job and cli.job.name) or folder_name or cli.run_name,
         "working_folder": str(Path.cwd()),
         "command": terminal.command(cli.verb, *line.words),
+        "from_python": not cli.runs_verb,
         "seed": cli.settings.seed_everything,
         "settings": _settings_so_far(cli),
         "written": cli.written.keys,

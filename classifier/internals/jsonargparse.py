@@ -62,6 +62,10 @@ def defining_paths(path: str) -> set[str]:
 class Formatter(DefaultHelpFormatter):
     """Lays out help whose texts a function has gone over."""
 
+    def add_argument(self, action: Any) -> None:
+        if not action.dest.endswith(".help"):  # the epilog explains them once
+            super().add_argument(action)
+
     def text_of(self, name: str, text: str) -> str:
         """Returns what to say of a setting, given its dotted name and jsonargparse's text."""
         return text

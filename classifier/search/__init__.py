@@ -4,13 +4,15 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 
 from classifier import terminal
+from classifier.cli.run import explained
 
 
 def run(given: Sequence[str]) -> int:
-    """Runs a search, or one of its actions; returns the exit code.
+    """Runs ``search``, or one of its actions on a search folder.
 
-    Args:
-        given: The command line from ``search`` on.
+    Returns:
+        0; 1 for a search that failed; 2 for a usage or configuration error; 130 or 143 after a
+        signal.
     """
     if given[1:2] == ["trial"]:  # not for people: Lightning starts the other ranks of one with it
         from classifier.search import process, trial
@@ -19,6 +21,6 @@ def run(given: Sequence[str]) -> int:
     if find_spec("optuna") is None:
         terminal.error("search needs Optuna: pip install 'classifier[search]'")
         return 2
-    from classifier.search.command import run as command
+    from classifier.search.command import act
 
-    return command(given[1:])
+    return explained(lambda: act(given[1:] or ["--help"]))

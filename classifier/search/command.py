@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from classifier.checkpoint.trust import Trust, confined, packages_in
-from classifier.cli.run import CommandParser, explained
+from classifier.cli.run import CommandParser
 from classifier.errors import UserError, did_you_mean
 from classifier.search import report
 from classifier.search.launch import check_trusted, refit, search
@@ -14,17 +14,8 @@ from classifier.search.signed import trust_in
 from classifier.search.worker import Stop, work
 
 
-def run(given: Sequence[str]) -> int:
-    """Runs ``search``, or one of its actions on a search folder.
-
-    Returns:
-        0; 1 for a search that failed; 2 for a usage or configuration error; 130 or 143 after a
-        signal.
-    """
-    return explained(lambda: _act(given or ["--help"]))
-
-
-def _act(given: Sequence[str]) -> int:
+def act(given: Sequence[str]) -> int:
+    """Does what the words behind ``search`` say; returns the exit code."""
     if given[0].startswith("-"):
         with confined(Trust(words=None)):
             return search(parse(given))
@@ -40,7 +31,7 @@ def _act(given: Sequence[str]) -> int:
 
 
 def _work(folder: Path, until: float | None, attached: bool) -> int:
-    return work(folder, Stop.on_signals(attached), until)
+    return work(folder, Stop.on_signals(attached), until, {})
 
 
 TRAINING = (refit, _work)
@@ -55,7 +46,6 @@ ACTIONS: dict[str, tuple[Callable[..., int], str]] = {
 
 
 def _parsers() -> Mapping[str, argparse.ArgumentParser]:
-    """The parser of each action."""
     common = CommandParser(add_help=False)
     common.add_argument("folder", type=Path, metavar="DIR", help="The search folder.")
     help_text = "What it may import although it is not signed with your key."

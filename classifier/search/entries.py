@@ -41,10 +41,9 @@ class Choices:
             literal(value) if isinstance(value, dict | list) and names.count(name) > 1 else name
             for value, name in zip(values, names, strict=True)
         ]
-        for (one, label), (other, other_label) in itertools.combinations(
-            zip(values, labels, strict=True), 2
-        ):
-            if same(one, other) or label == other_label:  # Optuna takes true for 1
+        labelled = zip(values, labels, strict=True)
+        for (one, label), (other, twin) in itertools.combinations(labelled, 2):
+            if same(one, other) or label == twin:  # Optuna takes true for 1
                 raise UserError(f"{literal(one)} and {literal(other)} are the same choice.")
         self.distribution = CategoricalDistribution(labels)
         self.values = self.meaning = values
@@ -53,7 +52,6 @@ class Choices:
         self.probes = self.members
 
     def value(self, param: Any) -> Any:
-        """What a param stands for."""
         return self.values[int(self.distribution.to_internal_repr(param))]
 
     def param(self, value: Any) -> Any:
@@ -77,12 +75,8 @@ def _name(value: Any) -> Any:
 class Range:
     """Numbers from low to high, both included; has the attributes of `Choices`.
 
-    Args:
-        low: The lowest.
-        high: The highest; with steps it may not be reached.
-        log: Whether as many numbers are drawn between 1 and 10 as between 10 and 100.
-        step: Difference of neighbours.
-        whole: Whether only whole numbers are drawn; by default if all numbers above are whole.
+    With a ``step`` the highest may not be reached; with ``log`` as many numbers are drawn between 1
+    and 10 as between 10 and 100. All are whole if these are, unless ``whole`` says otherwise.
     """
 
     def __init__(
@@ -176,11 +170,7 @@ def _check_extent(low: float, high: float, log: bool, step: float | None) -> Non
 
 
 def read(entry: Any) -> Choices | Range:
-    """Reads an entry of the search file.
-
-    Args:
-        entry: ``{low: 1e-4, high: 0.1, log: true}``, ``[8, 16]``, or one of the three classes of
-            ``optuna.distributions`` with its init_args.
+    """Reads an entry of the search file: a range, a list, or a class of ``optuna.distributions``.
 
     Raises:
         UserError: It is none of these, or does not make sense.

@@ -10,16 +10,9 @@ from optuna.distributions import CategoricalDistribution
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import metadata
+from tensorboard.plugins.hparams import summary_v2 as hp  # of which api would import tensorflow
 from tensorboard.plugins.hparams.api_pb2 import STATUS_FAILURE, STATUS_SUCCESS
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo
-from tensorboard.plugins.hparams.summary_v2 import (
-    Discrete,
-    HParam,
-    Metric,
-    RealInterval,
-    hparams_config_pb,
-    hparams_pb,
-)
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from classifier.search.space import SEED, Distribution, Space
@@ -33,34 +26,33 @@ def write_experiment(folder: Path, space: Space, monitor: str) -> None:
     """
     if any(folder.glob("events.out.tfevents*")):
         return
-    columns = []
-    for name in space.names:
-        domain = Discrete(space.seeds) if name == SEED else _domain(space.parameters[name])
-        columns.append(HParam(name, domain))
-    experiment = hparams_config_pb(columns, [Metric(f"best/{monitor}")])
+    domains = {name: _domain(distribution) for name, distribution in space.parameters.items()}
+    domains |= {SEED: hp.Discrete(space.seeds)} if space.seeds else {}
+    columns = [hp.HParam(name, domains[name]) for name in space.names]
+    experiment = hp.hparams_config_pb(columns, [hp.Metric(f"best/{monitor}")])
     writer = EventFileWriter(str(folder))
     writer.add_event(Event(summary=experiment))
     writer.close()
 
 
-def _domain(distribution: Distribution) -> Discrete | RealInterval | None:
+def _domain(distribution: Distribution) -> hp.Domain | None:
     """The values of a column; None if they are of several kinds, which TensorBoard has no word for.
 
     It would hide the trials whose values are not of the column's kind.
     """
     if not isinstance(distribution, CategoricalDistribution):
-        return RealInterval(float(distribution.low), float(distribution.high))
+        return hp.RealInterval(float(distribution.low), float(distribution.high))
     choices = [_plain(choice) for choice in distribution.choices]
     kinds = {type(choice) for choice in choices}
     if kinds == {int, float}:
         choices, kinds = [float(choice) for choice in choices], {float}
-    return Discrete(choices) if len(kinds) == 1 else None
+    return hp.Discrete(choices) if len(kinds) == 1 else None
 
 
 def session_start(hyperparameters: Mapping[str, Any], name: str) -> Summary:
     """The row of a trial, with the searched values by name."""
     values = {key: _plain(value) for key, value in hyperparameters.items()}
-    return hparams_pb(values, trial_id=name)
+    return hp.hparams_pb(values, trial_id=name)
 
 
 def session_end(succeeded: bool) -> Summary:

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import optuna
-from optuna.distributions import CategoricalDistribution
 from optuna.storages import InMemoryStorage
 
 from classifier import terminal
@@ -59,9 +58,7 @@ def run(settings: Settings, working_folder: Path | None = None) -> int:
     deadline = None if settings.max_seconds is None else time.time() + settings.max_seconds
     incomplete = False
     if study.unfinished():
-        trials = study.trials()[: study.total]
-        left = study.total and study.total - sum(trial.state.is_finished() for trial in trials)
-        workers = min(settings.workers, left or settings.workers)
+        workers = min(settings.workers, study.left() or settings.workers)
         engine = start(settings, workers, deadline)
         try:
             report.announce(study, engine.describe())
@@ -117,11 +114,9 @@ def check_trusted(folder: Path) -> None:
 def _variants(space: Space, base: str) -> dict[str, str]:
     """The base config with each choice that is a text, by what is different."""
     return {
-        f"{name} {choice}": space.text(base, {name: choice})
-        for name, distribution in space.parameters.items()
-        if isinstance(distribution, CategoricalDistribution)
-        for choice in distribution.choices
-        if isinstance(choice, str)
+        f"{name} {param}": space.text(base, {name: param})
+        for name, param in space.probes()
+        if isinstance(param, str)
     }
 
 

@@ -14,19 +14,12 @@ from classifier.anchored_yaml.scalars import literal
 from classifier.cli.errors import Where, explain
 from classifier.errors import UserError, did_you_mean
 from classifier.internals.jsonargparse import Formatter, names_of
-from classifier.search.samplers import (
-    DEFAULT_PRUNER,
-    DEFAULT_SAMPLER,
-    GRIDS,
-    NO_GRID,
-    spec_of,
-    without_experimental_warnings,
-)
+from classifier.search import samplers
 
-DEFAULTS = {"sampler": DEFAULT_SAMPLER, "pruner": DEFAULT_PRUNER}
+DEFAULTS = {"sampler": samplers.DEFAULT_SAMPLER, "pruner": samplers.DEFAULT_PRUNER}
 WORKING = {
     "sampler": sorted(
-        set(optuna.samplers.__all__) - {"BaseSampler", "BaseGASampler", "nsgaii", *GRIDS}
+        set(optuna.samplers.__all__) - {"BaseSampler", "BaseGASampler", "nsgaii", *samplers.GRIDS}
     ),
     "pruner": sorted(set(optuna.pruners.__all__) - {"BasePruner"}),
 }
@@ -37,13 +30,9 @@ ASIDE = ("space", "engine_options")
 def parse(
     schema: type, given: Mapping[str, Any], arguments: Sequence[str], where: Where
 ) -> dict[str, Any]:
-    """Reads and checks settings.
+    """Reads and checks the settings that the constructor of ``schema`` has.
 
-    Args:
-        schema: The class whose constructor has the settings.
-        given: What the search file says.
-        arguments: What the command line says; it wins.
-        where: Finds a dotted key in the search file, for messages.
+    What the command line's ``arguments`` say wins over what is ``given`` in the search file.
 
     Raises:
         UserError: A setting is unknown or of the wrong type.
@@ -59,22 +48,24 @@ def parse(
     aside = {key: given.pop(key) for key in ASIDE if isinstance(given.get(key), dict)}
     parser = _parser(schema)
     try:
-        with without_experimental_warnings():
+        with samplers.without_experimental_warnings():
             found = parser.parse_args([f"--config={literal(given)}", *arguments])
     except (TypeError, ValueError, argparse.ArgumentError) as error:
         raise UserError(_explained(str(error), names_of(parser), where)) from None
-    settings = {key: spec_of(value) for key, value in vars(found).items() if key != "config"}
+    settings = {
+        key: samplers.spec_of(value) for key, value in vars(found).items() if key != "config"
+    }
     return settings | aside
 
 
 def _check_class(key: str, value: Any, where: Where) -> None:
     """Refuses what is not a class before jsonargparse tries to make one of it."""
-    for name in value if isinstance(value, dict) else ():
+    block = value if isinstance(value, dict) else {"class_path": value}
+    for name in block:
         if name not in ("class_path", "init_args"):
             hint = did_you_mean(str(name), ["init_args"], "; it has class_path and init_args.")
             raise UserError(f"{where(key)}{key}: there is no '{name}'{hint}")
-    named = value.get("class_path") if isinstance(value, dict) else value
-    if value is not None and not isinstance(named, str):
+    if value is not None and not isinstance(block.get("class_path"), str):
         raise UserError(
             f"{where(key)}{key}: {literal(value)} is not a class, as "
             f"{DEFAULTS[key]['class_path']} is."
@@ -84,12 +75,7 @@ def _check_class(key: str, value: Any, where: Where) -> None:
 class _HelpFormatter(Formatter):
     """Leaves types out: the texts say what is expected."""
 
-    def add_argument(self, action: Any) -> None:
-        if not action.dest.endswith(".help"):  # the epilog explains them
-            super().add_argument(action)
-
     def text_of(self, name: str, text: str) -> str:
-        """Returns the text with a default that says something."""
         text, facts, *_ = [*re.split(r" \((?:required, )?type: ", text), ""]
         default = re.search(r"default: ([\w.]+)\)$", facts)
         shown = default and default[1] not in ("null", "None", ".")
@@ -146,7 +132,7 @@ def _explained(message: str, names: Sequence[str], where: Where) -> str:
         hint = did_you_mean(unknown[1], WORKING[key], f"; there are {', '.join(WORKING[key])}.")
         return f"{where(key)}{key}: there is no class '{unknown[1]}'{hint}"
     if "optuna.samplers.GridSampler" in message:  # it lacks what the space says already
-        return f"{where('sampler')}sampler: {NO_GRID}"
+        return f"{where('sampler')}sampler: {samplers.NO_GRID}"
     if "Problem with given class_path" in message:  # then nobody meant the word grid
         message = re.sub(r".*Expected a typing.Literal\['grid'\]\n", "", message)
     return explain(message, names, where)

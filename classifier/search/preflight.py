@@ -9,6 +9,8 @@ from contextlib import redirect_stderr, redirect_stdout
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from classifier.cli.quiet import quiet
+from classifier.cli.run import explained
 from classifier.errors import UserError
 from classifier.search.process import context, reset_inherited_state
 
@@ -19,13 +21,8 @@ ELSEWHERE = ("accelerator=cpu", "devices=1", "num_nodes=1", "strategy=auto", "pr
 def rehearse(base: Path, variants: Mapping[str, str], monitor: str, here: bool) -> None:
     """Builds everything that a fit builds, for the base config and for each choice that is a text.
 
-    It also downloads the data, which the workers would otherwise all do at once.
-
-    Args:
-        base: The base config.
-        variants: Further config texts, by what is different in them.
-        monitor: The metric that each trial has to report.
-        here: Whether the trials are trained on this machine.
+    These are ``variants``, config texts by what is different in them. It also downloads the data,
+    which the workers would otherwise all do at once. ``here`` says that they are on this machine.
 
     Raises:
         UserError: What the first fit would have said.
@@ -33,8 +30,7 @@ def rehearse(base: Path, variants: Mapping[str, str], monitor: str, here: bool) 
     # Torch takes half a gigabyte, which whoever only watches does not need.
     apart = context if here else multiprocessing.get_context("spawn")
     answer, theirs = apart.Pipe(duplex=False)
-    devices = () if here else tuple(f"--trainer.{setting}" for setting in ELSEWHERE)
-    process = apart.Process(target=_rehearse, args=(theirs, base, variants, monitor, devices))
+    process = apart.Process(target=_rehearse, args=(theirs, base, variants, monitor, here))
     process.start()
     theirs.close()
     try:
@@ -50,16 +46,10 @@ def rehearse(base: Path, variants: Mapping[str, str], monitor: str, here: bool) 
 
 
 def _rehearse(
-    channel: Connection,
-    base: Path,
-    variants: Mapping[str, str],
-    monitor: str,
-    devices: Sequence[str],
+    channel: Connection, base: Path, variants: Mapping[str, str], monitor: str, here: bool
 ) -> None:
-    from classifier.cli.quiet import quiet
-    from classifier.cli.run import explained
-
     reset_inherited_state()
+    devices = () if here else [f"--trainer.{setting}" for setting in ELSEWHERE]
     problem = ""
     for change, config in {"": str(base), **variants}.items():
         words = ["--config", config, *devices]

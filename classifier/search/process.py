@@ -52,12 +52,10 @@ class Trial:
     hyperparameters: Mapping[str, Any]  # the searched values by name, for TensorBoard
 
     def to_json(self) -> str:
-        """The trial as a text."""
         return json.dumps(asdict(self), default=str)
 
     @classmethod
     def from_json(cls, text: str) -> "Trial":
-        """The trial of a text."""
         arguments, job, hyperparameters = json.loads(text).values()
         return cls(arguments, Job(**{**job, "folder": Path(job["folder"])}), hyperparameters)
 
@@ -89,7 +87,6 @@ class FitProcess:
         return measured
 
     def answer(self, stop: bool) -> None:
-        """Tells the fit whether to stop after this epoch."""
         try:
             self.channel.send(stop)
         except OSError:
@@ -103,20 +100,15 @@ class FitProcess:
         return -signal.SIGKILL if code == SERVER_GONE else code  # it may go on, until we stop it
 
     def stop(self, should_stop: Callable[[int, float], bool] = lambda epoch, value: False) -> int:
-        """Lets the fit end after its step, then kills it and what it started, if still there.
+        """Lets the fit end after its step, then kills what is left of it; returns its exit code.
 
-        Args:
-            should_stop: Answers what the fit reports meanwhile, for which it would wait.
-
-        Returns:
-            The exit code.
+        ``should_stop`` answers what the fit reports meanwhile, for which it would wait.
         """
         pid = self.process.pid
         assert pid is not None
         try:
             if self.exit_code is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGTERM)
+                self.process.terminate()
             end = time.monotonic() + GRACE_SECONDS
             while self.exit_code is None and (left := end - time.monotonic()) > 0:
                 if measured := self.next_value(left):
@@ -144,7 +136,6 @@ def reset_inherited_state() -> None:
 def _fit(
     trial: Trial, working_folder: Path, environment: Mapping[str, str], channel: Connection
 ) -> None:
-    """What runs in the process."""
     reset_inherited_state()
     os.setsid()  # whatever it starts can be killed with it, and Ctrl-C does not reach it
     with open_to_append(trial.job.folder / OUTPUT) as file:

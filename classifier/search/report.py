@@ -58,7 +58,6 @@ def announce(study: Study, workers: str) -> None:
 
 
 def _class_name(spec: Mapping[str, Any] | str) -> str:
-    """The name of a class that a setting names."""
     return spec if isinstance(spec, str) else str(spec["class_path"]).rpartition(".")[2]
 
 
@@ -88,17 +87,16 @@ def follow(study: Study, engine: Engine, stop: Stop) -> None:
 def conclude(results: Results, incomplete: bool) -> bool:
     """Says what came out, which is incomplete if the workers exited early.
 
-    Returns:
-        Whether any configuration is complete.
+    Returns whether any configuration is complete.
     """
     study, ranked = results.study, results.ranked
     folder = terminal.display_path(study.folder)
     terminal.out(f"{folder}: {count_trials(results)}")
     if incomplete:
-        terminal.error(
-            "all workers exited before the search was complete.\n"
-            f"{newest_log_tail(study.folder)}See '{folder / 'workers'}'."
-        )
+        logs = sorted(study.folder.glob("workers/*.log"), key=lambda path: path.stat().st_mtime)
+        lines = logs[-1].read_text(errors="replace").splitlines() if logs else []
+        told = "all workers exited before the search was complete."
+        terminal.error("\n".join([told, *lines[-LOG_LINES:], f"See '{folder / 'workers'}'."]))
     if not ranked:
         failed = any(row.state == "failed" for row in results.rows)
         why = "; 'reason' in trials.csv says why trials failed" if failed else " yet"
@@ -115,13 +113,6 @@ def conclude(results: Results, incomplete: bool) -> bool:
         terminal.out(f"  {terminal.command('search', action, folder)}")
     terminal.out(f"  {shlex.join(['tensorboard', '--logdir', str(folder)])}")
     return True
-
-
-def newest_log_tail(folder: Path) -> str:
-    """The last lines of the newest log of a worker."""
-    logs = sorted((folder / "workers").glob("*.log"), key=lambda path: path.stat().st_mtime)
-    lines = logs[-1].read_text(errors="replace").splitlines() if logs else []
-    return "".join(f"{line}\n" for line in lines[-LOG_LINES:])
 
 
 # ---- actions that look at a search ----
@@ -151,9 +142,8 @@ def progress(study: Study) -> str:
         active = study.has_live_worker()
         lines[0] += f"; {time_left(results, len(running)) if active else 'no active worker'}"
     for row in running:
-        config = row.folder / "trial.yaml"
-        text = config.read_text(encoding="utf-8") if config.exists() else ""
-        last = setting_in(text, ("trainer", "max_epochs"))
+        config = study.config_of(results.trials[row.number])
+        last = setting_in(config, ("trainer", "max_epochs"))
         reached = row.outcome
         value = "" if reached.value is None else f"  {study.settings.monitor} {reached.value:.4f}"
         epoch = f"epoch {reached.epochs}/{last or '?'}"
@@ -211,11 +201,7 @@ def best(folder: Path) -> int:
 
 
 def complete(study: Study) -> Results:
-    """The results of a search in which a configuration is complete.
-
-    Raises:
-        UserError: None is.
-    """
+    """The results of a search; a UserError if no configuration is complete."""
     results = Results(study)
     if not results.ranked:
         raise UserError(f"'{study.folder}' has no complete trial yet.")
@@ -250,7 +236,6 @@ def importance(folder: Path, plot: Path | None) -> int:
 
 
 def _draw(shares: Mapping[str, float], monitor: str, path: Path) -> None:
-    """Draws importances into an image file."""
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:

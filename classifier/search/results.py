@@ -31,7 +31,6 @@ class Row(NamedTuple):
 
     @property
     def has_ended(self) -> bool:
-        """Whether it is not run any more."""
         return self.state in ("complete", "pruned", "failed")
 
 
@@ -113,6 +112,7 @@ class TrialRun:
 
     Attributes:
         is_finished: Whether the fit came to its end.
+        ended: The rows of epochs that have ended.
         reached: The best value so far, the epochs, and how long the ended starts trained.
     """
 
@@ -125,11 +125,11 @@ class TrialRun:
         except (FileNotFoundError, ValueError):  # damaged
             record = {}
         self.is_finished = record.get("state") == "finished"
-        ended = [row for row in self.rows if runs.ends_epoch(row)]
+        self.ended = runs.epoch_rows(self.rows, self.is_finished)
         starts = [record, *record.get("resumed", [])]
         self.reached = Outcome(
             value=runs.best_value(self.rows, monitor, direction),
-            epochs=int(ended[-1]["epoch"]) + 1 if ended else 0,
+            epochs=int(self.ended[-1]["epoch"]) + 1 if self.ended else 0,
             seconds=round(sum((float(start.get("seconds", 0)) for start in starts), 0.0), 3),
         )
 
@@ -143,7 +143,7 @@ class TrialRun:
         for row in self.rows:
             text = row.get(self.monitor)
             if text and not math.isfinite(float(text)):
-                place = "after" if runs.ends_epoch(row) else "in"
+                place = "after" if row in self.ended else "in"
                 return f"{self.monitor} is {text} {place} epoch {int(row['epoch']) + 1}"
         return f"no epoch measured {self.monitor}" if self.reached.value is None else ""
 

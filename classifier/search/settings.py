@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -99,9 +99,7 @@ def parse(arguments: Sequence[str]) -> Settings:
     """
     files, rest = take_option(arguments, "--config", "-c")
     sources = [_read(Path(file)) for file in files]
-    given: dict[str, Any] = {}
-    for source in sources:
-        given |= load_yaml(source.text, source.name)
+    given = {k: v for source in sources for k, v in load_yaml(source.text, source.name).items()}
     options = dict.fromkeys(word.partition("=")[0] for word in rest)
     of_space = [option for option in options if option.partition(".")[0] == "--space"]
     for option in sorted(of_space, key="--space".__ne__):  # the whole, then its parts in order
@@ -120,9 +118,8 @@ def parse(arguments: Sequence[str]) -> Settings:
 def save(settings: Settings) -> None:
     """Writes ``search.yaml``, the complete settings, and ``base.yaml`` into the search folder."""
     write_text(settings.folder / BASE, settings.base.read_text(encoding="utf-8"))
-    kept = [key for key in KEYS if key not in ("base", "folder")]
-    data = {"base": BASE} | {key: getattr(settings, key) for key in kept}
-    data |= {} if settings.plan is None else {"plan": settings.plan}
+    aside = ("base", "folder", "dry_run", *(["plan"] if settings.plan is None else []))
+    data = {"base": BASE} | {k: v for k, v in vars(settings).items() if k not in aside}
     text: str = yaml.dump(
         data, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None
     )
@@ -164,8 +161,7 @@ def _read(path: Path) -> ConfigSource:
     return source
 
 
-def _no_file(wanted: Path, tried: Iterable[Path]) -> str:
-    tried = list(tried)
+def _no_file(wanted: Path, tried: Sequence[Path]) -> str:
     if any(path.is_dir() for path in tried):
         return f"'{wanted}' is a folder, expected a YAML file."
     near = [file.name for path in tried for file in path.parent.glob("*.y*ml")]
@@ -192,10 +188,8 @@ def _finder(sources: Sequence[ConfigSource], arguments: Sequence[str]) -> Where:
             return ""
         section, _, name = key.partition(".")
         path = [section, name] if section == "space" and name else key.split(".")
-        for source in reversed(sources):
-            if line := locate(source.text, path):
-                return f"{source.name}:{line}: "
-        return ""
+        lines = ((source.name, locate(source.text, path)) for source in reversed(sources))
+        return next((f"{name}:{line}: " for name, line in lines if line), "")
 
     return where
 
@@ -291,7 +285,6 @@ def _base(wanted: Path, files: Sequence[Path], where: Where) -> Path:
 
 
 def _text(path: Path, name: str) -> str:
-    """A checked YAML text."""
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:

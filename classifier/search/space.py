@@ -7,14 +7,14 @@ sampled: it lists the seeds with which every configuration is trained.
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from classifier.anchored_yaml.edit import set_values
-from classifier.anchored_yaml.names import KEY, check_names, values
+from classifier.anchored_yaml.names import KEY, check_names, paths, values
 from classifier.anchored_yaml.scalars import literal
 from classifier.anchored_yaml.text import KeyPath, compose, load, places
 from classifier.cli.errors import Where
@@ -66,7 +66,7 @@ class Space:
         self._entries: dict[str, Choices | Range] = {}
         self.seeds: tuple[int, ...] = ()
         for name, entry in entries.items():
-            with self._about(name):
+            with about(f"space.{name}", self.where):
                 if not isinstance(name, str):
                     raise UserError("YAML does not read this name as text; put it in quotes.")
                 if name == SEED:
@@ -78,25 +78,15 @@ class Space:
             name: entry.distribution for name, entry in self._entries.items()
         }
 
-    def _about(self, name: str) -> AbstractContextManager[None]:
-        return about(f"space.{name}", self.where)
-
     # ---- one configuration ----
 
     def text(
-        self,
-        base: str,
-        params: Mapping[str, Any],
-        seed: int | None = None,
-        name: str = "base config",
+        self, base: str, params: Mapping[str, Any], seed: int | None = None, name: str = "config"
     ) -> str:
         """The text of the base config with exactly the values of a configuration changed.
 
-        Args:
-            base: The base config.
-            params: The configuration; names which it leaves out keep the base config's value.
-            seed: Seed of the training; None keeps the base config's.
-            name: What to call the base config in messages.
+        Names that ``params`` leaves out keep the base config's value, and so does the seed for
+        None. Messages call the base config by ``name``.
         """
         changes: dict[KeyPath, Any] = {
             _path(name): self._entries[name].value(param) for name, param in params.items()
@@ -109,11 +99,9 @@ class Space:
 
     def point(self, base: str) -> dict[str, Any] | None:
         """The configuration of the base config itself; None if it lies outside the space."""
-        data = load(base)
+        found = dict(paths(load(base)))
         try:
-            return {
-                name: entry.param(_at(data, _path(name))) for name, entry in self._entries.items()
-            }
+            return {name: entry.param(found[_path(name)]) for name, entry in self._entries.items()}
         except (LookupError, ValueError):
             return None
 
@@ -141,7 +129,7 @@ class Space:
         """
         for name, entry in self._entries.items():
             if entry.size is None:
-                with self._about(name):
+                with about(f"space.{name}", self.where):
                     raise UserError(
                         "a grid takes every value, and this range has no end of them; give it a "
                         "step, or list the values."
@@ -169,11 +157,9 @@ class Space:
             for name, entry in found.items()
         }
 
-    def probes(self) -> Iterator[tuple[str, Any]]:
+    def probes(self) -> list[tuple[str, Any]]:
         """Each name with enough params to find out whether they can be used."""
-        for name, entry in self._entries.items():
-            for param in entry.probes:
-                yield name, param
+        return [(name, param) for name, entry in self._entries.items() for param in entry.probes]
 
     # ---- the space and the base config ----
 
@@ -186,37 +172,32 @@ class Space:
         """
         known = values([base])
         for searched in self._entries:
-            with self._about(searched):
+            with about(f"space.{searched}", self.where):
                 try:
                     check_names(known, {_path(searched)[1:]: None})
                 except UserError as error:
                     raise UserError(f"in {name} there is {error}") from None
         self._check_used(base, f"no alias in {name} uses it, so that it would have no effect.")
-        for searched in self._entries:
-            self._check_choices(searched, base, name)
-        for seed in self.seeds[:2]:  # one of the two is not the base config's own
-            with self._about(SEED):
-                self.text(base, {}, seed, name)
-
-    def _check_choices(self, searched: str, base: str, name: str) -> None:
-        """Refuses what cannot be written, and a block without the aliases that others need."""
-        may_hold_aliases = isinstance(_at(load(base), _path(searched)), dict | list)
-        for param in self._entries[searched].probes:
-            with self._about(searched):
+        parts = dict(paths(load(base)))
+        for searched, param in self.probes():
+            with about(f"space.{searched}", self.where):
                 text = self.text(base, {searched: param}, name=name)
-            if may_hold_aliases:
+            if isinstance(parts[_path(searched)], dict | list):  # which may hold aliases
                 self._check_used(
                     text,
                     f"nothing uses it where {searched} is {param}; leave one of them out, or "
                     f"search a part such as {searched}.class_path.",
                 )
+        for seed in self.seeds[:2]:  # one of the two is not the base config's own
+            with about(f"space.{SEED}", self.where):
+                self.text(base, {}, seed, name)
 
     def _check_used(self, text: str, problem: str) -> None:
         used = _used(text)
         for name in self._entries:
             path = _path(name)
             if not any(place[: len(path)] == path for place in used):
-                with self._about(name):
+                with about(f"space.{name}", self.where):
                     raise UserError(problem)
 
 
@@ -232,17 +213,6 @@ def _seeds(entry: Choices | Range) -> tuple[int, ...]:
 
 def _path(name: str) -> tuple[str, ...]:
     return (KEY, *name.split("."))
-
-
-def _at(data: Any, path: Iterable[str]) -> Any:
-    """The part of loaded data at a path, as the command line writes it; else a LookupError."""
-    for key in path:
-        if isinstance(data, list):
-            data = {str(index): item for index, item in enumerate(data)}
-        if not isinstance(data, dict):
-            raise LookupError
-        data = data[key]
-    return data
 
 
 def _used(text: str) -> set[tuple[str, ...]]:

@@ -1,12 +1,11 @@
 """What the workers of a search tell each other: records in its storage, locks in its folder."""
 
-import json
 import os
 import platform
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,22 +29,18 @@ class Journal(JournalFileBackend):
     """
 
     def __init__(self, path: Path) -> None:
-        super().__init__(str(path))
         self.path = path
         self.lock = FileLock(path.with_name(f".{path.name}.lock"))
+        super().__init__(str(path), self.lock)  # type: ignore[arg-type]  # it has the two methods
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
-        with self.lock, self.path.open("rb+") as file:
-            end = file.seek(0, os.SEEK_END)
-            file.seek(max(end - 1, 0))
-            if file.read() not in (b"", b"\n"):  # nobody is writing it: we have the lock
-                file.seek(0)
-                file.truncate(file.read().rfind(b"\n") + 1)
-                file.seek(0, os.SEEK_END)
-            file.write(text.encode())
-            file.flush()
-            os.fsync(file.fileno())
+        with self.lock:
+            with self.path.open("rb+") as file:
+                file.seek(max(file.seek(0, os.SEEK_END) - 1, 0))
+                if file.read() not in (b"", b"\n"):  # nobody is writing it: we have the lock
+                    file.seek(0)
+                    file.truncate(file.read().rfind(b"\n") + 1)
+            super().append_logs(logs)
 
 
 def open_storage(url: str | None, folder: Path) -> BaseStorage:
@@ -148,16 +143,16 @@ class TrialRecord:
 
     @classmethod
     def of(cls, trial: FrozenTrial) -> "TrialRecord":
-        """Reads the record of a trial."""
         attrs = {name: trial.user_attrs[name] for name in vars(cls()) if name in trial.user_attrs}
         for name, kind in (("worker", Worker), ("outcome", Outcome)):
             if attrs.get(name) is not None:
                 attrs[name] = kind(**attrs[name])
         return cls(**attrs)
 
-    def save(self, storage: BaseStorage, trial_id: int, before: "TrialRecord") -> None:
-        """Writes what differs from the record that the storage has."""
-        held = asdict(before)
-        for name, value in asdict(self).items():
-            if value != held[name]:
+    def changed(self, storage: BaseStorage, trial_id: int, **changes: Any) -> "TrialRecord":
+        """The record with other values, where they differ written to the storage."""
+        record = replace(self, **changes)
+        for name, value in asdict(record).items():
+            if value != asdict(self)[name]:
                 storage.set_trial_user_attr(trial_id, name, value)
+        return record

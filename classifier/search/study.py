@@ -8,7 +8,6 @@ workers there are, and a trial whose worker is gone goes back to WAITING, in pla
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +45,8 @@ class Study:
         self.base = settings.base.read_text(encoding="utf-8")
         # The configurations that are known beforehand; None where they are sampled.
         self.plan = settings.plan
-        if self.plan is None and not self.space.parameters:
-            self.plan = [{}]  # the base config, with several seeds
-        elif self.plan is None and settings.sampler == "grid":
+        # That of seeds alone is the base config.
+        if self.plan is None and (settings.sampler == "grid" or not self.space.parameters):
             self.plan = self.space.grid()
         self.storage = storage or open_storage(settings.storage, self.folder)
         self.lock = FileLock(self.folder / ".lock")
@@ -98,14 +96,15 @@ class Study:
         return min(self.settings.n_trials or whole, whole)
 
     def trials(self) -> list[FrozenTrial]:
-        """All trials by number."""
         return self.study.get_trials(deepcopy=False)
 
-    def unfinished(self) -> bool:
-        """Whether there are trials which somebody runs or has to run."""
+    def left(self) -> int | None:
+        """How many trials somebody runs or has to run; None if only time sets an end."""
         trials = self.trials()[: self.total]
-        more = self.total is None or len(trials) < self.total
-        return more or not all(trial.state.is_finished() for trial in trials)
+        return self.total and self.total - sum(trial.state.is_finished() for trial in trials)
+
+    def unfinished(self) -> bool:
+        return self.left() != 0
 
     def config_of(self, trial: FrozenTrial | Trial) -> str:
         """The config of a trial: the base config with the searched values changed."""
@@ -122,17 +121,12 @@ class Study:
         return seeds[number % len(seeds)] if seeds else None
 
     def trial_folder(self, number: int) -> Path:
-        """Where a trial's config and run are."""
         return self.folder / "trials" / f"{number:04d}"
 
     # ---- from waiting to running, and back ----
 
     def claim_next(self, worker: Worker | None = None) -> "ClaimedTrial | None":
-        """Claims the next trial for a worker, or nobody, who wants only its config.
-
-        Returns:
-            None if there is none to claim now.
-        """
+        """Claims the next trial, if any, for a worker, or for nobody, who wants only its config."""
         with self.lock:
             if worker is not None:
                 self._requeue_lost()
@@ -140,10 +134,10 @@ class Study:
             if number is None:
                 return None
             trial_id = self._id(number)
-            before = record = TrialRecord.of(self.trials()[number])
+            record = TrialRecord.of(self.trials()[number])
             if worker is not None:  # first, so that no running trial is ascribed to an earlier one
-                record = replace(before, attempt=before.attempt + 1, worker=worker)
-                record.save(self.storage, trial_id, before)
+                attempt = record.attempt + 1
+                record = record.changed(self.storage, trial_id, attempt=attempt, worker=worker)
             self.study.sampler = make_sampler(self.settings.sampler, number)
             # It takes the first that waits, which is this one.
             trial = self.study.ask({**self.space.parameters})
@@ -199,14 +193,14 @@ class Study:
 
         For what it may itself have caused, ``blame``, it fails the third time without a new epoch.
         """
-        state, changed = TrialState.WAITING, record
+        trial_id, state = self._id(number), TrialState.WAITING
         if not blame:
-            changed = replace(record, attempt=record.attempt - 1)
+            record.changed(self.storage, trial_id, attempt=record.attempt - 1)
         elif record.attempt >= ATTEMPTS:
-            reason = f"{blame}, {record.attempt} times"
-            state, changed = TrialState.FAIL, replace(record, outcome=Outcome(reason=reason))
-        changed.save(self.storage, self._id(number), record)
-        self.storage.set_trial_state_values(self._id(number), state)
+            state = TrialState.FAIL
+            outcome = Outcome(reason=f"{blame}, {record.attempt} times")
+            record.changed(self.storage, trial_id, outcome=outcome)
+        self.storage.set_trial_state_values(trial_id, state)
 
     def has_live_worker(self) -> bool:
         """Whether a worker runs a trial, as far as can be known from here."""
@@ -228,55 +222,45 @@ class ClaimedTrial:
         self.number, self.params = trial.number, trial.params
         self.folder = study.trial_folder(trial.number)
         self.config = study.config_of(trial)
+        self.values = study.values_of(trial)
         self.last_epoch = setting_in(self.config, ("trainer", "max_epochs"))
 
-    @property
-    def values(self) -> dict[str, Any]:
-        """The searched values, blocks by their labels."""
-        return self.study.values_of(self.trial)
-
-    def is_held(self) -> bool:
-        """Whether no other worker has taken it over."""
-        return self._held() is not None
-
-    def _held(self) -> FrozenTrial | None:
+    def held(self) -> FrozenTrial | None:
+        """The trial as it is now; None if another worker has taken it over."""
         now = self.study.storage.get_trial(self.trial_id)
         held = now.state == TrialState.RUNNING
         return now if held and TrialRecord.of(now).worker == self.record.worker else None
 
     def beat(self) -> None:
-        """Gives a sign of life."""
-        self._save(replace(self.record, beat=self.record.beat + 1))
+        self._note(beat=self.record.beat + 1)
 
     def should_stop_early(self, epoch: int, value: float) -> bool:
         """Notes an epoch's value; says whether to stop: it diverged, or the pruner says so."""
-        held = self._held()
+        held = self.held()
         if held is None or not math.isfinite(value):
             return held is not None
         if epoch not in held.intermediate_values:  # else repeated after a stop
             self.trial.report(value, epoch)
             # It gets on: machines may be lost any number of times.
-            self._save(replace(self.record, attempt=min(self.record.attempt, 1)))
+            self._note(attempt=min(self.record.attempt, 1))
         if not self.trial.should_prune() or epoch == self.last_epoch:
             return False
-        self._save(replace(self.record, pruned=True))
+        self._note(pruned=True)
         return True
 
     def requeue(self, blame: str = "") -> None:
         """Lets it wait for another worker, if it is still held."""
         with self.study.lock:
-            if self.is_held():
+            if self.held():
                 self.study.requeue(self.number, self.record, blame)
 
     def tell(self, outcome: Outcome) -> None:
-        """Notes what became of it."""
         # Optuna has a place for the value only, and there the last one of a pruned trial.
-        self._save(replace(self.record, outcome=outcome))
+        self._note(outcome=outcome)
         ended = TrialState.PRUNED if self.record.pruned else TrialState.COMPLETE
         state = TrialState.FAIL if outcome.value is None else ended
         value = outcome.value if state == TrialState.COMPLETE else None
         self.study.study.tell(self.trial, value, state)
 
-    def _save(self, record: TrialRecord) -> None:
-        record.save(self.study.storage, self.trial_id, self.record)
-        self.record = record
+    def _note(self, **changes: Any) -> None:
+        self.record = self.record.changed(self.study.storage, self.trial_id, **changes)

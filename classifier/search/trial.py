@@ -6,6 +6,7 @@ import signal
 import threading
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
+from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
@@ -31,18 +32,13 @@ class TrialReport(Callback):
     value of the epoch's validations, and receives whether to stop. When the other end is closed
     the search is dead, and so is the trial: another one may take it up at any time.
 
-    Comes after ``RunRecord``, whose ``metrics.csv`` it reads.
-
-    Args:
-        trial: What is trained.
-        channel: The trial's end of a pipe to the search; None if nobody listens, and on all ranks
-            but the first.
+    Comes after ``RunRecord``, whose ``metrics.csv`` it reads. ``channel`` is the trial's end of a
+    pipe to the search; None if nobody listens, and on all ranks but the first.
     """
 
     state_key = "TrialReport"
 
     def __init__(self, trial: Trial, channel: Connection | None = None) -> None:
-        super().__init__()
         self.trial, self.job = trial, trial.job
         self.monitor = str(trial.job.monitor)
         self.channel = channel and _Channel(channel)
@@ -69,9 +65,7 @@ class TrialReport(Callback):
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._write(trainer, hparams.session_end(succeeded=True))
 
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, trainer: pl.Trainer, _: Any, exception: BaseException) -> None:
         # TensorBoard keeps the first end; a training that was only interrupted may be resumed.
         if self.started_session and isinstance(exception, Exception):
             self._write(trainer, hparams.session_end(succeeded=False))
@@ -105,7 +99,6 @@ class _Channel:
         threading.Thread(target=self._listen, name="trial", daemon=True).start()
 
     def ask(self, report: tuple[int, float]) -> bool:
-        """Reports and waits for the answer."""
         try:
             self.connection.send(report)
         except OSError:

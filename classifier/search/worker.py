@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryFile
 from types import FrameType
 
 from classifier import runs
@@ -19,7 +20,6 @@ from classifier.atomic import write_text
 from classifier.checkpoint.trust import active
 from classifier.cli.job import Job
 from classifier.errors import UserError
-from classifier.runs import RunFolder
 from classifier.search import signed
 from classifier.search.process import FitProcess, Trial, warm_up
 from classifier.search.results import Results, TrialRun, why_failed
@@ -35,9 +35,7 @@ class Stop:
     """SIGTERM, SIGINT, or the end of whoever holds the other end of standard input.
 
     A signal only sets a mark and wakes up whoever waits, in any thread, so that nothing is torn.
-
-    Args:
-        attached: Whether to end with the process that started this one.
+    One that is ``attached`` ends with the process that started this one.
     """
 
     def __init__(self, attached: bool = False) -> None:
@@ -55,7 +53,6 @@ class Stop:
         return stop
 
     def set(self, number: int = signal.SIGTERM, frame: FrameType | None = None) -> None:
-        """Says to stop."""
         self.signal = number
         os.write(self._writable, b"!")
 
@@ -71,16 +68,10 @@ class Stop:
         return 128 + self.signal if self.signal else 0
 
 
-def work(
-    folder: Path,
-    stop: Stop,
-    until: float | None = None,
-    environment: Mapping[str, str] | None = None,
-) -> int:
+def work(folder: Path, stop: Stop, until: float | None, environment: Mapping[str, str]) -> int:
     """Runs trials until there are no more, until a Unix time, or until told to stop.
 
-    Returns:
-        The exit code: 0; 130 or 143 after a signal.
+    Returns 0, or 130 or 143 after a signal.
 
     Raises:
         OSError: If the disk is full.
@@ -93,7 +84,7 @@ def work(
     with active_worker(folder) as worker:
         while not stop.wait(0) and time.time() < until:
             if trial := study.claim_next(worker):
-                run_trial(trial, stop, environment or {})
+                run_trial(trial, stop, environment)
             elif study.unfinished():
                 stop.wait(POLL)  # others run the rest; if one of them dies, this takes over
             else:
@@ -124,7 +115,7 @@ def run_trial(trial: ClaimedTrial, stop: Stop, environment: Mapping[str, str]) -
         stopped = bool(code) and stop.wait(1.0 if signal_number else 0.0)
         full = code > 0 and is_disk_full(folder)
         with study.lock:
-            if not trial.is_held():
+            if not trial.held():
                 return
             if stopped or full:
                 trial.requeue()
@@ -152,7 +143,7 @@ def is_trained(folder: Path) -> bool:
 def fit(trial: ClaimedTrial, stop: Stop, environment: Mapping[str, str]) -> int:
     """Fits a trial's config, from its last checkpoint on if it has one; returns the exit code."""
     study, heartbeat = trial.study, trial.study.settings.heartbeat
-    resumes, trust = RunFolder(trial.folder).last.is_file(), active.get()
+    resumes, trust = runs.RunFolder(trial.folder).last.is_file(), active.get()
     arguments = ["--config", str(trial.folder / "trial.yaml")]
     arguments += ["--ckpt_path", str(trial.folder)] if resumes else []
     job = Job(
@@ -172,7 +163,7 @@ def fit(trial: ClaimedTrial, stop: Stop, environment: Mapping[str, str]) -> int:
                 process.answer(trial.should_stop_early(*measured))
             stop.wait(0)
             late = time.monotonic() - alive >= heartbeat
-            if (late or measured) and not trial.is_held():
+            if (late or measured) and not trial.held():
                 break  # this machine slept, and another took the trial over
             if late:
                 alive = time.monotonic()
@@ -184,21 +175,13 @@ def fit(trial: ClaimedTrial, stop: Stop, environment: Mapping[str, str]) -> int:
 
 
 def is_disk_full(folder: Path) -> bool:
-    """Whether a fit failed for a full disk, that of its folder or of the temporary files."""
+    """Whether a fit failed for a full disk, or quota: of its folder, or of the temporary files."""
     error = why_failed(folder, 1)
-    full = (os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT))
-    return any(text in error for text in full) or not has_space(folder)
-
-
-def has_space(folder: Path) -> bool:
-    """Whether a file can be written, within the user's quota too."""
-    probe = folder / ".probe"
+    if any(os.strerror(number) in error for number in (errno.ENOSPC, errno.EDQUOT)):
+        return True
     try:
-        probe.unlink(missing_ok=True)
-        with probe.open("xb") as file:  # not where a link of that name leads
+        with TemporaryFile(dir=folder) as file:
             file.write(bytes(PROBE))
     except OSError:
-        return False
-    finally:
-        probe.unlink(missing_ok=True)
-    return True
+        return True
+    return False

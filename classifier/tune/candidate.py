@@ -12,13 +12,6 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import yaml
-from pytorch_lightning.callbacks import (
-    Callback,
-    Checkpoint,
-    DeviceStatsMonitor,
-    EarlyStopping,
-    LearningRateMonitor,
-)
 
 from classifier.callbacks.divergence import StopOnDivergence
 from classifier.callbacks.speed import LeanHooks
@@ -26,7 +19,10 @@ from classifier.cli.classifier_cli import ClassifierCLI
 from classifier.data import ImageDataModule
 
 # They need a validation, a logger or a run folder.
-NOT_TIMED = (Checkpoint, DeviceStatsMonitor, EarlyStopping, LearningRateMonitor)
+NOT_TIMED = (
+    *(pl.callbacks.Checkpoint, pl.callbacks.EarlyStopping),
+    *(pl.callbacks.DeviceStatsMonitor, pl.callbacks.LearningRateMonitor),
+)
 TRAINER = {
     "fast_dev_run": False,
     "barebones": False,
@@ -47,7 +43,7 @@ TRAINER = {
 WARM_UP = 1  # steps, for the first allocates memory
 
 
-class Meter(Callback):
+class Meter(pl.Callback):
     """Ends a training after so many steps, or seconds, and knows its losses and its pace.
 
     Args:
@@ -63,23 +59,16 @@ class Meter(Callback):
         self.steps = self.seconds = math.inf  # when it ends; seconds count after the warm-up
         self.whole = math.inf  # steps in the whole training, known from its start on
         self.warm_up = WARM_UP  # steps that are not timed
-        self.losses: list[torch.Tensor] = []  # of all steps
         self.pace = 0.0  # steps in a second
-        self.begun = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.losses = []
+        self.losses: list[torch.Tensor] = []  # of all steps
         self.begun = self._now()
         self.whole = min(self.max_steps, self.epochs * trainer.num_training_batches)
         self.steps = min(self.steps, self.whole)
 
     def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, *args: Any, **kwargs: Any
     ) -> None:
         self.losses.append(outputs["loss"] * trainer.accumulate_grad_batches)
         done = len(self.losses)
@@ -97,12 +86,9 @@ class Meter(Callback):
 
 
 class Candidate(ClassifierCLI):
-    """A config under an execution plan.
+    """A config, ``given`` by the options of ``fit``, under an execution plan.
 
-    Args:
-        given: The options of ``fit``.
-        plan: Settings by dotted key, which win over them.
-        data: Has the images already.
+    That is settings by dotted key, which win. The module of data may have the images already.
     """
 
     def __init__(
@@ -113,6 +99,9 @@ class Candidate(ClassifierCLI):
     ) -> None:
         self.plan = plan or {}
         self.loaded = data
+        self.loss: float | None = None  # the mean of its first steps, once it is measured
+        self.preparation = 0.0  # seconds until its first step, beyond those of the config as it is
+        self.ratios: list[float] = []  # to the pace of the best so far, in each round
         settings = self.plan.items()
         options = (f"--{key}={yaml.safe_dump(value).split()[0]}" for key, value in settings)
         super().__init__(args=[*given, *options], run=False)
@@ -154,7 +143,6 @@ class Candidate(ClassifierCLI):
         return losses
 
     def images_per_second(self, seconds: float) -> float:
-        """Trains on for some seconds."""
         self._train(math.inf, seconds)
         return float(self.meter.pace * self.datamodule.batch_size)
 

@@ -5,20 +5,19 @@ import contextlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import yaml
 from jsonargparse import Namespace
 from rich.console import Console
 
-from classifier import __version__, terminal
+from classifier import __version__, environment, terminal
 from classifier.atomic import atomic_create
 from classifier.cli.quiet import quiet
 from classifier.cli.run import CommandParser, explained
+from classifier.cli.sources import run_beside
+from classifier.cli.words import take_option
 from classifier.errors import UserError
-
-if TYPE_CHECKING:
-    from classifier.tune.tuning import Tuning
+from classifier.tune.tuning import Tuning
 
 
 def run(given: Sequence[str]) -> int:
@@ -74,10 +73,6 @@ def _positive(text: str) -> float:
 
 
 def _tune(options: argparse.Namespace) -> int:
-    from classifier.cli.sources import run_beside
-    from classifier.cli.words import take_option
-    from classifier.tune.tuning import Tuning
-
     configs, _ = take_option(options.given, "--config", "-c")
     config = next((Path(value) for value in configs if Path(value).is_file()), Path("config"))
     name = run_beside(config).get("name", config.stem)
@@ -89,30 +84,23 @@ def _tune(options: argparse.Namespace) -> int:
     with Console().status("") as status:
         tuning = Tuning(options.given, options.seconds, options.tolerance, status)
         tuning.measure_baseline()
-        stopped = not _finished(tuning)
+        stopped = False
+        try:
+            tuning.run()
+        except (KeyboardInterrupt, SystemExit) as end:
+            if KeyboardInterrupt not in (type(end), type(end.__context__)):
+                raise  # else Lightning turned it into exit(1)
+            stopped = True
     fit = terminal.command("fit", *options.given, "--config", output)
     with atomic_create(output) as file:
         file.write(_text(tuning, fit, stopped).encode())
-    found = f"{tuning.ratio:.2f} times as fast" if tuning.plan else "no faster plan found"
+    found = f"{tuning.ratio:.2f} times as fast" if tuning.best.plan else "no faster plan found"
     terminal.out(f"{found}{'; stopped before the end' if stopped else ''}; {output}:\n  {fit}")
     return 130 if stopped else 0
 
 
-def _finished(tuning: "Tuning") -> bool:
-    """Measures; False if Ctrl-C came."""
-    try:
-        tuning.run()
-    except (KeyboardInterrupt, SystemExit) as end:
-        if KeyboardInterrupt not in (type(end), type(end.__context__)):
-            raise  # else Lightning turned it into exit(1)
-        return False
-    return True
-
-
-def _text(tuning: "Tuning", fit: str, stopped: bool) -> str:
+def _text(tuning: Tuning, fit: str, stopped: bool) -> str:
     """The config of what won, with what it was found by."""
-    from classifier import environment
-
     facts = environment.describe()
     machine = [
         *facts["gpus"],
@@ -141,6 +129,6 @@ def _text(tuning: "Tuning", fit: str, stopped: bool) -> str:
             f"data: {{init_args: {{batch_size: {size}}}}}",
         ]
     lines = [f"# {line}".rstrip() for line in comments]
-    plan = Namespace(tuning.plan).as_dict()  # type: ignore[no-untyped-call]  # nested
+    plan = Namespace(tuning.best.plan).as_dict()  # type: ignore[no-untyped-call]  # nested
     settings = yaml.safe_dump(plan, sort_keys=False)
     return "\n".join([*lines, settings])

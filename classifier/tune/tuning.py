@@ -10,7 +10,6 @@ import itertools
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from statistics import fmean, median
 from typing import Any
 
@@ -34,16 +33,6 @@ LOSS_STEPS = 50
 HEADER = f"{'images/s':>10}  {'ratio':>6}  {'loss':>8}  candidate"
 
 
-@dataclass
-class Contender:
-    """A candidate that trains."""
-
-    candidate: Candidate
-    loss: float | None = None
-    preparation: float = 0.0  # seconds until its first step, beyond those of the config as it is
-    ratios: list[float] = field(default_factory=list)  # to the best so far, in each round
-
-
 class Tuning:
     """Measures execution plans of a config and keeps the fastest so far.
 
@@ -55,7 +44,7 @@ class Tuning:
 
     Attributes:
         table: All lines that were printed: a candidate each, as soon as it was measured.
-        plan: The settings that won, where they differ from the config, by dotted key.
+        best: The candidate that won; its plan has the settings that differ from the config.
         ratio: How many times as fast they are.
         batch: The batch size that was fastest, and its ratio, if larger ones were.
 
@@ -74,16 +63,12 @@ class Tuning:
         self._announce({})
         self.best = self.as_is = Candidate(given)
         self.own = current_values(self.as_is)
-        self.values = {k: v for k, v in self.own.items() if not self._is_given(k)}
-        self.plan: dict[str, Any] = {}
+        words = self.as_is.command_line.options
+        fixed = {word.partition("=")[0].lstrip("-").replace(".init_args", "") for word in words}
+        free = [key for key in self.own if key.replace(".init_args", "") not in fixed]
+        self.values = {key: self.own[key] for key in free}
         self.ratio = 1.0
         self.batch: tuple[int, float] | None = None
-
-    def _is_given(self, key: str) -> bool:
-        """Whether a setting stands on the command line."""
-        options = self.as_is.command_line.options
-        given = {option.partition("=")[0].lstrip("-") for option in options}
-        return bool({key, key.replace(".init_args", "")} & given)
 
     def measure_baseline(self) -> None:
         """Trains the config as it is, for the pace, and in float32, for the loss.
@@ -96,8 +81,7 @@ class Tuning:
         self.steps, self.loss = len(losses), fmean(losses)
         self.rate = median(self._pace(self.as_is) for _ in range(ROUNDS))
         self._show({}, 1, self.loss, "")
-        own = self.own
-        plain = {key: value for key, value in REFERENCE.items() if own.get(key, value) != value}
+        plain = {k: v for k, v in REFERENCE.items() if self.own.get(k, v) != v}
         if plain:
             self._announce(plain)
             self.loss = fmean(self._under(plain).losses(self.steps))
@@ -148,44 +132,44 @@ class Tuning:
         finally:  # after Ctrl-C too
             self._choose(tried, [one for one in contenders if one.ratios])
 
-    def _choose(self, tried: list[str], contenders: list[Contender]) -> None:
-        objections = [self._objection(one) for one in contenders]
-        sound = [one for one, no in zip(contenders, objections, strict=True) if not no]
+    def _choose(self, tried: list[str], contenders: list[Candidate]) -> None:
+        objections = {one: self._objection(one) for one in contenders}
+        sound = [one for one, no in objections.items() if not no]
         fastest = max((median(one.ratios) for one in sound), default=0)
         # The first of about equals, for it is the simplest.
         winner = next((one for one in sound if median(one.ratios) * GAIN >= fastest), None)
-        for one, no in zip(contenders, objections, strict=True):
+        for one, no in objections.items():
             verdict = "wins" if one is winner else no or "faster, but others are more so"
             ratio = self.ratio * median(one.ratios)
-            self._show(one.candidate.plan, ratio, one.loss, verdict)
+            self._show(one.plan, ratio, one.loss, verdict)
         if winner is not None:
-            self.best, self.plan = winner.candidate, dict(winner.candidate.plan)
+            self.best = winner
             self.ratio *= median(winner.ratios)
-            self.values |= {key: self.plan.get(key, self.own[key]) for key in tried}
+            self.values |= {key: self.best.plan.get(key, self.own[key]) for key in tried}
 
     def _with(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The best plan so far with other values, where they are not those of the config."""
-        return {k: v for k, v in {**self.plan, **values}.items() if v != self.own[k]}
+        return {k: v for k, v in {**self.best.plan, **values}.items() if v != self.own[k]}
 
-    def _admit(self, plan: Mapping[str, Any]) -> list[Contender]:
+    def _admit(self, plan: Mapping[str, Any]) -> list[Candidate]:
         """The candidate, if it trains and its loss is that of the reference."""
         self._announce(plan)
         began = time.perf_counter()
         try:
             candidate = self._under(plan)
-            loss = fmean(candidate.losses(self.steps))
+            candidate.loss = fmean(candidate.losses(self.steps))
         except Exception as error:
             self._show(plan, None, None, reason(error))
             return []
-        preparation = max(0.0, time.perf_counter() - began - self.preparation)
-        off = abs(loss - self.loss) / abs(self.loss)
+        candidate.preparation = max(0.0, time.perf_counter() - began - self.preparation)
+        off = abs(candidate.loss - self.loss) / abs(self.loss)
         if not off <= self.tolerance:
             verdict = f"rejected: loss off by {off:.1%}, {self.tolerance:.1%} is allowed"
-            self._show(plan, None, loss, verdict)
+            self._show(plan, None, candidate.loss, verdict)
             return []
-        return [Contender(candidate, loss, preparation)]
+        return [candidate]
 
-    def _race(self, contenders: list[Contender]) -> None:
+    def _race(self, contenders: list[Candidate]) -> None:
         """Times candidates by turns with the best so far, so that all see the same machine.
 
         Those that fail meanwhile are taken out.
@@ -194,18 +178,18 @@ class Tuning:
             pace = self._pace(self.best)
             for one in [*contenders]:
                 try:
-                    one.ratios.append(self._pace(one.candidate) / pace)
+                    one.ratios.append(self._pace(one) / pace)
                 except Exception as error:
                     contenders.remove(one)
-                    self._show(one.candidate.plan, None, one.loss, reason(error))
+                    self._show(one.plan, None, one.loss, reason(error))
 
     def _pace(self, candidate: Candidate) -> float:
         self._announce(candidate.plan)
         return candidate.images_per_second(self.seconds / ROUNDS)
 
-    def _objection(self, contender: Contender) -> str:
+    def _objection(self, candidate: Candidate) -> str:
         """Why a candidate is out; nothing if it is not."""
-        candidate, ratios = contender.candidate, contender.ratios
+        ratios = candidate.ratios
         ratio = median(ratios)
         if ratio < GAIN:
             return "slower" if ratio < 1 / GAIN else "no faster"
@@ -213,7 +197,7 @@ class Tuning:
             return f"within the noise, faster in {faster} of {len(ratios)} rounds"
         if candidate.plan.get(COMPILE) and not self.best.plan.get(COMPILE):
             # Twice: for training and for evaluation.
-            costs = 2 * contender.preparation
+            costs = 2 * candidate.preparation
             saved = candidate.images_in_all / (self.rate * self.ratio) * (1 - 1 / ratio)
             if costs > saved:
                 return f"compiling takes {costs:.0f} s, and saves {saved:.0f} s of the training"
@@ -227,15 +211,15 @@ class Tuning:
             return
         size, best = 2 * int(self.values[BATCH]), 1.0
         while size <= len(self.as_is.datamodule.train_set):
-            plan = {**self.plan, BATCH: size}
+            plan = {**self.best.plan, BATCH: size}
             self._announce(plan)
             # Linux would kill the process, which at most doubles. A GPU says no without harm.
             if not (torch.cuda.is_available() or memory_may_double()):
                 self._show(plan, None, None, "not tried: it may need more memory than is free")
                 return
             try:
-                larger = Contender(self._under(plan))
-                larger.candidate.losses(1)
+                larger = self._under(plan)
+                larger.losses(1)
             except Exception as error:
                 self._show(plan, None, None, reason(error))
                 return
@@ -304,8 +288,7 @@ def reason(error: Exception) -> str:
     text = message_of(error)
     memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
     if memory or "allocate memory" in text:
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        torch.cuda.empty_cache()  # does nothing without a GPU
         return "out of memory"
     line = next((line.strip() for line in text.splitlines() if line.strip()), "")
     return f"failed: {line if len(line) <= 100 else f'{line[:99]}…'}"

@@ -4,7 +4,8 @@ import os
 import shutil
 import subprocess
 import traceback
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import copy_context
 from importlib import import_module
 from pathlib import Path
@@ -34,7 +35,10 @@ class Engine(Protocol):
 
 
 def start(settings: Settings, workers: int, until: float | None) -> Engine:
-    """Starts workers, which begin no trial after the Unix time ``until``."""
+    """Starts workers, which begin no trial after the Unix time ``until``.
+
+    An engine's module has such a function, too; all nodes see the search folder that it is given.
+    """
     if settings.engine != "local":
         remedy = "'classifier search --config FILE' begins one of your own."
         refuse_of_others(f"engine {settings.engine}", remedy)
@@ -56,29 +60,25 @@ class Local:
     def __init__(self, folder: Path, shares: list[dict[str, str]], until: float | None) -> None:
         self.folder, self.shares, self.until = folder, shares, until
         self.stopping = Stop()
-        self.restarts = [0] * len(shares)
         self.pool = ThreadPoolExecutor(len(shares), "worker")
-        self.workers = [self._start(slot) for slot in range(len(shares))]
-
-    def _start(self, slot: int) -> Future[None]:
         # With what is trusted, which a thread would not know of.
-        return self.pool.submit(copy_context().run, self._work, slot)
+        self.workers = [
+            self.pool.submit(copy_context().run, self._work, slot) for slot in range(len(shares))
+        ]
 
     def _work(self, slot: int) -> None:
-        try:
-            work(self.folder, self.stopping, self.until, self.shares[slot])
-        except Exception as error:
-            trace = "" if is_users(error) else traceback.format_exc()
-            with open_to_append(self.folder / "workers" / f"local-{slot}.log") as log:
-                log.write(f"{trace}error: {message_of(error)}\n".encode())
-            raise
+        """Works, and after a failure again."""
+        for _ in range(1 + RESTARTS):
+            try:
+                work(self.folder, self.stopping, self.until, self.shares[slot])
+                return
+            except Exception as error:
+                trace = "" if is_users(error) else traceback.format_exc()
+                path = self.folder / "workers" / f"local-{slot}.log"
+                with suppress(OSError), open_to_append(path) as log:  # the disk may be full
+                    log.write(f"{trace}error: {message_of(error)}\n".encode())
 
     def alive(self) -> int:
-        """How many run; those that failed are started again."""
-        for slot, worker in enumerate(self.workers):
-            if worker.done() and worker.exception() and self.restarts[slot] < RESTARTS:
-                self.restarts[slot] += 1
-                self.workers[slot] = self._start(slot)
         return sum(not worker.done() for worker in self.workers)
 
     def stop(self) -> None:
@@ -110,12 +110,11 @@ def shares(workers: int) -> list[dict[str, str]]:
     with all of them unless the config says otherwise.
     """
     found = gpus()
-    result: list[dict[str, str]] = []
-    for slot in range(workers):
-        many = len(found) // workers
-        own = found[slot * many : (slot + 1) * many] or found[slot % max(1, len(found)) :][:1]
-        result.append({"CUDA_VISIBLE_DEVICES": ",".join(own)} if own else {})
-    return result
+    if not found:
+        return [{}] * workers
+    many = len(found) // workers
+    own = [found[slot * many :][:many] or [found[slot % len(found)]] for slot in range(workers)]
+    return [{"CUDA_VISIBLE_DEVICES": ",".join(share)} for share in own]
 
 
 def gpus() -> list[str]:

@@ -24,8 +24,8 @@ GRACE_SECONDS = 60.0  # that workers get to requeue their trials
 class Tasks:
     """Workers that were handed to Ray, which refers to each; their output is in ``logs``."""
 
-    def __init__(self, tasks: list[Any], logs: Path) -> None:
-        self.tasks, self.logs = tasks, logs
+    def __init__(self, ray: Any, tasks: list[Any], logs: Path) -> None:
+        self.ray, self.tasks, self.logs = ray, tasks, logs
 
     def alive(self) -> int:
         """How many run, or wait for a place.
@@ -33,13 +33,11 @@ class Tasks:
         Raises:
             UserError: If the nodes cannot run them.
         """
-        import ray
-
-        ended, alive = ray.wait(self.tasks, num_returns=len(self.tasks), timeout=0)
+        ended, alive = self.ray.wait(self.tasks, num_returns=len(self.tasks), timeout=0)
         try:
             if not alive:  # as long as one works, so does the search
-                ray.get(ended)
-        except ray.exceptions.RayError as error:
+                self.ray.get(ended)
+        except self.ray.exceptions.RayError as error:
             cause = str(error).strip().splitlines()[-1]
             raise UserError(
                 f"Ray cannot run the workers: {cause}\n"
@@ -49,11 +47,9 @@ class Tasks:
 
     def stop(self) -> None:
         """Cancels the tasks and waits for their end: the end of this process would kill them."""
-        import ray
-
         for task in self.tasks:
-            ray.cancel(task)
-        ray.wait(self.tasks, num_returns=len(self.tasks), timeout=GRACE_SECONDS)
+            self.ray.cancel(task)
+        self.ray.wait(self.tasks, num_returns=len(self.tasks), timeout=GRACE_SECONDS)
 
     def describe(self) -> str:
         return f"{len(self.tasks)} workers as tasks of Ray, output in '{self.logs}'"
@@ -62,11 +58,7 @@ class Tasks:
 def start(folder: Path, workers: int, options: Mapping[str, Any], until: float | None) -> Tasks:
     """Hands workers to Ray: the cluster at an address, else one of this machine alone.
 
-    Args:
-        folder: The search folder, which all nodes see.
-        workers: How many.
-        options: Options of Ray's tasks, such as ``num_gpus``, and the cluster's ``address``.
-        until: Unix time after which they begin no trial.
+    ``options`` are those of Ray's tasks, such as ``num_gpus``, and the cluster's ``address``.
 
     Raises:
         UserError: If there is no Ray, no such option, or no cluster at the address.
@@ -96,7 +88,7 @@ def start(folder: Path, workers: int, options: Mapping[str, Any], until: float |
     arguments = [str(folder), "--attached", *([] if until is None else ["--until", str(until)])]
     logs = folder.absolute() / "workers"
     outputs = [logs / f"ray-{slot}.log" for slot in range(workers)]
-    return Tasks([task.remote(arguments, here, output) for output in outputs], logs)
+    return Tasks(ray, [task.remote(arguments, here, output) for output in outputs], logs)
 
 
 def run_worker(arguments: Sequence[str], folder: Path, output: Path) -> int:

@@ -85,11 +85,7 @@ def start(folder: Path, workers: int, options: Mapping[str, Any], until: float |
 def script(folder: Path, options: Mapping[str, Any], until: float | None) -> str:
     """The batch script of a task.
 
-    Args:
-        folder: The search folder, which all nodes see.
-        options: Options of ``sbatch``, such as ``partition`` and ``time``; true sets one that has
-            no value.
-        until: Unix time after which no trial is begun.
+    ``options`` are those of ``sbatch``, such as ``partition``; true sets one that has no value.
 
     Raises:
         UserError: If a time limit was written without quotes.
