@@ -39,8 +39,9 @@ def anchor_name(text: str, node: yaml.Node) -> str | None:
 def keep_keys(text: str, keys: Sequence[str]) -> str:
     """Drops the other top-level keys of a config; aliases survive, and their names."""
     root = compose(text)
-    root.value = [(key, value) for key, value in root.value if key.value in keys]
-    return serialized(root, lambda node: anchor_name(text, node))
+    kept = [(key, value) for key, value in root.value if key.value in keys]
+    rest = yaml.MappingNode(root.tag, kept, flow_style=root.flow_style)
+    return serialized(rest, lambda node: anchor_name(text, node))
 
 
 def owners(node: yaml.Node, path: KeyPath, found: dict[int, KeyPath]) -> dict[int, KeyPath]:

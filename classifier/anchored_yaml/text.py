@@ -3,6 +3,8 @@
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
 import yaml
@@ -12,6 +14,7 @@ from classifier.errors import UserError, did_you_mean
 
 KeyPath: TypeAlias = tuple[str | int, ...]
 
+KEPT = 16  # texts; a command asks fifty times for the parts of its four or five
 MAX_VALUES = 100_000  # with every alias written out: a few lines of aliases can mean billions
 EXPLANATIONS = {
     "found duplicate anchor '?([^';]+)": r"anchor '&\1' is defined a second time; rename one.",
@@ -51,13 +54,22 @@ def check(source: ConfigSource) -> None:
 
 def load(text: str, name: str = "config") -> Any:
     """Returns the checked value of a YAML text; an empty text is an empty mapping."""
+    return deepcopy(_value(text, name))
+
+
+@lru_cache(KEPT)
+def _value(text: str, name: str) -> Any:
     with explained(text, name):
         node = parse(text, name)
         return {} if node is None else Loader("").construct_document(node)
 
 
+@lru_cache(KEPT)
 def compose(text: str, name: str = "config") -> yaml.MappingNode:
-    """Returns the checked node tree of a config; an alias is the same object as its anchor."""
+    """Returns the checked node tree of a config; an alias is the same object as its anchor.
+
+    It is kept, and not to be changed.
+    """
     with explained(text, name):
         node = parse(text, name)
     if node is None or node.tag == "tag:yaml.org,2002:null":
@@ -218,7 +230,7 @@ def locate(text: str, path: Sequence[str | int]) -> int | None:
 def setting_in(text: str, path: Sequence[str]) -> Any:
     """Returns what a config text says of a key; None if nothing."""
     found = find(compose(text), path)
-    return Loader("").construct_document(found[2]) if found else None
+    return value_at(load(text), found[0]) if found else None
 
 
 def same(first: Any, second: Any) -> bool:
