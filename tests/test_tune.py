@@ -209,6 +209,29 @@ def network_module(**settings):
     return ClassificationModule(MNISTNet(width=4), list("0123456789"), **settings).eval()
 
 
+STEPS = """
+from classifier.module import ClassificationModule
+
+
+class Steps(ClassificationModule):
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self.automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        self.manual_backward(self.step(batch, "train"))
+        self.optimizers().step()
+"""
+
+
+def test_a_module_whose_steps_return_no_loss_is_refused(write_config, write_module, capsys):
+    write_module(STEPS)
+
+    assert main(["tune", "--config", write_config(), "--model", "own.Steps"]) == 2
+
+    assert "the training_step of Steps returns none." in capsys.readouterr().err
+
+
 def test_channels_last_changes_the_layout_and_not_the_results():
     images = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8)
 

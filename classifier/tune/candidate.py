@@ -17,6 +17,7 @@ from classifier.callbacks.divergence import StopOnDivergence
 from classifier.callbacks.speed import LeanHooks
 from classifier.cli.classifier_cli import ClassifierCLI
 from classifier.data import ImageDataModule
+from classifier.errors import UserError
 
 # They need a validation, a logger or a run folder.
 NOT_TIMED = (
@@ -70,6 +71,11 @@ class Meter(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, *args: Any, **kwargs: Any
     ) -> None:
+        if not isinstance(outputs, Mapping) or "loss" not in outputs:
+            raise UserError(
+                "tune compares the losses of the steps, but the training_step of "
+                f"{type(pl_module).__name__} returns none."
+            )
         self.losses.append(outputs["loss"] * trainer.accumulate_grad_batches)
         done = len(self.losses)
         timed = done - min(self.warm_up, self.steps - 1)
