@@ -17,6 +17,7 @@ import classifier
 from classifier import runs
 from classifier.__main__ import main
 from classifier.callbacks.logger import RunLogger
+from classifier.callbacks.run_keeper import RunKeeper
 from classifier.data import Digits
 from classifier.runs import RunFolder
 
@@ -75,7 +76,7 @@ def test_another_rank_leaves_what_lies_in_the_working_folder_alone(monkeypatch):
     own = Path("events.out.tfevents.own")
     own.touch()
 
-    RunLogger(RunFolder()).finalize("success")
+    RunLogger(RunKeeper(RunFolder(), Path)).finalize("success")
 
     assert own.exists()
 

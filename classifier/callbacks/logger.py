@@ -10,20 +10,21 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.loggers.logger import DummyLogger
 
 from classifier import terminal
-from classifier.runs import EVENTS, RunFolder
+from classifier.callbacks.run_keeper import RunKeeper
+from classifier.runs import EVENTS
 
 
 class RunLogger(TensorBoardLogger):
-    """Lightning's TensorBoard logger, writing into the run folder, and nothing before there is one.
+    """Lightning's TensorBoard logger, writing into the run folder once a fit has begun in it.
 
     ``purge_step`` is the first optimizer step that a resumed training takes again; what an earlier
     process wrote from there on is dropped from the curves.
     """
 
-    def __init__(self, run: RunFolder, purge_step: int | None = None) -> None:
+    def __init__(self, keeper: RunKeeper, purge_step: int | None = None) -> None:
         # Without default_hp_metric=False it would log a made-up metric of -1.
         super().__init__("", default_hp_metric=False, purge_step=purge_step)
-        self.run = run
+        self.keeper, self.run = keeper, keeper.run
         self.earlier: set[Path] | None = None  # files with events, once it has one of its own
         self.is_used = False
 
@@ -51,7 +52,7 @@ class RunLogger(TensorBoardLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        if not self.run.is_taken:  # Lightning opens it before it sets up callbacks
+        if not self.keeper.is_open:  # Lightning opens it before it sets up callbacks
             return DummyLogger().experiment
         if self.earlier is None:  # not again where the end of a training flushes it
             self.earlier = set(self.run.path.glob(f"{EVENTS}*"))

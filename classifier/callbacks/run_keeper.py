@@ -25,6 +25,7 @@ class RunKeeper(Callback):
         self.run = run
         self.claim = claim
         self.lock = contextlib.ExitStack()
+        self.is_open = False  # whether a fit has begun
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage != "fit":
@@ -35,6 +36,7 @@ class RunKeeper(Callback):
             if not self.run.is_taken:
                 self.run.take(self.claim())
             self.lock.enter_context(locked(self.run.path))
+        self.is_open = True
         path = str(self.run.path) if trainer.is_global_zero else ""
         self.run.take(Path(trainer.strategy.broadcast(path)))
 

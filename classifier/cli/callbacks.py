@@ -89,7 +89,7 @@ def _keeper(cli: "ClassifierCLI", config: Namespace, run: RunFolder) -> RunKeepe
     keeper = RunKeeper(run, lambda: claim_folder(cli.root, cli.run_name))
     if config.logger in (None, True):
         # What a resumed training repeats is dropped from the earlier curve.
-        config.logger = RunLogger(run, line.global_step if is_resumed else None)
+        config.logger = RunLogger(keeper, line.global_step if is_resumed else None)
     return keeper
 
 
