@@ -42,6 +42,7 @@ def test_the_version_is_that_of_the_package(capsys):
     assert capsys.readouterr().out == f"classifier {__version__}\n"
 
 
+@pytest.mark.slow
 def test_a_login_node_with_cuda_but_without_a_gpu_is_not_worth_a_word():
     """torch.compile imports this, which says so of a machine where CUDA_HOME exists."""
     code = "from classifier.cli.quiet import quiet\nwith quiet(): import torch.utils.cpp_extension"

@@ -606,6 +606,7 @@ def test_memory_that_one_step_frees_is_there_for_the_next(write_config, write_mo
 
 
 @needs_glibc
+@pytest.mark.slow
 def test_memory_is_given_back_where_image_files_are_read(write_config, write_module):
     """Their sizes leave holes of every size, which would come to gigabytes."""
     write_module(FAULTS)

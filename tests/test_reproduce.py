@@ -297,7 +297,9 @@ def own_run(photos, write_module, write_config, fit):
     return fit("--config", write_config(changes))
 
 
-@pytest.mark.parametrize("what", ["folder", "checkpoint alone"])
+@pytest.mark.parametrize(
+    "what", [pytest.param("folder", marks=pytest.mark.slow), "checkpoint alone"]
+)
 def test_the_network_of_a_stranger_is_trusted_by_name_only(
     what, own_run, reproduce, capfd, monkeypatch
 ):
@@ -385,10 +387,15 @@ def trained_in_python(config, change=lambda cli: None):
 @pytest.mark.parametrize(
     "change",
     [
-        lambda cli: setattr(cli.trainer.fit_loop, "max_epochs", 3),
-        lambda cli: setattr(cli.model, "network", nn.Sequential(nn.Flatten(), nn.Linear(64, 10))),
+        pytest.param(lambda cli: setattr(cli.trainer.fit_loop, "max_epochs", 3), id="epochs"),
+        pytest.param(
+            lambda cli: setattr(
+                cli.model, "network", nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+            ),
+            id="network",
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["epochs", "network"],
 )
 def test_what_python_changed_is_told_to_be_beyond_the_record(change, write_config, reproduce):
     code, lines = reproduce(trained_in_python(write_config(), change))
@@ -398,6 +405,7 @@ def test_what_python_changed_is_told_to_be_beyond_the_record(change, write_confi
     assert "not deterministic" not in "\n".join(lines)
 
 
+@pytest.mark.slow
 def test_a_run_from_python_that_changed_nothing_is_reproduced(write_config, reproduce):
     code, lines = reproduce(trained_in_python(write_config()))
 

@@ -169,7 +169,9 @@ def test_a_checkpoint_with_nothing_to_train_leaves_no_new_folder(fit, write_conf
     assert [folder.name for folder in RUN.parent.iterdir()] == [RUN.name]
 
 
-@pytest.mark.parametrize("changed", [(), ("--hyperparameters.lr", "0.5")])
+@pytest.mark.parametrize(
+    "changed", [(), pytest.param(("--hyperparameters.lr", "0.5"), marks=pytest.mark.slow)]
+)
 def test_a_resume_that_takes_no_step_changes_nothing(changed, fit, write_config, resume):
     fit("--config", write_config())
     before = contents()

@@ -809,6 +809,7 @@ print([peak(*images.split()) for images in sys.argv[2:]])
 """
 
 
+@pytest.mark.slow
 def test_the_memory_of_a_prediction_does_not_grow_with_the_images(trained, own_folder):
     """In a process whose memory no other test has used, which takes 8 s.
 
