@@ -14,15 +14,9 @@ import pytorch_lightning as pl
 from pytorch_lightning.utilities.parsing import collect_init_args
 from typing_extensions import Self
 
-from classifier.checkpoint.file import FORMAT
+from classifier.checkpoint.find import FORMAT, KEY, resolve_checkpoint
 from classifier.checkpoint.modules import serve_on
-from classifier.checkpoint.read import (
-    KEY,
-    OpenCheckpoint,
-    is_plain,
-    open_checkpoint,
-    resolve_checkpoint,
-)
+from classifier.checkpoint.read import OpenCheckpoint, is_plain, open_checkpoint
 from classifier.checkpoint.trust import PACKAGES, Found, Trust, confined, import_class
 from classifier.errors import UnfitWeightsError, UserError, did_you_mean
 from classifier.weights import switch_off_pretrained

@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from classifier.checkpoint.file import epochs_done
+from classifier.checkpoint.find import epochs_done
 from classifier.errors import UserError
 
 OptimizerBuilder = Callable[[Iterable[Any]], Optimizer]

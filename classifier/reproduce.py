@@ -17,8 +17,9 @@ from torch import Tensor
 
 from classifier import runs, terminal
 from classifier.anchored_yaml.text import load, setting_in
+from classifier.checkpoint.find import KEY, folder_name
 from classifier.checkpoint.provenance import flatten, weight_affecting_settings
-from classifier.checkpoint.read import KEY, folder_name, read_with_origin, weights_digest
+from classifier.checkpoint.read import read_with_origin, weights_digest
 from classifier.checkpoint.signature import Origin
 from classifier.checkpoint.trust import origin_of_run
 from classifier.cli.job import Job

@@ -16,7 +16,8 @@ from pytorch_lightning.callbacks import Callback
 import classifier.cli.classifier_cli
 import classifier.tune.candidate  # noqa: F401  # which has a callback, too
 from classifier.__main__ import main
-from classifier.checkpoint.file import FORMAT, write_checkpoint
+from classifier.checkpoint.file import write_checkpoint
+from classifier.checkpoint.find import FORMAT
 
 EARLIER = Path(__file__).parent / "earlier"
 EXPECTED = json.loads((EARLIER / "format_1.json").read_text())

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from classifier.atomic import atomic_copy
 from classifier.callbacks.epochs import is_epoch_incomplete
-from classifier.checkpoint.file import POSITION, write_checkpoint
+from classifier.checkpoint.file import write_checkpoint
+from classifier.checkpoint.find import POSITION
 from classifier.checkpoint.read import read_checkpoint
 from classifier.internals.lightning import measured_by_validation
 from classifier.runs import Direction

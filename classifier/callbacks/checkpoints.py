@@ -27,7 +27,7 @@ from classifier.callbacks import epochs
 from classifier.callbacks.best_weights import BestWeights, write_best
 from classifier.callbacks.signals import StopOnSignal
 from classifier.callbacks.stop_reasons import stop_reason
-from classifier.checkpoint.file import POSITION
+from classifier.checkpoint.find import POSITION
 from classifier.errors import UserError
 from classifier.internals import lightning
 from classifier.runs import Direction, RunFolder

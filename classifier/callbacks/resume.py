@@ -13,8 +13,7 @@ from classifier.anchored_yaml.text import load
 from classifier.callbacks import stop_reasons
 from classifier.callbacks.checkpoints import RunCheckpoints, accumulated
 from classifier.callbacks.epochs import is_epoch_incomplete
-from classifier.checkpoint.file import POSITION
-from classifier.checkpoint.read import KEY
+from classifier.checkpoint.find import KEY, POSITION
 from classifier.internals import lightning
 
 

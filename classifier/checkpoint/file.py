@@ -18,11 +18,6 @@ import torch
 from classifier.atomic import atomic_write, fsync_directory
 from classifier.checkpoint import signature as signatures
 
-# Of checkpoints and run records. Runs of 1, which bear no number, keep how they list images and
-# which way a metric is better.
-FORMAT = 2
-POSITION = "position"  # the entry that says where in the training it was saved
-
 # The zip's comment: its checksum and, if there was a key, the signature.
 COMMENT = re.compile(r"sha256:([0-9a-f]{64})(?: hmac-sha256:([0-9a-f]{64}) crc32:([0-9a-f]{8}))?")
 LONGEST = 256  # bytes at the end of the file that may be the comment
@@ -93,9 +88,3 @@ def verify_checksum(file: IO[bytes]) -> signatures.Origin:
 def _crc(signature: str) -> str:
     """Tells a damaged signature from one with another key."""
     return f"{zlib.crc32(signature.encode()):08x}"
-
-
-def epochs_done(checkpoint: Mapping[str, Any]) -> int:
-    """How many epochs a checkpoint has seen as a whole."""
-    inside = checkpoint.get(POSITION, {}).get("inside_epoch", False)
-    return int(checkpoint.get("epoch", -1)) + (not inside)  # its epoch is the one it is of

@@ -15,14 +15,13 @@ from typing import IO, Any, NamedTuple
 
 import torch
 
-from classifier.checkpoint.file import FORMAT, verify_checksum
+from classifier.checkpoint.file import verify_checksum
+from classifier.checkpoint.find import FORMAT, KEY, check_is_there
 from classifier.checkpoint.limits import check_archive, check_values
 from classifier.checkpoint.signature import Origin
-from classifier.errors import UserError, did_you_mean
+from classifier.errors import UserError
 from classifier.platform import memory_limit
-from classifier.runs import RunFolder
 
-KEY = "classifier"  # the entry with the format, config text, data description and run record
 READINGS = 3  # of a file that is written to meanwhile
 MAX_CONFIG = 1_000_000  # characters; reading YAML takes 10 s for so many
 VERSION = re.compile(r"\d[\w.+-]{,50}")
@@ -59,13 +58,7 @@ def open_checkpoint(path: Path) -> Iterator[OpenCheckpoint]:
 
     What is loaded is what was verified, whatever happens to the name meanwhile.
     """
-    if path.is_dir():
-        last = path / "checkpoints" / "last.ckpt"
-        told = " without checkpoints/best.ckpt or last.ckpt"
-        told = f": name a file in it, '{last}'" if last.exists() else told
-        raise FileNotFoundError(f"'{path}' is a folder{told}.")
-    if not path.is_file():
-        raise FileNotFoundError(f"No checkpoint '{path}'{similar_file(path)}")
+    check_is_there(path)
     with path.open("rb") as file:
         for _ in range(READINGS):
             before = os.fstat(file.fileno())
@@ -122,13 +115,6 @@ def weights_digest(weights: Mapping[str, Any]) -> str:
         bits = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         digest.update(bits.numpy().data)
     return digest.hexdigest()
-
-
-def folder_name(name: Any) -> str:
-    """Returns the name of a run, which becomes that of a folder; refuses one like ``../other``."""
-    if isinstance(name, str) and re.fullmatch(r"(?!\.{1,2}$)[^/\\\x00-\x1f\x7f-\x9f]{1,200}", name):
-        return name
-    raise UserError(f"the run of the checkpoint is called {name!r:.80}, which names no folder.")
 
 
 def is_plain(value: Any) -> bool:
@@ -221,19 +207,3 @@ OWN_ENTRIES: Mapping[str, Check] = {
     ),
     "data": lambda value: value is None or _is_description(value),
 }
-
-
-def resolve_checkpoint(path: str, prefer: str) -> Path:
-    """The checkpoint meant: a file, or ``checkpoints/<prefer>.ckpt`` of a run folder; no URL."""
-    if "://" in path or "::" in path:  # as fsspec, through which Lightning reads, writes them
-        raise UserError(f"'{path}' is a URL, not a local file; download it first.")
-    run = RunFolder(Path(path))
-    found = [run.checkpoints / f"{prefer}.ckpt", run.last, run.previous]
-    return next((file for file in found if file.is_file()), Path(path))
-
-
-def similar_file(path: Path) -> str:
-    """Ends a sentence: ", did you mean '…'?" where the folder has a file of a similar name."""
-    if not path.parent.is_dir():
-        return f": there is no folder '{path.parent}'."
-    return did_you_mean(str(path), map(str, path.parent.iterdir()))

@@ -14,8 +14,15 @@ from classifier import runs, terminal
 from classifier.anchored_yaml.edit import keep_keys, set_values, written_at
 from classifier.anchored_yaml.names import apply, split_arguments, unused, values
 from classifier.anchored_yaml.text import ConfigSource, check, load, locate, setting_in
-from classifier.checkpoint.file import FORMAT, POSITION, epochs_done
-from classifier.checkpoint.read import KEY, folder_name, read_with_origin, resolve_checkpoint
+from classifier.checkpoint.find import (
+    FORMAT,
+    KEY,
+    POSITION,
+    epochs_done,
+    folder_name,
+    resolve_checkpoint,
+)
+from classifier.checkpoint.read import read_with_origin
 from classifier.checkpoint.signature import Origin
 from classifier.checkpoint.trust import (
     PACKAGES,

@@ -22,7 +22,7 @@ from classifier.anchored_yaml.text import (
     places,
     setting_in,
 )
-from classifier.checkpoint.read import similar_file
+from classifier.checkpoint.find import similar_file
 from classifier.cli.words import VERBS
 from classifier.errors import UserError, did_you_mean
 from classifier.runs import RunFolder

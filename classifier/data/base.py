@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from classifier import terminal
-from classifier.checkpoint.file import FORMAT
+from classifier.checkpoint.find import FORMAT
 from classifier.data.loader import TrainLoader
 from classifier.data.sets import (
     Batch,

@@ -1,0 +1,55 @@
+"""Which checkpoint a path means, and what its entries are called; none is read, nor is torch."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from classifier.errors import UserError, did_you_mean
+from classifier.runs import RunFolder
+
+# Of checkpoints and run records. Runs of 1, which bear no number, keep how they list images and
+# which way a metric is better.
+FORMAT = 2
+KEY = "classifier"  # the entry with the format, config text, data description and run record
+POSITION = "position"  # the entry that says where in the training it was saved
+
+
+def epochs_done(checkpoint: Mapping[str, Any]) -> int:
+    """How many epochs a checkpoint has seen as a whole."""
+    inside = checkpoint.get(POSITION, {}).get("inside_epoch", False)
+    return int(checkpoint.get("epoch", -1)) + (not inside)  # its epoch is the one it is of
+
+
+def folder_name(name: Any) -> str:
+    """Returns the name of a run, which becomes that of a folder; refuses one like ``../other``."""
+    if isinstance(name, str) and re.fullmatch(r"(?!\.{1,2}$)[^/\\\x00-\x1f\x7f-\x9f]{1,200}", name):
+        return name
+    raise UserError(f"the run of the checkpoint is called {name!r:.80}, which names no folder.")
+
+
+def resolve_checkpoint(path: str, prefer: str) -> Path:
+    """The checkpoint meant: a file, or ``checkpoints/<prefer>.ckpt`` of a run folder; no URL."""
+    if "://" in path or "::" in path:  # as fsspec, through which Lightning reads, writes them
+        raise UserError(f"'{path}' is a URL, not a local file; download it first.")
+    run = RunFolder(Path(path))
+    found = [run.checkpoints / f"{prefer}.ckpt", run.last, run.previous]
+    return next((file for file in found if file.is_file()), Path(path))
+
+
+def similar_file(path: Path) -> str:
+    """Ends a sentence: ", did you mean '…'?" where the folder has a file of a similar name."""
+    if not path.parent.is_dir():
+        return f": there is no folder '{path.parent}'."
+    return did_you_mean(str(path), map(str, path.parent.iterdir()))
+
+
+def check_is_there(path: Path) -> None:
+    """Raises a FileNotFoundError that says what is there instead."""
+    if path.is_dir():
+        last = path / "checkpoints" / "last.ckpt"
+        told = " without checkpoints/best.ckpt or last.ckpt"
+        told = f": name a file in it, '{last}'" if last.exists() else told
+        raise FileNotFoundError(f"'{path}' is a folder{told}.")
+    if not path.is_file():
+        raise FileNotFoundError(f"No checkpoint '{path}'{similar_file(path)}")
