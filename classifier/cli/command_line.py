@@ -4,7 +4,7 @@ Precedence: command line > config files in order > checkpoint > defaults.
 """
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import yaml
 
 from classifier import runs, terminal
 from classifier.anchored_yaml.edit import keep_keys, set_values, written_at
-from classifier.anchored_yaml.names import apply, split_arguments, unused, values
+from classifier.anchored_yaml.names import apply, unused, values
 from classifier.anchored_yaml.text import ConfigSource, check, load, locate, setting_in
 from classifier.checkpoint.find import (
     FORMAT,
@@ -32,17 +32,15 @@ from classifier.checkpoint.trust import (
     origin_of_run,
     packages_in,
 )
+from classifier.cli.given import Given
 from classifier.cli.job import Job
-from classifier.cli.places import with_files_found
 from classifier.cli.sources import (
     check_sections,
-    is_carried,
     is_saved,
     read_source,
     run_beside,
-    untwinned,
 )
-from classifier.cli.words import EVALUATING, check_values, gathered, given_settings, take_option
+from classifier.cli.words import given_settings, take_option
 from classifier.errors import UserError
 from classifier.runs import RunFolder
 
@@ -62,10 +60,9 @@ CALLBACKS = {
     "WeightAveraging": "weight_averaging",
 }
 """Lightning's callbacks that take no path and no callable and touch no file, and where they are."""
-LAST, BEST = ("last", "hpc"), ("best",)  # Lightning's names for checkpoints of its own choice
 
 
-class CommandLine:
+class CommandLine(Given):
     """What a command line says, as the parser needs it.
 
     Args:
@@ -89,8 +86,6 @@ class CommandLine:
         global_step: How many optimizer steps the checkpoint has seen.
         epochs_done: How many epochs it has seen.
         is_exact: Whether it is a state of the training, not one saved for evaluation.
-        missing: Relative paths of the configs that lead nowhere, from here or from where the
-            configs were used before, each with its absolute path there.
         origin: Whose the checkpoint is.
         trust: What class paths may be imported.
     """
@@ -104,29 +99,21 @@ class CommandLine:
     def __init__(
         self, verb: str, words: Sequence[str], known: Collection[str], job: Job | None = None
     ) -> None:
-        self.verb, self.words, self.known, self.job = verb, list(words), known, job
-        self.missing: dict[str, Path] = {}
+        super().__init__(verb, words, known)
+        self.job = job
         self.checkpoint: dict[str, Any] = {}
-        overrides, rest = split_arguments(words)
-        configs, rest = take_option(rest, "--config", "-c")
-        paths, rest = take_option(rest, "--ckpt_path")
-        trusted, rest = take_option(gathered(rest, "--images"), "--trust")
-        check_values(rest)
-        self.options = [_untwinned(word) for word in rest]
-        carried = [value for value in configs if is_carried(value)]
-        given = [self._source(value) for value in configs if value not in carried]
-        paths = paths or [p for s in given if (p := setting_in(s.text, ("ckpt_path",)))]
-        self._refuse_no_checkpoint(paths)
+        self.refuse_no_checkpoint()
+        given, paths, carried = self.given, self.paths, self.carried
         self.unsaved_run: Path | None = None
         found = self._find(paths, carried)
-        self._decide_trust(given, trusted, found and found[1])
+        self._decide_trust(given, self.trusted, found and found[1])
         sources = given
         if found:
             self.trust.check_config(load(found[0].text))
             sources = [found[0], *given]
         self.saved = [source is (found and found[0]) or is_saved(source) for source in sources]
         self.sources = sources
-        self.texts = apply(sources, overrides)
+        self.texts = apply(sources, self.overrides)
         # Evaluation leaves out the trainer, which may be what uses them.
         files = self.texts[len(sources) - len(given) :]
         self.unused = unused(files) if given and not self.evaluates else []
@@ -140,11 +127,6 @@ class CommandLine:
         if carried:  # nothing of a checkpoint but its config, which is trained from scratch
             self.checkpoint_path, self.checkpoint = None, {}
             self.global_step = self.epochs_done = 0
-
-    @property
-    def evaluates(self) -> bool:
-        """Whether the command needs a checkpoint and trains nothing."""
-        return self.verb in EVALUATING
 
     @property
     def run(self) -> dict[str, Any]:
@@ -181,20 +163,6 @@ class CommandLine:
 
     # ---- configs ----
 
-    def _source(self, value: str) -> ConfigSource:
-        """A config of the user, checked; one that lies in a run folder was used elsewhere."""
-        source = read_source(value, self.verb)
-        check_sections(source, self.known)
-        return self._used_before(source)
-
-    def _used_before(self, source: ConfigSource) -> ConfigSource:
-        record = run_beside(Path(source.name)) if Path(source.name).is_file() else {}
-        return source._replace(text=self._with_files_found(source.text, record))
-
-    def _with_files_found(self, text: str, record: Mapping[str, Any]) -> str:
-        folder = record.get("working_folder")
-        return with_files_found(text, folder, self.missing) if isinstance(folder, str) else text
-
     def _find(
         self, paths: Sequence[str], carried: Sequence[str]
     ) -> tuple[ConfigSource, Found] | None:
@@ -214,7 +182,7 @@ class CommandLine:
         check(saved)
         if not self.evaluates:  # evaluation leaves out what another program has added
             check_sections(saved, self.known)
-        text = self._with_files_found(self.checkpoint["config"], self.run)
+        text = self.with_files_found(self.checkpoint["config"], self.run)
         left_out = {"ckpt_path", *(OF_TRAINING if self.evaluates else ())}
         text = keep_keys(text, [key for key in self.known if key not in left_out])
         text = _without_place(text, self.origin)
@@ -232,7 +200,7 @@ class CommandLine:
         remedy = ""
         if origin != "own" and runs.is_config_edited(folder):
             remedy = f"It was edited since the run wrote it: by you, then --config '{source.name}'."
-        source = self._used_before(source)
+        source = self.used_before(source)
         source = source._replace(text=_without_place(source.text, origin))
         return source, Found(f"'{source.name}'", origin, record, remedy)
 
@@ -257,12 +225,6 @@ class CommandLine:
 
     # ---- the checkpoint ----
 
-    def _refuse_no_checkpoint(self, paths: Sequence[str]) -> None:
-        names = (word.partition("=")[0] for word in self.options)
-        asks = any(name.endswith(("-h", "help", "--print_config")) for name in names)
-        if self.evaluates and not paths and not asks:
-            raise UserError(f"{self.verb} needs --ckpt_path PATH, a checkpoint or run folder.")
-
     def _read_what_is_named(self, paths: Sequence[str], configs: Sequence[str]) -> None:
         """Reads the checkpoint to resume from, or the one whose config is trained from scratch."""
         if configs and (self.evaluates or paths):
@@ -283,12 +245,7 @@ class CommandLine:
 
     def _read_checkpoint(self, path: str) -> None:
         """Reads a checkpoint; to resume, the one before it if it is damaged."""
-        if path in (*LAST, *BEST) and not Path(path).exists():
-            which = "its best" if self.evaluates else "its last"
-            raise UserError(
-                f"--ckpt_path {path}: name the run, --ckpt_path runs/NAME/version_N, which means "
-                f"{which} checkpoint for {self.verb}, or a file in its folder checkpoints."
-            )
+        self.check_path(path)
         found = resolve_checkpoint(path, "best" if self.evaluates else "last")
         previous = found.parent / "previous.ckpt"
         try:
@@ -333,12 +290,6 @@ def harmless_packages() -> list[str]:
     names = [(name, f"{module}.{name}") for name, module in CALLBACKS.items()]
     paths = [f"pytorch_lightning.callbacks.{path}" for pair in names for path in pair]
     return [*PACKAGES, STRATEGIES, *paths]
-
-
-def _untwinned(word: str) -> str:
-    """A word of the command line, whose value may be a class path of ``lightning.pytorch``."""
-    name, equals, value = word.partition("=")
-    return f"{name}={untwinned(value)}" if equals else untwinned(word)
 
 
 def _without_place(text: str, origin: Origin) -> str:

@@ -40,11 +40,19 @@ def run(given: Sequence[str], job: "Job | None" = None, **settings: Any) -> int:
     Returns:
         0; 1 for a run that failed; 2 for what the user can mend; 130 or 143 after a signal.
     """
-    settings = {"args": given, "job": job, "parser_kwargs": {"prog": "classifier"}, **settings}
-    with quiet():
-        from classifier.cli.classifier_cli import ClassifierCLI
+    from classifier.cli.given import Given, known_sections
+    from classifier.cli.words import with_pipes_read
 
-        return explained(lambda: ClassifierCLI(**settings).exit_code)
+    def command() -> int:
+        verb, *words = with_pipes_read(given)
+        Given(verb, words, known_sections(verb)).check()  # before torch, which takes seconds
+        with quiet():
+            from classifier.cli.classifier_cli import ClassifierCLI
+
+            own: dict[str, Any] = {"job": job, "parser_kwargs": {"prog": "classifier"}, **settings}
+            return ClassifierCLI(args=[verb, *words], **own).exit_code
+
+    return explained(command)
 
 
 def explained(command: Callable[[], Any]) -> int:

@@ -3,7 +3,7 @@
 import re
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
@@ -15,6 +15,7 @@ from classifier.errors import UserError
 
 VERBS = ("fit", "validate", "test", "predict")
 EVALUATING = VERBS[1:]  # any other command, of a subclass too, may train
+ASKING = ("h", "help", "print_config", "print_shtab")  # options without a value of their own
 NO_SETTINGS = ("config", "c", "ckpt_path", "trust", "images", "output", "top_k", "print_config")
 
 
@@ -100,6 +101,19 @@ def take_option(words: Sequence[str], *names: str) -> tuple[list[str], list[str]
     return values, rest
 
 
+def with_pipes_read(words: Sequence[str]) -> list[str]:
+    """Puts in place of a config that comes through a pipe its text, which can be read again."""
+    read = []
+    for before, word in zip(["", *words], words, strict=False):
+        name, equals, value = word.partition("=")
+        is_config = before in ("--config", "-c") or (name == "--config" and equals)
+        path = Path(value if equals else word)
+        if is_config and path.is_fifo():
+            word = word.removesuffix(str(path)) + path.read_text(encoding="utf-8") + "\n"
+        read.append(word)
+    return read
+
+
 def gathered(words: Sequence[str], name: str) -> list[str]:
     """Gives an option that takes several values once, with those of all the times it was given.
 
@@ -122,26 +136,45 @@ def gathered(words: Sequence[str], name: str) -> list[str]:
     return [*rest, name, *values] if values else rest
 
 
+def options_of(words: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+    """The options of a command line, each with its value; a word that is of none has no name.
+
+    >>> list(options_of(["a.yaml", "--lr", "1", "--print_config", "--x+=2", "--y"]))
+    [('', 'a.yaml'), ('lr', '1'), ('print_config', None), ('x+', '2'), ('y', None)]
+    """
+    waiting = ""  # the option that a value may still be of
+    for word in words:
+        found = re.match(r"--([^=]*)(=?)|-([A-Za-z])()", word)
+        if not found:
+            yield waiting, word
+            waiting = waiting if waiting == "images" else ""
+            continue
+        if waiting and waiting != "images":
+            yield waiting, None
+        name, value = found[1] or found[3] or "", word[found.end() :]
+        waiting = "" if name in ASKING or found[2] or value else name
+        if not waiting:
+            yield name, value if found[2] or value else None
+    if waiting and waiting != "images":
+        yield waiting, None
+
+
 def given_settings(words: Sequence[str]) -> Iterator[str]:
     """The values of settings in a command line, which may name classes; others name files."""
-    for name, value in _named_values(words):
-        section, _, _ = name.strip("-").rstrip("+").partition(".")
-        if section and section not in NO_SETTINGS and name.rpartition(".")[2] not in PATH_SETTINGS:
+    for name, value in options_of(words):
+        section, _, _ = name.rstrip("+").partition(".")
+        if (
+            value
+            and section not in ("", *NO_SETTINGS)
+            and (name.rpartition(".")[2] not in PATH_SETTINGS)
+        ):
             yield value
 
 
 def check_values(words: Sequence[str]) -> None:
     """Refuses what jsonargparse fails at: tags that do not fit, and brackets by the thousand."""
-    for name, value in _named_values(words):
-        if re.search(r"!!\w+ ", value) or value.count("[") + value.count("{") > MAX_LEVELS:
-            load(value, name)
-
-
-def _named_values(words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Every value of a command line, with the option that it stands behind."""
-    name = ""
-    for word in words:
-        value = word
-        if word.startswith("-"):
-            name, _, value = word.partition("=")
-        yield name, value
+    for name, value in options_of(words):
+        if value and (
+            re.search(r"!!\w+ ", value) or value.count("[") + value.count("{") > MAX_LEVELS
+        ):
+            load(value, f"--{name}")

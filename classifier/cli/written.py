@@ -16,6 +16,7 @@ from classifier.anchored_yaml.text import load
 from classifier.checkpoint.trust import import_class
 from classifier.cli.command_line import CommandLine
 from classifier.cli.parser import Parser
+from classifier.cli.words import options_of
 from classifier.errors import UserError
 
 COMMENT = "# Written, all else is filled in: "
@@ -196,13 +197,10 @@ def _judged(config: Any, path: tuple[str, ...]) -> Iterator[tuple[str, bool]]:
 
 def _options(words: Sequence[str]) -> Iterator[dict[str, Any]]:
     """The settings of a command line, one after the other."""
-    for number, word in enumerate(words):
-        if word.startswith("--"):
-            name, equals, value = word[2:].partition("=")
-            value = value if equals else "".join(words[number + 1 : number + 2])
-            with contextlib.suppress(UserError):  # an argument need not be YAML
-                keys = (key for key in name.rstrip("+").split(".") if key not in HIDDEN)
-                yield {".".join(key): part for key, part in _leaves(load(value), tuple(keys))}
+    for name, value in options_of(words):
+        with contextlib.suppress(UserError):  # an argument need not be YAML
+            keys = tuple(key for key in name.rstrip("+").split(".") if key not in HIDDEN)
+            yield {".".join(key): part for key, part in _leaves(load(value or ""), keys)}
 
 
 def _lost(words: Iterable[Keys], found: Keys) -> dict[str, list[str]]:

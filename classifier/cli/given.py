@@ -1,0 +1,176 @@
+"""The words of a command line and the configs that they name, before torch is there."""
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from classifier.anchored_yaml.names import apply, split_arguments, values
+from classifier.anchored_yaml.text import ConfigSource, setting_in
+from classifier.checkpoint.find import check_is_there, resolve_checkpoint
+from classifier.cli.places import with_files_found
+from classifier.cli.sources import (
+    check_sections,
+    is_carried,
+    read_source,
+    run_beside,
+    untwinned,
+)
+from classifier.cli.words import (
+    ASKING,
+    EVALUATING,
+    check_values,
+    gathered,
+    options_of,
+    take_option,
+)
+from classifier.errors import UserError, did_you_mean
+from classifier.runs import RunFolder
+
+LAST, BEST = ("last", "hpc"), ("best",)  # Lightning's names for checkpoints of its own choice
+SECTIONS = (
+    "config",
+    "hyperparameters",
+    "seed_everything",
+    "trainer",
+    "model",
+    "data",
+    "save_every",
+)
+OF_VERB = {"predict": ("images", "output", "top_k"), "validate": ("verbose",), "test": ("verbose",)}
+OF_MODEL = ("optimizer", "lr_scheduler", "network", "loss")  # where LightningCLI has some itself
+RENAMED = {
+    "resume": "ckpt_path",
+    "checkpoint": "ckpt_path",
+    "seed": "seed_everything",
+    "output_dir": "trainer.default_root_dir",
+}
+
+
+def known_sections(verb: str) -> tuple[str, ...]:
+    """The sections that the parser of a command knows."""
+    return (*SECTIONS, *OF_VERB.get(verb, ()), "ckpt_path")
+
+
+class Given:
+    """What a command line says before a checkpoint is read.
+
+    Args:
+        verb: The command.
+        words: The words behind it.
+        known: The sections that its parser knows.
+
+    Attributes:
+        overrides: The hyperparameters of the command line.
+        options: Its other words, without configs, checkpoint and trust.
+        given: The configs that it names, read and checked.
+        carried: Those that are named by the checkpoint or the run that carries them.
+        paths: The checkpoints that it, or a config, names; the last one counts.
+        trusted: What it trusts.
+        missing: Relative paths of the configs that lead nowhere, from here or from where the
+            configs were used before, each with its absolute path there.
+    """
+
+    def __init__(self, verb: str, words: Sequence[str], known: Collection[str]) -> None:
+        self.verb, self.words, self.known = verb, list(words), known
+        self.missing: dict[str, Path] = {}
+        self.overrides, rest = split_arguments(words)
+        configs, rest = take_option(rest, "--config", "-c")
+        self.paths, rest = take_option(rest, "--ckpt_path")
+        self.trusted, rest = take_option(gathered(rest, "--images"), "--trust")
+        check_values(rest)
+        self.options = [_untwinned(word) for word in rest]
+        self.carried = [value for value in configs if is_carried(value)]
+        self.given = [self._source(value) for value in configs if value not in self.carried]
+        if not self.paths:
+            named = (setting_in(source.text, ("ckpt_path",)) for source in self.given)
+            self.paths = [path for path in named if path]
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether the command needs a checkpoint and trains nothing."""
+        return self.verb in EVALUATING
+
+    def check(self) -> None:
+        """Raises UserError for what the words and the configs show to be a mistake."""
+        self.check_options()
+        self.refuse_no_checkpoint()
+        if self.paths:
+            self.check_path(self.paths[-1])
+        elif not self.carried:
+            apply(self.given, self.overrides)
+
+    def check_options(self) -> None:
+        """Refuses words without an option, and options that do not exist or have no value."""
+        names = values([source.text for source in self.given])
+        for name, value in options_of(self.options):
+            if not name:
+                raise UserError(f"'{value}' belongs to no option{self._option_for(str(value))}")
+            section = name.partition(".")[0]
+            if section in ASKING or name.endswith(".help"):
+                continue
+            if section not in self.known:
+                raise UserError(f"{name}: no such setting{self._setting_for(section, names)}")
+            if value is None:
+                raise UserError(f"--{name}: expected a value.")
+
+    def _option_for(self, word: str) -> str:
+        path, option = Path(word), ""
+        if path.suffix in (".yaml", ".yml"):
+            option = "config"
+        elif path.suffix == ".ckpt" or RunFolder(path).begun:
+            option = "ckpt_path"
+        elif path.exists():
+            option = "images" if self.verb == "predict" else "data.root"
+        return f", did you mean '--{option} {word}'?" if option else "; a setting is --KEY VALUE."
+
+    def _setting_for(self, name: str, hyperparameters: Mapping[str, Any]) -> str:
+        for known, place in (
+            (OF_MODEL, f"model.{name}"),
+            (hyperparameters, f"hyperparameters.{name}"),
+            (RENAMED, RENAMED.get(name, "")),
+        ):
+            if name in known:
+                return f", did you mean '{place}'?"
+        among = [*self.known, *(f"hyperparameters.{known}" for known in hyperparameters)]
+        return did_you_mean(name, among, f"; there are {', '.join(self.known)}.")
+
+    def refuse_no_checkpoint(self) -> None:
+        """Raises UserError where an evaluation has none; one that only asks needs none."""
+        names = [name for name, _ in options_of(self.options)]
+        asks = any(name in ASKING or name.endswith(".help") for name in names)
+        if self.evaluates and not self.paths and not asks:
+            raise UserError(f"{self.verb} needs --ckpt_path PATH, a checkpoint or run folder.")
+
+    def check_path(self, path: str) -> None:
+        """Refuses a checkpoint that is not there, and Lightning's names for one of its choice."""
+        if path in (*LAST, *BEST) and not Path(path).exists():
+            which = "its best" if self.evaluates else "its last"
+            raise UserError(
+                f"--ckpt_path {path}: name the run, --ckpt_path runs/NAME/version_N, which means "
+                f"{which} checkpoint for {self.verb}, or a file in its folder checkpoints."
+            )
+        check_is_there(resolve_checkpoint(path, "best" if self.evaluates else "last"))
+
+    # ---- configs ----
+
+    def _source(self, value: str) -> ConfigSource:
+        """A config of the user, checked; one that lies in a run folder was used elsewhere."""
+        source = read_source(value, self.verb)
+        check_sections(source, self.known)
+        return self.used_before(source)
+
+    def used_before(self, source: ConfigSource) -> ConfigSource:
+        """A config, with the files of its data and weights found from here."""
+        record = run_beside(Path(source.name)) if Path(source.name).is_file() else {}
+        return source._replace(text=self.with_files_found(source.text, record))
+
+    def with_files_found(self, text: str, record: Mapping[str, Any]) -> str:
+        """A config text likewise, given the record of the run that it was used in."""
+        folder = record.get("working_folder")
+        return with_files_found(text, folder, self.missing) if isinstance(folder, str) else text
+
+
+def _untwinned(word: str) -> str:
+    """A word of the command line, whose value may be a class path of ``lightning.pytorch``."""
+    name, equals, value = word.partition("=")
+    return f"{name}={untwinned(value)}" if equals else untwinned(word)
