@@ -31,6 +31,10 @@ def did_you_mean(word: str, words: Iterable[str], otherwise: str = ".") -> str:
 
     >>> did_you_mean("max_epoch", ["max_epochs", "devices"])
     ", did you mean 'max_epochs'?"
+    >>> did_you_mean("Adamw", ["Adam", "AdamW"])
+    ", did you mean 'AdamW'?"
     """
-    near = difflib.get_close_matches(word, sorted(set(words) - {word}), n=2)
+    others = sorted(set(words) - {word})
+    near = [other for other in others if other.lower() == word.lower()]
+    near = near or difflib.get_close_matches(word, others, n=2)
     return f", did you mean {' or '.join(map(repr, near))}?" if near else otherwise

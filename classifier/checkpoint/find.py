@@ -32,9 +32,14 @@ def resolve_checkpoint(path: str, prefer: str) -> Path:
     """The checkpoint meant: a file, or ``checkpoints/<prefer>.ckpt`` of a run folder; no URL."""
     if "://" in path or "::" in path:  # as fsspec, through which Lightning reads, writes them
         raise UserError(f"'{path}' is a URL, not a local file; download it first.")
-    run = RunFolder(Path(path))
+    run = RunFolder(Path(path).expanduser())
     found = [run.checkpoints / f"{prefer}.ckpt", run.last, run.previous]
-    return next((file for file in found if file.is_file()), Path(path))
+    return next((file for file in found if file.is_file()), run.path)
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a training has begun in a folder."""
+    return RunFolder(folder).begun
 
 
 def similar_file(path: Path) -> str:
@@ -44,12 +49,20 @@ def similar_file(path: Path) -> str:
     return did_you_mean(str(path), map(str, path.parent.iterdir()))
 
 
+def runs_below(folder: Path) -> list[Path]:
+    """The runs in a folder of runs, or of such folders; the newest last."""
+    found = [*folder.glob("version_*"), *folder.glob("*/version_*")]
+    return sorted(filter(is_run, found), key=lambda run: RunFolder(run).record.stat().st_mtime)
+
+
 def check_is_there(path: Path) -> None:
     """Raises a FileNotFoundError that says what is there instead."""
     if path.is_dir():
         last = path / "checkpoints" / "last.ckpt"
         told = " without checkpoints/best.ckpt or last.ckpt"
         told = f": name a file in it, '{last}'" if last.exists() else told
+        if found := runs_below(path):
+            told = f" of {len(found)} runs: name one, such as '{found[-1]}'"
         raise FileNotFoundError(f"'{path}' is a folder{told}.")
     if not path.is_file():
         raise FileNotFoundError(f"No checkpoint '{path}'{similar_file(path)}")

@@ -76,7 +76,7 @@ def _keeper(cli: "ClassifierCLI", config: Namespace, run: RunFolder) -> RunKeepe
     line = cli.command_line
     if line.format > 1:
         refuse_taken_names(config.callbacks)
-    cli.root = Path(config.default_root_dir or "runs").resolve()
+    cli.root = Path(config.default_root_dir or "runs").expanduser().resolve()
     there = folder_that_is_there(line)
     if there:
         run.take(there)
@@ -132,7 +132,7 @@ def _writer(cli: "ClassifierCLI", config: Namespace) -> PredictionWriter:
     """What writes the predictions; in one process, for several would have to be put in order."""
     config.devices = config.devices[:1] if isinstance(config.devices, list) else 1
     config.strategy, config.num_nodes = "auto", 1
-    output, top_k = Path(cli.settings.output), cli.settings.top_k
+    output, top_k = Path(cli.settings.output).expanduser(), cli.settings.top_k
     if output.exists() or output.is_symlink():
         raise FileExistsError(f"--output '{output}' exists; name another file or remove it.")
     if not output.parent.is_dir():

@@ -106,6 +106,11 @@ class CommandLine(Given):
         given, paths, carried = self.given, self.paths, self.carried
         self.unsaved_run: Path | None = None
         found = self._find(paths, carried)
+        if paths and not found and not given and "model" not in self.sections_given:
+            raise UserError(
+                f"'{self.checkpoint_path}' carries no config, as checkpoints of other programs: "
+                "name the one of its training too, --config FILE."
+            )
         self._decide_trust(given, self.trusted, found and found[1])
         sources = given
         if found:

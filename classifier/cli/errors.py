@@ -4,6 +4,7 @@ import errno
 import re
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from classifier.checkpoint.trust import PACKAGES
 from classifier.errors import DataWorkerError, UserError, did_you_mean
@@ -23,6 +24,20 @@ UNKNOWN = re.compile(r"(?:unrecognized arguments:|does not accept option) '?([^\
 NOT_ACCEPTED = re.compile(r"Option '([^']+)' is not accepted(.*?)(?:\. Got value: .*)?$", re.M)
 KNOWN = {package.partition(".")[0] for package in PACKAGES}
 REPLACE = "Write 'import pytorch_lightning as pl' in place of 'import lightning.pytorch as pl'."
+RENAMED = {  # as other programs, or earlier versions of Lightning, call it
+    **dict.fromkeys(("gpus", "trainer.gpus", "trainer.num_processes"), "trainer.devices"),
+    **dict.fromkeys(("trainer.epochs", "max_epochs", "epochs"), "trainer.max_epochs"),
+    **dict.fromkeys(("resume", "checkpoint", "trainer.resume_from_checkpoint"), "ckpt_path"),
+    **dict.fromkeys(("trainer.amp_backend", "trainer.amp_level", "precision"), "trainer.precision"),
+    "trainer.checkpoint_callback": "trainer.enable_checkpointing",
+    "trainer.progress_bar_refresh_rate": "trainer.enable_progress_bar",
+    "trainer.weights_summary": "trainer.enable_model_summary",
+    "trainer.distributed_backend": "trainer.strategy",
+    "batch_size": "data.batch_size",
+    "lr": "model.optimizer.lr",
+    "seed": "seed_everything",
+    "output_dir": "trainer.default_root_dir",
+}
 OF_MODEL = ("optimizer", "lr_scheduler", "network", "loss")  # where LightningCLI has some itself
 TYPES = {
     "int": "a whole number",
@@ -67,6 +82,8 @@ def explain(message: str, names: Iterable[str] = (), where: Where = lambda key: 
 
 def _close_key(key: str, names: Iterable[str]) -> str:
     """Suggests a whole dotted name, of all the names that the parser knows."""
+    if key in RENAMED:
+        return f", did you mean '{RENAMED[key]}'?"
     known = set(names)
     groups = {name.rsplit(".", i)[0] for name in known for i in range(name.count(".") + 1)}
     while "." in key and key.rpartition(".")[0] not in groups:
@@ -135,8 +152,7 @@ def _expected(line: str) -> list[str]:
 
 def _translated(line: str, given: str) -> str:
     if path := re.match(r"Expected a dot import path string: ?(.*)$", line):
-        hint = did_you_mean(path[1], _class_names(), ", expected package.module.Class.")
-        return f"'{path[1]}' is not a class path{hint}"
+        return f"'{path[1]}' is not a class path{_class_for(path[1])}"
     if other := re.match(r"Import path (\S*) ?does not correspond to a subclass of (\w+)", line):
         name = repr(other[1]) if other[1] else given
         return f"{name} is not a subclass of {other[2]}{_twin(name)}"
@@ -192,6 +208,17 @@ def _class_names() -> set[str]:
     for kind in classes:  # grows while it is walked: subclasses of subclasses
         classes += type.__subclasses__(kind)
     return {kind.__name__ for kind in classes}
+
+
+def _class_for(name: str) -> str:
+    """Ends a sentence about a class that is not named by its path."""
+    from torchvision import models
+
+    if Path(name).is_dir():
+        return "; it is a folder: one with images is data.root."
+    if name.lower() in models.list_models(models):
+        return f", did you mean 'torchvision.models.{name.lower()}'?"
+    return did_you_mean(name, _class_names(), ", expected package.module.Class.")
 
 
 def message_of(error: Exception) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 from classifier.anchored_yaml.names import apply, split_arguments, values
 from classifier.anchored_yaml.text import ConfigSource, setting_in
 from classifier.checkpoint.find import check_is_there, resolve_checkpoint
+from classifier.cli.errors import OF_MODEL, RENAMED
 from classifier.cli.places import with_files_found
 from classifier.cli.sources import (
     check_sections,
@@ -37,13 +38,6 @@ SECTIONS = (
     "save_every",
 )
 OF_VERB = {"predict": ("images", "output", "top_k"), "validate": ("verbose",), "test": ("verbose",)}
-OF_MODEL = ("optimizer", "lr_scheduler", "network", "loss")  # where LightningCLI has some itself
-RENAMED = {
-    "resume": "ckpt_path",
-    "checkpoint": "ckpt_path",
-    "seed": "seed_everything",
-    "output_dir": "trainer.default_root_dir",
-}
 
 
 def known_sections(verb: str) -> tuple[str, ...]:
@@ -89,6 +83,11 @@ class Given:
     def evaluates(self) -> bool:
         """Whether the command needs a checkpoint and trains nothing."""
         return self.verb in EVALUATING
+
+    @property
+    def sections_given(self) -> set[str]:
+        """The sections that the command line itself has settings of."""
+        return {name.partition(".")[0] for name, _ in options_of(self.options)}
 
     def check(self) -> None:
         """Raises UserError for what the words and the configs show to be a mistake."""

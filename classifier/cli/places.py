@@ -32,10 +32,11 @@ def with_files_found(text: str, folder: str, missing: dict[str, Path]) -> str:
         # Weights may be the name of some, such as DEFAULT, which has no suffix.
         if not isinstance(value, str) or not (place == ROOT or Path(value).suffix):
             continue
-        there = Path(folder, value)
-        if there.exists() and not Path(value).exists():
+        here = Path(value).expanduser()
+        there = Path(folder, here)
+        if there.exists() and not here.exists():
             found[written_at(text, place)] = str(there)
-        elif not Path(value).exists() and there.parent != Path(value).absolute().parent:
+        elif not here.exists() and there.parent != here.absolute().parent:
             missing[value] = there
     return set_values(text, found) if found else text
 

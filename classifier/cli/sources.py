@@ -69,13 +69,13 @@ def read_source(value: str, verb: str) -> ConfigSource:
 def _read(value: str) -> ConfigSource:
     if is_text(value):
         return ConfigSource("--config", value)
-    path = Path(value)
+    path = Path(value).expanduser()
     if path.is_dir():
         raise UserError(f"--config '{path}' is a folder, expected a YAML file.")
     if not path.exists():
         raise UserError(f"No config file '{path}'{similar_file(path)}")
     try:
-        return ConfigSource(value, path.read_text(encoding="utf-8"))
+        return ConfigSource(str(path), path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         raise UserError(f"'{path}' is not a text file in UTF-8, expected YAML.") from error
 

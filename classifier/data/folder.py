@@ -37,7 +37,7 @@ class ImageFolder(FileDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.root = Path(root)
+        self.root = Path(root).expanduser()
         self.splits = splits
         self.exclude = exclude or []
 

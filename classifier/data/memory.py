@@ -65,7 +65,7 @@ class DownloadedDataModule(InMemoryDataModule):
 
     def __init__(self, root: str = "data", download: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.root = root
+        self.root = Path(root).expanduser()
         self.download = download
 
     def prepare_data(self) -> None:

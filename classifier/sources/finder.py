@@ -224,7 +224,7 @@ def find_images(patterns: Sequence[str]) -> list[Path]:
     files: dict[tuple[str, str], str] = {}  # by where they really are
     real = cache(os.path.realpath)
     for pattern in patterns:
-        found = _find(pattern)
+        found = _find(os.path.expanduser(pattern))  # noqa: PTH111  # may be a glob
         if not found:
             kind = "image in folder" if Path(pattern).is_dir() else "file, folder or glob"
             raise FileNotFoundError(f"--images: there is no {kind} '{pattern}'.")
