@@ -17,6 +17,8 @@ from pytorch_lightning import cli as lightning_cli
 from classifier import __version__
 from classifier.__main__ import VERBS, main
 from classifier.checkpoint.trust import import_class
+from classifier.cli import ClassifierCLI, words
+from classifier.cli.given import known_sections
 
 
 def printed(capsys, *arguments: str) -> str:
@@ -35,6 +37,53 @@ def test_help_version_and_typos_do_not_import_torch(arguments):
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
 
     assert result.returncode == 0, result.stderr
+
+
+TEXTS = {
+    "tab.yaml": "trainer:\n\tmax_epochs: 1\n",
+    "twice.yaml": "trainer: {}\ntrainer: {}\n",
+    "section.yaml": "trianer: {}\n",
+    "alias.yaml": "trainer: {max_epochs: *epochs}\n",
+}
+ON_SIGHT = [
+    ["fit", "tiny.yaml"],
+    ["fit", "--config", "none.yaml"],
+    *(["fit", "--config", name] for name in TEXTS),
+    ["fit", "--config", "tiny.yaml", "--hyperparameters.lrr", "1"],
+    ["fit", "--config", "tiny.yaml", "--lr", "1"],
+    ["fit", "--config", "tiny.yaml", "--trainer.max_epochs"],
+    ["fit", "--config", "tiny.yaml", "--ckpt_path", "none.ckpt"],
+    ["test"],
+    ["test", "--ckpt_path", "runs"],
+    ["predict", "--ckpt_path", "best", "--images", "."],
+]
+
+
+def test_mistakes_that_the_text_shows_are_answered_without_torch(write_config):
+    write_config()
+    for name, text in TEXTS.items():
+        Path(name).write_text(text)
+    code = (
+        "import sys; from classifier.__main__ import main; "
+        f"print([main(words) for words in {ON_SIGHT!r}], 'torch' in sys.modules)"
+    )
+
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+    assert result.stdout == f"{[2] * len(ON_SIGHT)} False\n", result.stderr
+    assert result.stderr.count("error: ") == len(ON_SIGHT)
+
+
+@pytest.mark.parametrize("verb", words.VERBS)
+def test_the_sections_that_are_known_without_the_parser_are_its_own(verb):
+    class Asked(ClassifierCLI):
+        def parse_arguments(self, parser, args):
+            defaults = self.command_parser.get_defaults(skip_validation=True).as_dict()
+            assert {*defaults, "ckpt_path"} == set(known_sections(verb))
+            raise SystemExit
+
+    with pytest.raises(SystemExit):
+        Asked(args=[verb])
 
 
 def test_the_version_is_that_of_the_package(capsys):
@@ -180,3 +229,24 @@ def test_a_module_of_the_command_line_saves_plain_hyperparameters(trained):
 
 def test_a_function_is_found_behind_a_module_of_its_name():
     assert callable(import_class("torchvision.models.googlenet"))
+
+
+def test_an_option_that_changes_one_use_of_a_hyperparameter_is_noted(write_config, capsys):
+    config = ["fit", "--config", write_config(), "--trainer.fast_dev_run=true"]
+    scheduled = ["--model.lr_scheduler=torch.optim.lr_scheduler.CosineAnnealingLR"]
+    Path("twice.yaml").write_text(
+        "hyperparameters: {epochs: &epochs 2}\ntrainer: {max_epochs: *epochs}\n"
+        "model: {lr_scheduler: {class_path: torch.optim.lr_scheduler.CosineAnnealingLR, "
+        "init_args: {T_max: *epochs}}}\n"
+    )
+    twice = [*config, "--config", "twice.yaml"]
+
+    for given, noted in (
+        ([*twice, "--trainer.max_epochs=1"], True),
+        ([*twice, "--hyperparameters.epochs=1"], False),
+        ([*config, *scheduled, "--model.lr_scheduler.T_max=3", "--trainer.max_epochs=1"], False),
+    ):
+        capsys.readouterr()
+        assert main(given) == 0
+        told = "--trainer.max_epochs leaves model.lr_scheduler.T_max as it is; "
+        assert (told + "--hyperparameters.epochs changes all." in capsys.readouterr().err) == noted

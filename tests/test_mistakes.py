@@ -140,6 +140,29 @@ ON_THE_COMMAND_LINE = {
     "config is a folder": (["fit", "--config", "."], ["folder", "YAML"]),
     "config without value": (["fit", "--config"], ["--config", "expected a value"]),
     "config is binary": (["fit", "--config", "binary.yaml"], ["binary.yaml", "UTF-8"]),
+    "config without its option": (["fit", "tiny.yaml"], ["'--config tiny.yaml'"]),
+    "folder without its option": ([*FIT, "pairs"], ["'pairs'", "'--data.root pairs'"]),
+    "run without its option": (["test", "best.ckpt"], ["'--ckpt_path best.ckpt'"]),
+    "images without their option": (
+        ["predict", "--ckpt_path", "TRAINED", "pairs"],
+        ["'--images pairs'"],
+    ),
+    "word without an option": ([*FIT, "quickly"], ["'quickly'", "--KEY VALUE"]),
+    "hyperparameter without its block": ([*FIT, "--lr", "1"], ["'hyperparameters.lr'"]),
+    "option of another program": ([*FIT, "--resume", "x"], ["'ckpt_path'"]),
+    "option that nobody has": ([*FIT, "--name", "x"], ["name: no such", "hyperparameters, "]),
+    "setting of an earlier Lightning": ([*FIT, "--trainer.gpus", "1"], ["'trainer.devices'"]),
+    "setting without value": ([*FIT, "--trainer.max_epochs"], ["max_epochs", "expected a value"]),
+    "network without its package": (
+        [*FIT, "--model.network", "resnet18"],
+        ["'torchvision.models.resnet18'"],
+    ),
+    "class in other letters": ([*FIT, "--model.optimizer", "torch.optim.Adamw"], ["'AdamW'?"]),
+    "data is a folder": ([*FIT, "--data", "pairs"], ["'pairs'", "a folder", "data.root"]),
+    "folder below the home folder": (
+        [*FIT, *folder_data("~/nowhere")],
+        [f"'{Path('~/nowhere').expanduser()}'"],
+    ),
     "option misspelt": ([*FIT, "--trainer.max_epoch", "3"], ["max_epoch", "'trainer.max_epochs'"]),
     "section misspelt": ([*FIT, "--modle.monitor", "x"], ["modle", "'model'"]),
     "hyperparameter misspelt": (
@@ -238,6 +261,10 @@ ON_THE_COMMAND_LINE = {
     ),
     "checkpoint is empty": (["test", "--ckpt_path", "empty.ckpt"], ["empty.ckpt", "checkpoint"]),
     "checkpoint is code": (["test", "--ckpt_path", "code.ckpt"], ["code.ckpt", "code"]),
+    "checkpoint of another program": (
+        ["test", "--ckpt_path", "other.ckpt"],
+        ["'other.ckpt' carries no config", "--config FILE"],
+    ),
     "checkpoint has only weights": (
         ["test", "--ckpt_path", "state.pt"],
         ["state.pt", "state_dict"],
@@ -280,6 +307,7 @@ def surroundings(own_folder):
     Path("broken/dogs/4.png").write_text("not an image")
     torch.save({"state_dict": os.system}, "code.ckpt")
     torch.save({"weight": torch.zeros(2)}, "state.pt")
+    torch.save({"state_dict": {"weight": torch.zeros(2)}}, "other.ckpt")
 
 
 @pytest.mark.parametrize(
@@ -343,6 +371,12 @@ def test_a_missing_argument_of_an_own_network_is_named(
     assert "model.network" in error
     assert "hidden" in error
     assert "Name a config file" not in error
+
+
+def test_a_folder_of_runs_is_answered_with_its_newest(trained, monkeypatch, answer):
+    monkeypatch.chdir(trained.parents[2])
+    for folder in "runs/tiny", "runs":
+        answer(["test", "--ckpt_path", folder], ["of 1 runs", "'runs/tiny/version_0'"])
 
 
 def test_a_refusal_leaves_no_run_folder(write_config, capsys):

@@ -149,5 +149,5 @@ def _print_notes(cli: "ClassifierCLI") -> None:
         terminal.warn(note)
     for name in cli.command_line.unused:
         terminal.warn(f"no alias uses the hyperparameter '{name}', so it has no effect.")
-    for note in cli.command_line.trust.modules.notes():
+    for note in [*cli.notes, *cli.command_line.trust.modules.notes()]:
         terminal.note(note)

@@ -37,6 +37,7 @@ from classifier.cli.fill import (
     refuse_nulls,
     without_links,
 )
+from classifier.cli.given import cut_aliases
 from classifier.cli.job import Job
 from classifier.cli.parser import DEFAULT, Parser
 from classifier.cli.places import telling_where
@@ -107,6 +108,7 @@ class ClassifierCLI(PlainCLI):
         config_text: The whole config, as it is saved.
         run: The run folder; None if no run is kept.
         root: The folder of all runs.
+        notes: What there is to say of the command line before it is run.
         undirected: What there is to say of metrics of which nothing says which way they are better.
     """
 
@@ -135,6 +137,7 @@ class ClassifierCLI(PlainCLI):
         self.worker_errors: WorkerErrorReporter | None = None
         self.writer: PredictionWriter | None = None
         self.undirected: list[str] = []
+        self.notes: list[str] = []
         with contextlib.ExitStack() as self._during, self._failures_explained():
             super().__init__(
                 model_class,
@@ -230,6 +233,7 @@ class ClassifierCLI(PlainCLI):
         self._during.enter_context(telling_where(line.missing))
         parser.where = self.command_parser.where = line.where
         aliases = anchors(line.texts)
+        self.notes = cut_aliases(line.options, aliases)
         module = _path_of(self.model_class)
         self.written: Written = Written(self.command_parser, line, module, defaults)
         keys = comment(self.written.keys)

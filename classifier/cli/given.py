@@ -4,8 +4,9 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from classifier.anchored_yaml.names import apply, split_arguments, values
-from classifier.anchored_yaml.text import ConfigSource, setting_in
+from classifier.anchored_yaml.aliases import Anchor
+from classifier.anchored_yaml.names import KEY, apply, split_arguments, values
+from classifier.anchored_yaml.text import ConfigSource, dotted, setting_in
 from classifier.checkpoint.find import check_is_there, resolve_checkpoint
 from classifier.cli.errors import OF_MODEL, RENAMED
 from classifier.cli.places import with_files_found
@@ -43,6 +44,23 @@ OF_VERB = {"predict": ("images", "output", "top_k"), "validate": ("verbose",), "
 def known_sections(verb: str) -> tuple[str, ...]:
     """The sections that the parser of a command knows."""
     return (*SECTIONS, *OF_VERB.get(verb, ()), "ckpt_path")
+
+
+def cut_aliases(options: Sequence[str], anchors: Sequence[Anchor]) -> list[str]:
+    """Sentences about options that change one of the uses of a hyperparameter and no other."""
+    given = {name.rstrip("+") for name, _ in options_of(options)}
+    notes = []
+    for anchor in anchors:
+        names = [dotted(place) for place in anchor.places if place[0] == KEY]
+        places = [place for place in anchor.places if place[0] != KEY]
+        uses = [dotted([part for part in place if part != "init_args"]) for place in places]
+        changed = [use for use in uses if use in given]
+        left = [use for use in uses if use not in given]
+        if names and changed and left:
+            notes.append(
+                f"--{changed[0]} leaves {' and '.join(left)} as it is; --{names[0]} changes all."
+            )
+    return notes
 
 
 class Given:
