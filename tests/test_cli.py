@@ -106,6 +106,22 @@ def test_a_login_node_with_cuda_but_without_a_gpu_is_not_worth_a_word():
     assert (result.returncode, result.stderr) == (0, "")
 
 
+@pytest.mark.parametrize(
+    ("path", "settings"),
+    [
+        ("timm.create_model", ["model_name", "pretrained"]),
+        ("torchvision_model", ["name", "num_classes", "weights"]),
+        ("torchvision.models.resnet18", ["weights", "num_classes"]),
+    ],
+)
+def test_the_help_of_a_function_lists_its_settings(path, settings, capsys):
+    assert main(["fit", "--model.network.help", path]) == 0
+
+    shown = capsys.readouterr().out
+    assert [name for name in settings if f"--model.network.{name} " not in shown] == []
+    assert shown.count("\n") < 80
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_the_help_of_a_verb_fits_a_few_screens(verb, capsys):
     assert main([verb, "--help"]) == 0

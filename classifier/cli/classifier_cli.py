@@ -5,6 +5,7 @@ import os
 import secrets
 import shlex
 import signal
+import sys
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ from classifier.cli.fill import (
 )
 from classifier.cli.given import cut_aliases
 from classifier.cli.job import Job
-from classifier.cli.parser import DEFAULT, Parser
+from classifier.cli.parser import DEFAULT, Parser, help_of_function
 from classifier.cli.places import telling_where
 from classifier.cli.words import read_words
 from classifier.cli.write_errors import write_error
@@ -232,6 +233,9 @@ class ClassifierCLI(PlainCLI):
         self._during.enter_context(confined(line.trust))
         self._during.enter_context(telling_where(line.missing))
         parser.where = self.command_parser.where = line.where
+        if shown := help_of_function(line.options):
+            sys.stdout.write(shown)
+            parser.exit()
         aliases = anchors(line.texts)
         self.notes = cut_aliases(line.options, aliases)
         module = _path_of(self.model_class)

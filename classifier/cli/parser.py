@@ -1,5 +1,7 @@
 """The argument parser: readable help, short errors, configs that can be read back."""
 
+import argparse
+import contextlib
 import os
 import re
 import sys
@@ -13,7 +15,9 @@ import yaml
 from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser
 
+from classifier.checkpoint.trust import import_class
 from classifier.cli.errors import Where, explain
+from classifier.cli.words import options_of
 from classifier.errors import did_you_mean
 from classifier.internals.jsonargparse import Formatter, groups_of, names_of, shown_groups
 from classifier.terminal import truncate
@@ -44,13 +48,13 @@ class HelpFormatter(Formatter):
         """Shortens what jsonargparse says of a setting."""
         if name in OWN_HELP:
             return OWN_HELP[name]
-        text, facts, *_ = [*re.split(r" \((?:required, )?type: ", " ".join(text.split())), ""]
+        text, facts, *_ = [*re.split(r"(?:^| )\((?:required, )?type: ", " ".join(text.split())), ""]
         if name.startswith("trainer."):
             text = text.partition(". ")[0].rstrip(".") + "."
         if default := re.search(r"default: (.+?)(?:, known subclasses.*)?\)$", facts):
             text += f" (default: {default[1]})" if default[1] != "null" else ""
-        if prefix := OWN_CLASSES.get(name):
-            names = re.findall(rf"{prefix}[\w.]+", facts)
+        prefix = OWN_CLASSES.get(name)
+        if prefix and (names := re.findall(rf"{prefix}[\w.]+", facts)):
             text += f" Here: {', '.join(names)}; or any other class path."
         return text
 
@@ -141,6 +145,23 @@ class Parser(LightningArgumentParser):
         told = explain(message, names_of(self), self.where)
         sys.stderr.write(f"error: {truncate(told)}\n")
         self.exit(2)
+
+
+def help_of_function(options: Sequence[str]) -> str:
+    """The settings of a function that ``--KEY.help`` names; "" where it names none.
+
+    jsonargparse knows those of classes. A name without its package is of this one.
+    """
+    for name, value in options_of(options):
+        if name.endswith(".help") and value:
+            path = value if "." in value else f"{OWN_CLASSES.get('model.network')}{value}"
+            with contextlib.suppress(ImportError, AttributeError, ValueError):
+                function = import_class(path)
+                if not isinstance(function, type):
+                    shown = Parser(usage=argparse.SUPPRESS, description="", add_help=False)
+                    shown.add_function_arguments(function, name.removesuffix(".help"))
+                    return shown.format_help()
+    return ""
 
 
 def without_class_path(text: str) -> str:
