@@ -131,7 +131,11 @@ def _cause(message: str) -> str:
         choice = list(dict.fromkeys(expected))
         listed = " or ".join(choice) if len(choice) < 4 else f"one of {', '.join(choice)}"
         return f"{_given(message)} is not {listed}."
-    return _translated(paths[0], _given(message)) if paths else " ".join(message.split())
+    if paths:
+        return _translated(paths[0], _given(message))
+    kinds = re.findall(r"Not a valid subclass of (\w+)", message)
+    told_of = f"{_given(message)} is not a {kinds[-1]}, named by a class_path." if kinds else ""
+    return told_of or " ".join(message.split())
 
 
 def _plain(line: str) -> str:
