@@ -7,7 +7,7 @@ from typing import Any
 from classifier.anchored_yaml.aliases import Anchor
 from classifier.anchored_yaml.names import KEY, apply, split_arguments, values
 from classifier.anchored_yaml.text import ConfigSource, dotted, setting_in
-from classifier.checkpoint.find import check_is_there, resolve_checkpoint
+from classifier.checkpoint.find import check_is_there, is_run, resolve_checkpoint
 from classifier.cli.errors import OF_MODEL, RENAMED
 from classifier.cli.places import with_files_found
 from classifier.cli.sources import (
@@ -166,7 +166,8 @@ class Given:
                 f"--ckpt_path {path}: name the run, --ckpt_path runs/NAME/version_N, which means "
                 f"{which} checkpoint for {self.verb}, or a file in its folder checkpoints."
             )
-        check_is_there(resolve_checkpoint(path, "best" if self.evaluates else "last"))
+        if self.evaluates or not is_run(Path(path)):  # which may be of a run that died early
+            check_is_there(resolve_checkpoint(path, "best" if self.evaluates else "last"))
 
     # ---- configs ----
 
