@@ -100,6 +100,9 @@ def _cause(message: str) -> str:
         owners = re.findall(r"class_path[=']* ?'([\w.]+)'", message)
         owner = f" of {owners[-1]}" if owners else ""
         return f"no such setting{owner}{option[2]}"
+    given = _given(message)
+    if "No module named" in message and given.rstrip("'").endswith((".yaml", ".yml", ".json")):
+        return f"there is no file {given}."
     expected, told = [], []
     for line in map(_plain, message.splitlines()):
         if types := _expected(line):
@@ -109,12 +112,12 @@ def _cause(message: str) -> str:
     paths = [line for line in told if line.startswith("Expected a dot import path")]
     others = [line for line in told if line not in paths]
     if others:
-        return "; ".join(dict.fromkeys(_translated(line, _given(message)) for line in others))
+        return "; ".join(dict.fromkeys(_translated(line, given) for line in others))
     if expected:  # a class would also have been accepted, but nobody meant one
         choice = list(dict.fromkeys(expected))
         listed = " or ".join(choice) if len(choice) < 4 else f"one of {', '.join(choice)}"
-        return f"{_given(message)} is not {listed}."
-    return _translated(paths[0], _given(message)) if paths else " ".join(message.split())
+        return f"{given} is not {listed}."
+    return _translated(paths[0], given) if paths else " ".join(message.split())
 
 
 def _plain(line: str) -> str:
