@@ -299,7 +299,9 @@ class ClassificationModule(LoadableModule):
         described = (checkpoint.get("hyper_parameters", {}), self.hparams)
         if all(FROM_CONFIG in settings for settings in described) and not self._objects:
             self._trained_by = {}
-            if type(self).configure_optimizers is ClassificationModule.configure_optimizers:
+            # Not if a subclass, or LightningCLI's add_optimizer_args, has a way of its own.
+            function = getattr(self.configure_optimizers, "__func__", None)
+            if function is ClassificationModule.configure_optimizers:
                 self.replayed_steps = optimization.follow_new_settings(checkpoint, self.hparams)
 
     def get_submodule(self, target: str) -> nn.Module:

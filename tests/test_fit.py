@@ -246,6 +246,16 @@ def test_fast_dev_run_keeps_nothing(write_config):
     assert {path.name for path in Path().iterdir()} == {"tiny.yaml"}
 
 
+def test_a_section_of_which_all_is_a_comment_has_its_defaults(write_config):
+    config = Path(write_config())
+    text = config.read_text().replace("trainer:\n", "save_every:\n  # minutes: 1\ntrainer:\n")
+    text = text.replace("  max_epochs: *epochs\n", "").replace("  limit_train_batches: 4\n", "")
+    config.write_text(text)
+
+    short = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1"]
+    assert main(["fit", "--config", str(config), *short]) == 0
+
+
 def test_print_config_runs_and_keeps_nothing(write_config, capsys):
     config = write_config()
 

@@ -186,6 +186,22 @@ def test_a_mapping_may_hold_paths_and_a_parsed_config_is_taken_again(words, own_
     assert ClassifierCLI(args=built.config, run=False).model.mean.equal(built.model.mean)
 
 
+def test_a_drawn_seed_is_another_in_each_cli_of_a_process():
+    seeds = {
+        ClassifierCLI(args={**CONFIG, "seed_everything": seed}, run=False).settings.seed_everything
+        for seed in (True, 7, True, True)
+    }
+
+    assert len(seeds) == 4
+
+
+def test_last_before_any_fit_is_answered_by_lightning(words):
+    cli = ClassifierCLI(None, None, args=words, run=False)
+
+    with pytest.raises(ValueError, match='ckpt_path="last"'):
+        cli.trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path="last")
+
+
 def test_a_class_that_is_no_module_or_data_of_ours_is_refused():
     with pytest.raises(UserError, match="not a subclass of ClassificationModule"):
         ClassifierCLI(pl.LightningModule, args=CONFIG, run=False)
@@ -390,6 +406,7 @@ def test_arguments_of_a_subclass_stand_in_configs_with_anchors_and_are_found_aga
     assert TeamCLI(args=resumed).settings.team.size == 9
     assert main(["test", "--ckpt_path", str(cli.run.path)]) == 0
     assert "no section 'team'" in refusal(capsys, "fit", "--config", saved)
+    assert "another program has added" in refusal(capsys, "fit", "--ckpt_path", str(cli.run.path))
 
 
 def test_a_link_of_a_subclass_fills_in_what_its_module_requires(words):
@@ -402,6 +419,36 @@ def test_a_link_of_a_subclass_fills_in_what_its_module_requires(words):
 
     assert cli.model.recall.num_classes == 10
     assert Linked(args=["test", "--ckpt_path", str(cli.run.path)]).model.recall.num_classes == 10
+
+
+def test_a_link_takes_a_default_of_the_trainer_or_the_seed(words):
+    class Linked(ClassifierCLI):
+        def add_arguments_to_parser(self, parser):
+            parser.link_arguments("seed_everything", "data.init_args.split_seed")
+            parser.link_arguments("trainer.accumulate_grad_batches", "data.init_args.batch_size")
+            parser.set_defaults({"seed_everything": 5})
+
+    assert Linked(args=CONFIG, run=False).datamodule.split_seed == 5
+    words = [*words, "--seed_everything=6", "--trainer.accumulate_grad_batches=2"]
+    data = Linked(args=words, run=False).datamodule
+    assert (data.split_seed, data.batch_size) == (6, 2)
+
+
+def test_a_cli_with_optimizer_arguments_resumes_with_its_own_schedule(words):
+    class Own(ClassifierCLI):
+        def add_arguments_to_parser(self, parser):
+            parser.add_optimizer_args(torch.optim.SGD)
+            parser.add_lr_scheduler_args(torch.optim.lr_scheduler.StepLR)
+            parser.set_defaults({"optimizer.lr": 0.125, "lr_scheduler.step_size": 10})
+
+    whole = Own(args=["fit", *words, "--trainer.max_epochs=2"])
+    half = Own(args=["fit", *words])
+    resumed = Own(args=["fit", "--ckpt_path", str(half.run.path), "--trainer.max_epochs=2"])
+
+    assert type(resumed.trainer.lr_scheduler_configs[0].scheduler).__name__ == "StepLR"
+    assert resumed.trainer.optimizers[0].param_groups[0]["lr"] == 0.125
+    for one, other in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_a_subclass_sets_defaults_of_all_sections(words):
@@ -607,6 +654,19 @@ def test_a_file_with_a_section_for_each_command_is_read(words, capsys):
     assert yaml.safe_load(Path(run, "config.yaml").read_text())["seed_everything"] == 4
     text = printed(capsys, "test", "--ckpt_path", run, "--config", "both.yaml")
     assert yaml.safe_load(text)["seed_everything"] == 6
+
+
+def test_the_section_of_a_command_keeps_its_anchors_and_may_be_of_ones_own(words):
+    text = yaml.safe_dump({"fit": CONFIG, "test": {}}).replace("max_epochs: 1", "max_epochs: *e")
+    text = text.replace("fit:\n", "fit:\n  hyperparameters: {e: &e 3}\n")
+    Path("both.yaml").write_text(text)
+    cli = ClassifierCLI(args=["fit", "--config", "both.yaml", "--hyperparameters.e=1"])
+    Path("own.yaml").write_text(text.replace("fit:", "fit_twice:"))
+    own = ["fit_twice", "--config", "own.yaml", "--hyperparameters.e=1"]
+
+    assert cli.trainer.max_epochs == 1
+    assert "max_epochs: *e" in cli.run.config.read_text()
+    assert Sizes(args=own, trainer_class=TeamTrainer).trainer.current_epoch == 2
 
 
 def test_a_config_comes_through_a_pipe_glued_to_its_option_or_in_parts(words, capsys):

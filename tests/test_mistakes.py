@@ -139,6 +139,9 @@ ON_THE_COMMAND_LINE = {
     "config missing": (["fit", "--config", "tinny.yaml"], ["tinny.yaml", "'tiny.yaml'"]),
     "config is a folder": (["fit", "--config", "."], ["folder", "YAML"]),
     "config without value": (["fit", "--config"], ["--config", "expected a value"]),
+    "config is empty": (["fit", "--config", "empty.ckpt.yaml"], ["model.network", "not given"]),
+    "settings file missing": ([*FIT, "--model", "nope.yaml"], ["model: ", "no file 'nope.yaml'"]),
+    "config in a config": (["fit", "--config", "nested.yaml"], ["no section 'config'"]),
     "config is binary": (["fit", "--config", "binary.yaml"], ["binary.yaml", "UTF-8"]),
     "config without its option": (["fit", "tiny.yaml"], ["'--config tiny.yaml'"]),
     "folder without its option": ([*FIT, "pairs"], ["'pairs'", "'--data.root pairs'"]),
@@ -296,6 +299,8 @@ def surroundings(own_folder):
     Path("binary.yaml").write_bytes(struct.pack("8f", *range(8)) + b"\xff\xfe")
     Path("empty").mkdir()
     Path("empty.ckpt").touch()
+    Path("empty.ckpt.yaml").write_text("# nothing yet\n")
+    Path("nested.yaml").write_text("config: tiny.yaml\n")
     Path("best.ckpt").touch()
     Path("resumed.yaml").write_text("ckpt_path: bst.ckpt\n")
     for folder in (

@@ -325,6 +325,17 @@ def test_what_another_class_does_not_take_is_named(write_config, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_what_a_class_in_between_has_cost_is_named(write_config, capsys):
+    config = write_config({"model.optimizer.init_args.amsgrad": True})
+    words = ["--model.optimizer=SGD", "--model.optimizer=Adam", "--trainer.fast_dev_run=true"]
+
+    assert main(["fit", "--config", config, *words]) == 0
+
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: model.optimizer: what was written of amsgrad")
+    assert line.endswith("is left out: the class was another in between.")
+
+
 def test_weight_decay_spares_norms_and_biases_on_request(write_config, fit):
     optimizer = {"class_path": "torch.optim.AdamW", "init_args": {"weight_decay": 0.1}}
     changes = {"model.optimizer": optimizer, "model.no_decay_norm_bias": True}

@@ -44,6 +44,14 @@ def keep_keys(text: str, keys: Sequence[str]) -> str:
     return serialized(rest, lambda node: anchor_name(text, node))
 
 
+def part_of(text: str, key: str) -> str:
+    """The text of a top-level section alone; aliases survive, and their names."""
+    found = find(compose(text), (key,))
+    if found is None or not isinstance(found[2], yaml.MappingNode):
+        return "{}\n"
+    return serialized(found[2], lambda node: anchor_name(text, node))
+
+
 def owners(node: yaml.Node, path: KeyPath, found: dict[int, KeyPath]) -> dict[int, KeyPath]:
     """Collects for each node the place where the text writes it; all others are aliases."""
     if id(node) not in found:

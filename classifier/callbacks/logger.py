@@ -39,7 +39,7 @@ class RunLogger(TensorBoardLogger):
 
     @property
     def save_dir(self) -> str:
-        return str(Path(self.log_dir).parents[1])
+        return str(Path(self.log_dir).parents[1]) if self.log_dir else ""
 
     @property
     def name(self) -> str:

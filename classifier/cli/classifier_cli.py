@@ -92,8 +92,9 @@ class ClassifierCLI(PlainCLI):
     in ``classifier/cli/README.md``.
 
     Args:
-        model_class: ``ClassificationModule``, or a class derived from it that is the default.
-        datamodule_class: ``ImageDataModule``, or a class derived from it.
+        model_class: ``ClassificationModule``, as without it, or a class derived from it that is
+            the default.
+        datamodule_class: ``ImageDataModule``, likewise.
         save_config_callback: One that saves the config elsewhere too; the run folder has it.
         save_config_kwargs: As LightningCLI's, as the next two.
         trainer_class: Builds the trainer.
@@ -115,8 +116,8 @@ class ClassifierCLI(PlainCLI):
 
     def __init__(
         self,
-        model_class: type[ClassificationModule] = ClassificationModule,
-        datamodule_class: type[ImageDataModule] = ImageDataModule,
+        model_class: type[ClassificationModule] | None = None,
+        datamodule_class: type[ImageDataModule] | None = None,
         save_config_callback: type[SaveConfigCallback] | None = None,
         save_config_kwargs: dict[str, Any] | None = None,
         trainer_class: Any = pl.Trainer,
@@ -127,6 +128,8 @@ class ClassifierCLI(PlainCLI):
         job: Job | None = None,
         **settings: Any,
     ) -> None:
+        model_class = model_class or ClassificationModule
+        datamodule_class = datamodule_class or ImageDataModule
         _check_base(model_class, ClassificationModule)
         _check_base(datamodule_class, ImageDataModule)
         args = without_links(args) if isinstance(args, Namespace) else args
@@ -222,7 +225,7 @@ class ClassifierCLI(PlainCLI):
         if self.runs_verb and self.verb not in self.subcommands():
             parser.parse_args([self.verb])  # shows the help, or that there is no such command
         defaults = self.command_parser.get_defaults(skip_validation=True).as_dict()
-        known = [*defaults, "ckpt_path"]
+        known = [*(name for name in defaults if name != "config"), "ckpt_path"]
         line = CommandLine(self.verb, self.words, list(dict.fromkeys(known)), self.job)
         self.command_line = line
         if not self.runs_verb and (line.checkpoint_path or line.unsaved_run):
@@ -251,9 +254,10 @@ class ClassifierCLI(PlainCLI):
                 f"{where}seed_everything: a seed is from 0 to {2**32 - 1:,}, not {seed}."
             )
         if seed is True:  # Lightning would take 0
-            drawn = secrets.randbelow(2**32)
-            # Ranks that Lightning starts find the seed of rank zero in this variable.
-            self.settings.seed_everything = int(os.environ.get("PL_GLOBAL_SEED", drawn))
+            seed = secrets.randbelow(2**32)
+            if "LOCAL_RANK" in os.environ:  # of a rank that Lightning has started: as rank zero's
+                seed = int(os.environ.get("PL_GLOBAL_SEED", seed))
+            self.settings.seed_everything = seed
 
     @property
     def run_name(self) -> str:

@@ -186,7 +186,8 @@ class CommandLine(Given):
         saved = ConfigSource(name, self.checkpoint["config"])
         check(saved)
         if not self.evaluates:  # evaluation leaves out what another program has added
-            check_sections(saved, self.known)
+            remedy = ", which another program has added: go on with that one."
+            check_sections(saved, self.known, remedy)
         text = self.with_files_found(self.checkpoint["config"], self.run)
         left_out = {"ckpt_path", *(OF_TRAINING if self.evaluates else ())}
         text = keep_keys(text, [key for key in self.known if key not in left_out])

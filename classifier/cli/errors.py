@@ -117,6 +117,9 @@ def _cause(message: str) -> str:
         owners = re.findall(r"class_path[=']* ?'([\w.]+)'", message)
         owner = f" of {owners[-1]}" if owners else ""
         return f"no such setting{owner}{option[2]}"
+    given = _given(message)
+    if "No module named" in message and given.rstrip("'").endswith((".yaml", ".yml", ".json")):
+        return f"there is no file {given}."
     expected, told = [], []
     for line in map(_plain, message.splitlines()):
         if types := _expected(line):
@@ -126,15 +129,15 @@ def _cause(message: str) -> str:
     paths = [line for line in told if line.startswith("Expected a dot import path")]
     others = [line for line in told if line not in paths]
     if others:
-        return "; ".join(dict.fromkeys(_translated(line, _given(message)) for line in others))
+        return "; ".join(dict.fromkeys(_translated(line, given) for line in others))
     if expected:  # a class would also have been accepted, but nobody meant one
         choice = list(dict.fromkeys(expected))
         listed = " or ".join(choice) if len(choice) < 4 else f"one of {', '.join(choice)}"
-        return f"{_given(message)} is not {listed}."
+        return f"{given} is not {listed}."
     if paths:
-        return _translated(paths[0], _given(message))
+        return _translated(paths[0], given)
     kinds = re.findall(r"Not a valid subclass of (\w+)", message)
-    told_of = f"{_given(message)} is not a {kinds[-1]}, named by a class_path." if kinds else ""
+    told_of = f"{given} is not a {kinds[-1]}, named by a class_path." if kinds else ""
     return told_of or " ".join(message.split())
 
 

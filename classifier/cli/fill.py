@@ -35,10 +35,11 @@ MODES = ("min", "max")
 
 
 def without_links(config: Namespace) -> dict[str, Any]:
-    """A config that was parsed, without what the data is to fill in."""
+    """A config that was parsed, without what the data is to fill in, names and file names."""
     kept = config.clone()
+    left_out = ("config", "hyperparameters", *(target for _, target in LINKS))
     for key in config.keys():  # noqa: SIM118  # dotted, and of its leaves
-        if key.endswith(tuple(target for _, target in LINKS)):
+        if f".{key}".endswith(tuple(f".{name}" for name in left_out)):
             del kept[key]
     settings: dict[str, Any] = kept.as_dict()
     return settings

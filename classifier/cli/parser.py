@@ -66,6 +66,7 @@ class Parser(LightningArgumentParser):
         finish: Applied to every config text that this parser dumps.
         instantiators: What builds objects of a class and of those derived from it.
         link_targets: The settings that are linked, and need not be given.
+        link_sources: Those that they are linked from.
         has_optimizer: Whether an optimizer is set beside the module, as LightningCLI's is.
         module: The class of ``model`` where nobody names one; the help lists its settings.
         where: Finds a dotted key in the config files, for error messages.
@@ -80,9 +81,11 @@ class Parser(LightningArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"formatter_class": HelpFormatter, **kwargs})
         self.link_targets: list[str] = []
+        self.link_sources: list[str] = []
 
     def link_arguments(self, source: Any, target: str, *args: Any, **kwargs: Any) -> None:
         self.link_targets.append(target)
+        self.link_sources += [source] if isinstance(source, str) else source
         super().link_arguments(source, target, *args, **kwargs)
 
     def format_help(self, *args: Any, **kwargs: Any) -> str:

@@ -8,8 +8,7 @@ from typing import Any
 import yaml
 
 from classifier import runs
-from classifier.anchored_yaml.edit import keep_keys, set_values, written_at
-from classifier.anchored_yaml.scalars import literal
+from classifier.anchored_yaml.edit import keep_keys, part_of, set_values, written_at
 from classifier.anchored_yaml.text import (
     ConfigSource,
     KeyPath,
@@ -28,6 +27,7 @@ from classifier.errors import UserError, did_you_mean
 from classifier.runs import RunFolder
 
 BLOCKS = ("hyperparameters", "trainer", "model")  # sections that have settings of their own
+SECTIONS = ("trainer", "model", "data", "save_every")  # which hold settings, and nothing else
 OF_FIT = ("weights_only", "return_predictions")  # of Lightning's methods; ours never change them
 CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
 FILES: list[tuple[str, ...]] = [
@@ -60,7 +60,7 @@ def read_source(value: str, verb: str) -> ConfigSource:
     """
     source = _read(value)
     check(source)
-    source = _with_files_read(_of_verb(source, verb))
+    source = _without_empty(_with_files_read(_of_verb(source, verb)))
     source = source._replace(text=_without_twins(source.text))
     _check_classes(source)
     return source
@@ -87,15 +87,25 @@ def _of_verb(source: ConfigSource, verb: str) -> ConfigSource:
         if config.get(key) not in (None, True):
             line = locate(source.text, [key])
             raise UserError(f"{source.name}:{line}: {key} is always true here; leave it out.")
-    rest = [key for key in config if key not in (*VERBS, *OF_FIT)]
+    verbs = {*VERBS, verb}
+    rest = [key for key in config if key not in (*verbs, *OF_FIT)]
     if len(rest) == len(config):
         return source
-    if not config.keys() & set(VERBS):
+    if not config.keys() & verbs:
         return source._replace(text=keep_keys(source.text, rest))
     if rest:
         line = locate(source.text, [rest[0]])
         raise UserError(f"{source.name}:{line}: '{rest[0]}' stands beside sections of commands.")
-    return _of_verb(source._replace(text=literal(config.get(verb) or {}) + "\n"), verb)
+    return _of_verb(source._replace(text=part_of(source.text, verb)), verb)
+
+
+def _without_empty(source: ConfigSource) -> ConfigSource:
+    """Leaves out sections of which nothing is written: all of their lines may be comments."""
+    config = load(source.text, source.name)
+    kept = [key for key, value in config.items() if value is not None or key not in SECTIONS]
+    if len(kept) < len(config):
+        source = source._replace(text=keep_keys(source.text, kept))
+    return source if config else source._replace(text="{}\n")
 
 
 def _with_files_read(source: ConfigSource) -> ConfigSource:
@@ -130,13 +140,16 @@ def untwinned(class_path: str) -> str:
     return TWIN.sub(lambda found: TWINS[found[1]], class_path)
 
 
-def check_sections(source: ConfigSource, known: Collection[str]) -> None:
-    """Refuses a section that does not exist, which jsonargparse ignores when it is empty."""
+def check_sections(source: ConfigSource, known: Collection[str], remedy: str = "") -> None:
+    """Refuses a section that does not exist, which jsonargparse ignores when it is empty.
+
+    The ``remedy`` ends the sentence, in place of what the section may have been meant to be.
+    """
     config = load(source.text, source.name) or {}
     for key, value in config.items():
         line = locate(source.text, [key])
         if key not in known:
-            hint = did_you_mean(str(key), known, f"; there are {', '.join(known)}.")
+            hint = remedy or did_you_mean(str(key), known, f"; there are {', '.join(known)}.")
             raise UserError(f"{source.name}:{line}: no section '{key}'{hint}")
         is_class = key == "model" and isinstance(value, str)
         if key in BLOCKS and not isinstance(value, dict | None) and not is_class:

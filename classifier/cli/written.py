@@ -123,18 +123,15 @@ class Written:
         said = [*map(flat, configs), *_options(line.options)]
         # What must be there is, where a subclass of the CLI has given it a default.
         there = {"model": {"class_path": default}, **_given_defaults(defaults)}
+        for source in parser.link_sources:
+            _add_default(there, defaults, source.split("."))
         words.insert(0, f"--config={literal(there)}")
         found = flat(parser.parse_args(words, defaults=False).as_dict())
         given = {name for keys in said for key in keys for name in (key, f"{key}.class_path")}
         for key in flat(there).keys() - given:
             found.pop(key, None)
         self.keys = sorted(key for key in found if key.partition(".")[0] not in BESIDE)
-        lost = _lost(said, found)
-        self.lost = [
-            f"{key}: {found[f'{key}.class_path']} has no {', '.join(names)}; what was written of "
-            "that for another class is left out."
-            for key, names in lost.items()
-        ]
+        self.lost = _lost(said, found)
         self.argv = list(line.argv)
         for number, keys in filled_in.items():
             if former := _of_exchanged(keys, saved[number], found):
@@ -148,6 +145,16 @@ def _given_defaults(defaults: Mapping[str, Any]) -> dict[str, Any]:
     given: dict[str, Any] = {key: value for key, value in own.items() if value is not None}
     unwritable = {key for key, value in flat(given).items() if not isinstance(value, PLAIN)}
     return {key: without(value, unwritable, (key,)) for key, value in given.items()}
+
+
+def _add_default(there: Any, defaults: Any, path: Sequence[str]) -> None:
+    """Takes over the default of a setting, where it has one and none is there."""
+    for key in path[:-1]:
+        if not isinstance(defaults, Mapping) or not isinstance(there, dict):
+            return
+        defaults, there = defaults.get(key), there.setdefault(key, {})
+    if isinstance(defaults, Mapping) and isinstance(there, dict) and path[-1] in defaults:
+        there.setdefault(path[-1], defaults[path[-1]])
 
 
 def _filled_in(config: Any, text: str) -> set[str]:
@@ -203,16 +210,16 @@ def _options(words: Sequence[str]) -> Iterator[dict[str, Any]]:
             yield {".".join(key): part for key, part in _leaves(load(value or ""), keys)}
 
 
-def _lost(words: Iterable[Keys], found: Keys) -> dict[str, list[str]]:
-    """What was written of blocks whose class was exchanged and that the new class does not take.
+def _lost(words: Sequence[Keys], found: Keys) -> list[str]:
+    """Sentences about what was written of blocks whose class was exchanged, and is left out.
 
     Args:
         words: What was written, one text or option after the other.
         found: What is left of it.
     """
     blocks = {key.removesuffix(".class_path") for key in found if key.endswith(".class_path")}
-    lost: dict[str, list[str]] = {}
-    for said in words:
+    lost: dict[tuple[str, str], set[str]] = {}
+    for number, said in enumerate(words):
         for key in said.keys() - found.keys():
             parts = key.split(".")
             around = (".".join(parts[:length]) for length in range(len(parts) - 1, 0, -1))
@@ -220,9 +227,24 @@ def _lost(words: Iterable[Keys], found: Keys) -> dict[str, list[str]]:
             if block is None or any(part.isdecimal() for part in parts):
                 continue  # a list is replaced as a whole
             name = f"{block}.{key.removeprefix(block).split('.')[1]}"
+            if any(f"{left}.".startswith(f"{name}.") for left in found):
+                continue
             now = found[f"{block}.class_path"]
-            before = said.get(f"{block}.class_path", said.get(block))
-            same = before and now.endswith(before if "." in before else f".{before}")
-            if not same and not any(f"{left}.".startswith(f"{name}.") for left in found):
-                lost.setdefault(block, []).append(name.rpartition(".")[2])
-    return {block: sorted(set(names)) for block, names in lost.items()}
+            if not _is_named(now, said, block):
+                why = f"{now} has no {{}}; what was written of that for another class is left out."
+            elif any(_is_named(now, later, block) is False for later in words[number:]):
+                why = "what was written of {} is left out: the class was another in between."
+            else:
+                continue
+            lost.setdefault((block, why), set()).add(name.rpartition(".")[2])
+    return [
+        f"{block}: {why.format(', '.join(sorted(names)))}" for (block, why), names in lost.items()
+    ]
+
+
+def _is_named(class_path: str, said: Keys, block: str) -> bool | None:
+    """Whether a text or option names this class for a block; None if it names none."""
+    named = said.get(f"{block}.class_path", said.get(block))
+    if not isinstance(named, str):
+        return None
+    return class_path.endswith(named if "." in named else f".{named}")
