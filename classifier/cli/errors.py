@@ -134,11 +134,14 @@ def _cause(message: str) -> str:
         choice = list(dict.fromkeys(expected))
         listed = " or ".join(choice) if len(choice) < 4 else f"one of {', '.join(choice)}"
         return f"{given} is not {listed}."
-    if paths:
-        return _translated(paths[0], given)
+    return _translated(paths[0], given) if paths else _wanted(message, given)
+
+
+def _wanted(message: str, given: str) -> str:
+    """The class that was wanted, where the message tells no more."""
     kinds = re.findall(r"Not a valid subclass of (\w+)", message)
-    told_of = f"{given} is not a {kinds[-1]}, named by a class_path." if kinds else ""
-    return told_of or " ".join(message.split())
+    told = f"{given} is not a {kinds[-1]}, named by a class_path." if kinds else message
+    return " ".join(told.split())
 
 
 def _plain(line: str) -> str:

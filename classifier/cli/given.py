@@ -29,15 +29,7 @@ from classifier.errors import UserError, did_you_mean
 from classifier.runs import RunFolder
 
 LAST, BEST = ("last", "hpc"), ("best",)  # Lightning's names for checkpoints of its own choice
-SECTIONS = (
-    "config",
-    "hyperparameters",
-    "seed_everything",
-    "trainer",
-    "model",
-    "data",
-    "save_every",
-)
+SECTIONS = ("hyperparameters", "seed_everything", "trainer", "model", "data", "save_every")
 OF_VERB = {"predict": ("images", "output", "top_k"), "validate": ("verbose",), "test": ("verbose",)}
 
 
