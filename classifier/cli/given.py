@@ -158,7 +158,9 @@ class Given:
                 f"--ckpt_path {path}: name the run, --ckpt_path runs/NAME/version_N, which means "
                 f"{which} checkpoint for {self.verb}, or a file in its folder checkpoints."
             )
-        if self.evaluates or not is_run(Path(path)):  # which may be of a run that died early
+        file = Path(path)
+        folder = file.parent.parent if file.name == "last.ckpt" else file
+        if self.evaluates or not is_run(folder):  # else of a run that may have died early
             check_is_there(resolve_checkpoint(path, "best" if self.evaluates else "last"))
 
     # ---- configs ----
