@@ -37,9 +37,26 @@ def resolve_checkpoint(path: str, prefer: str) -> Path:
     return next((file for file in found if file.is_file()), run.path)
 
 
-def is_run(folder: Path) -> bool:
-    """Whether a training has begun in a folder."""
-    return RunFolder(folder).begun
+def unsaved_run(path: Path) -> Path | None:
+    """The folder of a run that has no checkpoint yet, named by itself or by its last.ckpt.
+
+    Raises:
+        UserError: If its best checkpoint alone is left, which its training has long left behind.
+    """
+    folder = path.parent.parent if path.name == "last.ckpt" else path
+    run = RunFolder(folder)
+    if (
+        not (run.begun and run.config.is_file())
+        or resolve_checkpoint(str(folder), "last").is_file()
+    ):
+        return None
+    if run.best.exists():
+        raise UserError(
+            f"'{folder}' has no last.ckpt and no previous.ckpt to resume from. "
+            f"--ckpt_path '{run.best}' resumes from its best weights, in a new run; "
+            f"--config '{run.config}' trains anew."
+        )
+    return folder.resolve()
 
 
 def similar_file(path: Path) -> str:
@@ -52,7 +69,8 @@ def similar_file(path: Path) -> str:
 def runs_below(folder: Path) -> list[Path]:
     """The runs in a folder of runs, or of such folders; the newest last."""
     found = [*folder.glob("version_*"), *folder.glob("*/version_*")]
-    return sorted(filter(is_run, found), key=lambda run: RunFolder(run).record.stat().st_mtime)
+    begun = [folder for folder in found if RunFolder(folder).begun]
+    return sorted(begun, key=lambda folder: RunFolder(folder).record.stat().st_mtime)
 
 
 def check_is_there(path: Path) -> None:

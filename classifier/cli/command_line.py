@@ -21,6 +21,7 @@ from classifier.checkpoint.find import (
     epochs_done,
     folder_name,
     resolve_checkpoint,
+    unsaved_run,
 )
 from classifier.checkpoint.read import read_with_origin
 from classifier.checkpoint.signature import Origin
@@ -251,7 +252,7 @@ class CommandLine(Given):
 
     def _read_checkpoint(self, path: str) -> None:
         """Reads a checkpoint; to resume, the one before it if it is damaged."""
-        self.check_path(path)
+        self.refuse_choice(path)
         found = resolve_checkpoint(path, "best" if self.evaluates else "last")
         previous = found.parent / "previous.ckpt"
         try:
@@ -267,28 +268,6 @@ class CommandLine(Given):
         self.global_step = saved.get("global_step", 0)
         self.is_exact = saved.get(POSITION, {}).get("exact", True)
         self.epochs_done = epochs_done(saved)
-
-
-def unsaved_run(path: Path) -> Path | None:
-    """The folder of a run that has no checkpoint yet, named by itself or by its last.ckpt.
-
-    Raises:
-        UserError: If its best checkpoint alone is left, which its training has long left behind.
-    """
-    folder = path.parent.parent if path.name == "last.ckpt" else path
-    run = RunFolder(folder)
-    if (
-        not (run.begun and run.config.is_file())
-        or resolve_checkpoint(str(folder), "last").is_file()
-    ):
-        return None
-    if run.best.exists():
-        raise UserError(
-            f"'{folder}' has no last.ckpt and no previous.ckpt to resume from. "
-            f"--ckpt_path '{run.best}' resumes from its best weights, in a new run; "
-            f"--config '{run.config}' trains anew."
-        )
-    return folder.resolve()
 
 
 def harmless_packages() -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 from classifier.anchored_yaml.aliases import Anchor
 from classifier.anchored_yaml.names import KEY, apply, split_arguments, values
 from classifier.anchored_yaml.text import ConfigSource, dotted, setting_in
-from classifier.checkpoint.find import check_is_there, is_run, resolve_checkpoint
+from classifier.checkpoint.find import check_is_there, resolve_checkpoint, unsaved_run
 from classifier.cli.errors import OF_MODEL, RENAMED
 from classifier.cli.places import with_files_found
 from classifier.cli.sources import (
@@ -104,7 +104,10 @@ class Given:
         self.check_options()
         self.refuse_no_checkpoint()
         if self.paths:
-            self.check_path(self.paths[-1])
+            path = self.paths[-1]
+            self.refuse_choice(path)
+            if self.evaluates or not unsaved_run(Path(path)):
+                check_is_there(resolve_checkpoint(path, "best" if self.evaluates else "last"))
         elif not self.carried:
             apply(self.given, self.overrides)
 
@@ -150,18 +153,14 @@ class Given:
         if self.evaluates and not self.paths and not asks:
             raise UserError(f"{self.verb} needs --ckpt_path PATH, a checkpoint or run folder.")
 
-    def check_path(self, path: str) -> None:
-        """Refuses a checkpoint that is not there, and Lightning's names for one of its choice."""
+    def refuse_choice(self, path: str) -> None:
+        """Raises UserError for Lightning's names for a checkpoint of its choice."""
         if path in (*LAST, *BEST) and not Path(path).exists():
             which = "its best" if self.evaluates else "its last"
             raise UserError(
                 f"--ckpt_path {path}: name the run, --ckpt_path runs/NAME/version_N, which means "
                 f"{which} checkpoint for {self.verb}, or a file in its folder checkpoints."
             )
-        file = Path(path)
-        folder = file.parent.parent if file.name == "last.ckpt" else file
-        if self.evaluates or not is_run(folder):  # else of a run that may have died early
-            check_is_there(resolve_checkpoint(path, "best" if self.evaluates else "last"))
 
     # ---- configs ----
 

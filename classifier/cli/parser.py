@@ -157,7 +157,7 @@ def help_of_function(options: Sequence[str]) -> str:
     """
     for name, value in options_of(options):
         if name.endswith(".help") and value:
-            path = value if "." in value else f"{OWN_CLASSES.get('model.network')}{value}"
+            path = value if "." in value else f"{OWN_CLASSES['model.network']}{value}"
             with contextlib.suppress(ImportError, AttributeError, ValueError):
                 function = import_class(path)
                 if not isinstance(function, type):

@@ -27,7 +27,7 @@ from classifier.errors import UserError, did_you_mean
 from classifier.runs import RunFolder
 
 BLOCKS = ("hyperparameters", "trainer", "model")  # sections that have settings of their own
-SECTIONS = ("trainer", "model", "data", "save_every")  # which hold settings, and nothing else
+SETTINGS_ONLY = ("trainer", "model", "data", "save_every")  # sections of which null means nothing
 OF_FIT = ("weights_only", "return_predictions")  # of Lightning's methods; ours never change them
 CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
 FILES: list[tuple[str, ...]] = [
@@ -102,7 +102,7 @@ def _of_verb(source: ConfigSource, verb: str) -> ConfigSource:
 def _without_empty(source: ConfigSource) -> ConfigSource:
     """Leaves out sections of which nothing is written: all of their lines may be comments."""
     config = load(source.text, source.name)
-    kept = [key for key, value in config.items() if value is not None or key not in SECTIONS]
+    kept = [key for key, value in config.items() if value is not None or key not in SETTINGS_ONLY]
     if len(kept) < len(config):
         source = source._replace(text=keep_keys(source.text, kept))
     return source if config else source._replace(text="{}\n")
