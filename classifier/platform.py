@@ -129,6 +129,16 @@ def memory_may_double() -> bool:
     return free > resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
+def cache_folder() -> Path:
+    """The user's folder for what can be made again.
+
+    Raises:
+        RuntimeError: If this user has no home.
+    """
+    base = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME", "")
+    return Path(base) if Path(base).is_absolute() else Path.home() / ".cache"
+
+
 def cores() -> int:
     """The processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):

@@ -56,8 +56,9 @@ def put(config: dict[str, Any], changes: Mapping[str, Any]) -> None:
 
 
 def pytest_configure() -> None:
-    """Gives the tests a key of their own, which all that they start finds too."""
+    """Gives the tests a key and a cache of their own, which all that they start finds too."""
     os.environ["CLASSIFIER_KEY"] = str(Path(CONFIGURATION.name, "key"))
+    os.environ["XDG_CACHE_HOME"] = os.environ["LOCALAPPDATA"] = CONFIGURATION.name
     # Lightning's loading calls what jsonargparse 5 will remove; Python shows that to tests only.
     os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"
 

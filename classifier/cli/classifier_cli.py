@@ -30,8 +30,6 @@ from classifier.checkpoint.trust import PACKAGES, confined
 from classifier.cli.callbacks import callbacks_for
 from classifier.cli.command_line import CommandLine
 from classifier.cli.fill import (
-    LINKS,
-    NETWORK,
     fill_modes,
     fill_network,
     refuse_contradictions,
@@ -40,7 +38,8 @@ from classifier.cli.fill import (
 )
 from classifier.cli.given import cut_aliases
 from classifier.cli.job import Job
-from classifier.cli.parser import DEFAULT, Parser, help_of_function
+from classifier.cli.keys import LINKS, MODULE, NETWORK, remember
+from classifier.cli.parser import Parser, help_of_function
 from classifier.cli.places import telling_where
 from classifier.cli.words import read_words
 from classifier.cli.write_errors import write_error
@@ -247,6 +246,8 @@ class ClassifierCLI(PlainCLI):
         self.command_parser.finish = lambda text: with_aliases(text, aliases) + keys
         words = self.written.argv
         self.config = parser.parse_args([self.verb, *words] if self.runs_verb else words)
+        if self.runs_verb and self.trainer_class is pl.Trainer:
+            remember(_path_of(type(self)), self.settings.as_dict())
         seed = self.settings.seed_everything
         if not isinstance(seed, bool) and seed is not None and not 0 <= seed < 2**32:
             where = line.where("seed_everything")
@@ -493,7 +494,7 @@ def _check_base(kind: Any, base: type) -> None:
 
 def _path_of(kind: Any) -> str:
     """The class path of a module."""
-    return DEFAULT if kind is ClassificationModule else f"{kind.__module__}.{kind.__qualname__}"
+    return MODULE if kind is ClassificationModule else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _as_list(callbacks: Any) -> list[Callback]:

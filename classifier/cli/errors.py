@@ -3,7 +3,7 @@
 import errno
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 from classifier.checkpoint.trust import PACKAGES
@@ -69,8 +69,9 @@ def explain(message: str, names: Iterable[str] = (), where: Where = lambda key: 
             "that carries its config, --ckpt_path FILE."
         )
     if unknown := UNKNOWN.search(message):
-        group = re.search(r"Group '([\w.]+)' does not accept option", message)
-        key = ".".join([*(group.groups() if group else ()), unknown[1].lstrip("-")])
+        owner = re.search(r"(?:Parser key \"|Group ')([\w.]+)", message)
+        key = ".".join([*(owner.groups() if owner else ()), unknown[1].lstrip("-")])
+        names = [*names, *(f"model.{name}" for name in OF_MODEL)]
         if key in OF_MODEL:
             return f"{key}: no such setting, did you mean 'model.{key}'?"
         return f"{where(key)}{key}: no such setting{_close_key(key, names)}"
@@ -89,6 +90,15 @@ def _close_key(key: str, names: Iterable[str]) -> str:
     while "." in key and key.rpartition(".")[0] not in groups:
         key = key.rpartition(".")[0]  # the first part that is wrong
     return did_you_mean(key, known | groups)
+
+
+def no_such_setting(key: str, owner: str, names: Collection[str]) -> str:
+    """What is said of a setting that a section, or the class that owns it, does not have."""
+    *_, section, name = ["", *key.split(".")]
+    if section == owner:
+        return f"{key}: no such setting{_close_key(key, [f'{section}.{known}' for known in names])}"
+    hint = did_you_mean(name, names, f"; it has {', '.join(names)}.")
+    return f"{without_module(key)}: no such setting of {owner}{hint}"
 
 
 def _key(message: str) -> str:

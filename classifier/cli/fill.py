@@ -17,20 +17,11 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from classifier.checkpoint.trust import import_class
 from classifier.cli.command_line import CommandLine
 from classifier.cli.errors import TYPES, Where, without_module
+from classifier.cli.keys import LINKS
 from classifier.data import ImageDataModule
 from classifier.errors import UserError
 from classifier.metrics import Mode, better
 
-MODEL = "model.init_args"
-NETWORK = f"{MODEL}.network.init_args"
-LINKS = [
-    ("data.num_classes", f"{NETWORK}.num_classes"),
-    ("data.in_channels", f"{NETWORK}.in_channels"),
-    ("data.in_channels", f"{NETWORK}.in_chans"),
-    ("data.class_names", f"{MODEL}.class_names"),
-    ("data.mean", f"{MODEL}.mean"),
-    ("data.std", f"{MODEL}.std"),
-]
 MODES = ("min", "max")
 
 

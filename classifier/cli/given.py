@@ -6,11 +6,14 @@ from typing import Any
 
 from classifier.anchored_yaml.aliases import Anchor
 from classifier.anchored_yaml.names import KEY, apply, split_arguments, values
-from classifier.anchored_yaml.text import ConfigSource, dotted, setting_in
+from classifier.anchored_yaml.text import ConfigSource, KeyPath, dotted, locate, setting_in
 from classifier.checkpoint.find import check_is_there, resolve_checkpoint, unsaved_run
-from classifier.cli.errors import OF_MODEL, RENAMED
+from classifier.cli.errors import OF_MODEL, RENAMED, no_such_setting
+from classifier.cli.keys import FILLED_IN, MODULE, OWNERS, Keys, known_keys
 from classifier.cli.places import with_files_found
 from classifier.cli.sources import (
+    CLASS_KEYS,
+    blocks,
     check_sections,
     is_carried,
     read_source,
@@ -110,6 +113,7 @@ class Given:
                 check_is_there(resolve_checkpoint(path, "best" if self.evaluates else "last"))
         elif not self.carried:
             apply(self.given, self.overrides)
+        self.check_keys(known_keys())
 
     def check_options(self) -> None:
         """Refuses words without an option, and options that do not exist or have no value."""
@@ -124,6 +128,51 @@ class Given:
                 raise UserError(f"{name}: no such setting{self._setting_for(section, names)}")
             if value is None:
                 raise UserError(f"--{name}: expected a value.")
+
+    def check_keys(self, keys: Keys) -> None:
+        """Refuses settings that the class or section which they are of does not have.
+
+        Args:
+            keys: The settings of those that are known; of others nothing is said.
+        """
+        for source in self.given:
+            for path, block in blocks(source):
+                owner = self._owner(path, source)
+                for key in block:
+                    where = f"{source.name}:{locate(source.text, (*path, key))}: "
+                    self._check_key(keys, owner, (*path, str(key)), where)
+        for name, _ in options_of(self.options):
+            path = tuple(part for part in name.rstrip("+").split(".") if part != "init_args")
+            for end in range(1, len(path) if path[-1] != "help" else 0):
+                owner = self._class_at(path[:end])
+                inside = () if owner in OWNERS else ("init_args",)
+                self._check_key(keys, owner, (*path[:end], *inside, path[end]))
+
+    def _check_key(self, keys: Keys, owner: str, path: KeyPath, where: str = "") -> None:
+        known = (*keys.get(owner, ()), *CLASS_KEYS, *FILLED_IN)
+        if owner in keys and path[-1] not in known:
+            raise UserError(where + no_such_setting(dotted(path), owner, keys[owner]))
+
+    def _owner(self, path: KeyPath, source: ConfigSource) -> str:
+        """The class or section that a block of a config holds the settings of; "" for others."""
+        if path[-1:] == ("init_args",):
+            return str(setting_in(source.text, (*map(str, path[:-1]), "class_path")))
+        owner = self._class_at(path)
+        return owner if owner in (*OWNERS, MODULE) else ""
+
+    def _class_at(self, path: Sequence[str | int]) -> str:
+        """The class or section whose settings stand at a place; "" where nobody says it here."""
+        name = dotted(path)
+        if name in OWNERS:
+            return name
+        given = [setting_in(source.text, [*map(str, path)]) for source in self.given]
+        given += [
+            v for option, v in options_of(self.options) if option in (name, f"{name}.class_path")
+        ]
+        classes = [value.get("class_path") if isinstance(value, dict) else value for value in given]
+        if named := [value for value in classes if isinstance(value, str)]:
+            return named[-1]
+        return MODULE if name == "model" and not (self.paths or self.carried) else ""
 
     def _option_for(self, word: str) -> str:
         path, option = Path(word), ""

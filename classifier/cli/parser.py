@@ -17,12 +17,12 @@ from pytorch_lightning.cli import LightningArgumentParser
 
 from classifier.checkpoint.trust import import_class
 from classifier.cli.errors import Where, explain
+from classifier.cli.keys import MODULE
 from classifier.cli.words import options_of
 from classifier.errors import did_you_mean
 from classifier.internals.jsonargparse import Formatter, groups_of, names_of, shown_groups
 from classifier.terminal import truncate
 
-DEFAULT = "classifier.module.ClassificationModule"  # where nobody names a class of modules
 NOT_WRITABLE = "Unable to serialize instance"  # what jsonargparse writes for such a default
 
 
@@ -170,7 +170,7 @@ def help_of_function(options: Sequence[str]) -> str:
 def without_class_path(text: str) -> str:
     """A dumped config with the settings of the usual module directly below ``model``."""
     return re.sub(
-        rf"^model:\n  class_path: {re.escape(DEFAULT)}.*\n(?:  init_args:.*\n)?((?:    .*\n|\n)*)",
+        rf"^model:\n  class_path: {re.escape(MODULE)}.*\n(?:  init_args:.*\n)?((?:    .*\n|\n)*)",
         lambda found: "model:\n" + re.sub("^  ", "", found[1], flags=re.MULTILINE),
         text,
         flags=re.MULTILINE,

@@ -158,7 +158,7 @@ def check_sections(source: ConfigSource, known: Collection[str], remedy: str = "
 
 def _check_classes(source: ConfigSource) -> None:
     """Refuses what jsonargparse explains in many lines: other keys beside a class path."""
-    for path, keys in _blocks(source):
+    for path, keys in blocks(source):
         if not {"class_path", "init_args"} & keys.keys():
             continue
         for key, value in keys.items():
@@ -171,7 +171,8 @@ def _check_classes(source: ConfigSource) -> None:
                 raise UserError(f"{where}: a class_path is a text such as package.module.Class.")
 
 
-def _blocks(source: ConfigSource) -> Iterator[tuple[KeyPath, dict[Any, yaml.Node]]]:
+def blocks(source: ConfigSource) -> Iterator[tuple[KeyPath, dict[Any, yaml.Node]]]:
+    """The mappings of a config, each with its place."""
     for path, node in places(compose(source.text, source.name)):
         if isinstance(node, yaml.MappingNode):
             yield path, {key: value for key, _, value in children(node)}

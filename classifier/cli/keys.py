@@ -1,0 +1,101 @@
+"""Which settings there are, as the last command that was parsed left them.
+
+Only the classes know, and to import them takes seconds. Of what is installed the names are kept in
+a file of the user's cache, with the files that they come from: where one has changed since, they
+are not known.
+"""
+
+import contextlib
+import hashlib
+import inspect
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import classifier
+from classifier.atomic import write_text
+from classifier.checkpoint.modules import is_installed
+from classifier.platform import cache_folder
+
+COMMAND = "classifier.cli.classifier_cli.ClassifierCLI"  # the class behind the command classifier
+MODULE = "classifier.module.ClassificationModule"  # of ``model`` where nobody names one
+OWNERS = {"trainer": "pytorch_lightning.Trainer", "save_every": COMMAND}  # sections, not classes
+MODEL = "model.init_args"
+NETWORK = f"{MODEL}.network.init_args"
+LINKS = [  # what data is the source of, and what is filled in
+    ("data.num_classes", f"{NETWORK}.num_classes"),
+    ("data.in_channels", f"{NETWORK}.in_channels"),
+    ("data.in_channels", f"{NETWORK}.in_chans"),
+    ("data.class_names", f"{MODEL}.class_names"),
+    ("data.mean", f"{MODEL}.mean"),
+    ("data.std", f"{MODEL}.std"),
+]
+FILLED_IN = frozenset(target.rpartition(".")[2] for _, target in LINKS)
+Keys = Mapping[str, list[str]]  # the settings of a class or section
+
+
+def known_keys(cli: str = COMMAND) -> Keys:
+    """The settings of sections and classes, by name; of those alone that have not changed."""
+    return {name: entry["keys"] for name, entry in _read(cli).items()}
+
+
+def remember(cli: str, settings: Mapping[str, Any]) -> None:
+    """Keeps the names of the settings in a config that was parsed, which has all defaults."""
+    before = _read(cli)
+    found = dict(_found_in(settings))
+    found |= {name: settings[name] for name in OWNERS if name in settings}
+    entries = {
+        name: {"keys": list(keys), "files": files}
+        for name, keys in found.items()
+        if (files := _files_of(OWNERS.get(name, name)))
+    }
+    if any(before.get(name) != entry for name, entry in entries.items()):
+        with contextlib.suppress(OSError):
+            _file(cli).parent.mkdir(parents=True, exist_ok=True)
+            write_text(_file(cli), json.dumps({**before, **entries}))
+
+
+def _found_in(value: Any) -> Iterator[tuple[str, Any]]:
+    """Every class of a config with its settings."""
+    if isinstance(value, dict):
+        if isinstance(value.get("class_path"), str) and isinstance(value.get("init_args"), dict):
+            yield value["class_path"], value["init_args"]
+        value = list(value.values())
+    for part in value if isinstance(value, list) else ():
+        yield from _found_in(part)
+
+
+def _files_of(path: str) -> dict[str, int]:
+    """The files that an installed class or function is written in, and when each was changed."""
+    module, _, name = path.rpartition(".")
+    found: Any = getattr(sys.modules.get(module), name, None)
+    kinds = inspect.getmro(found) if isinstance(found, type) else [inspect.unwrap(found)]
+    modules = {module, *(str(getattr(kind, "__module__", "")) for kind in kinds)}
+    files = [getattr(sys.modules.get(module), "__file__", None) for module in modules]
+    paths = [Path(file) for file in files if file]
+    here = Path(classifier.__file__).parent
+    if not paths or not all(is_installed(path) or path.is_relative_to(here) for path in paths):
+        return {}
+    return {str(path): path.stat().st_mtime_ns for path in paths}
+
+
+def _file(cli: str) -> Path:
+    """One for each installation and each class of a command line."""
+    place = hashlib.sha256(f"{sys.prefix} {classifier.__file__} {cli}".encode())
+    return cache_folder() / "classifier" / f"keys-{place.hexdigest()[:16]}.json"
+
+
+def _read(cli: str) -> dict[str, Any]:
+    try:
+        entries = json.loads(_file(cli).read_text(encoding="utf-8"))
+        return {name: entry for name, entry in entries.items() if _holds(entry["files"])}
+    except (OSError, RuntimeError, ValueError, TypeError, KeyError, AttributeError):
+        return {}  # none yet, or damaged: it is made anew
+
+
+def _holds(files: Mapping[str, int]) -> bool:
+    with contextlib.suppress(OSError):  # one is gone
+        return all(Path(file).stat().st_mtime_ns == changed for file, changed in files.items())
+    return False
