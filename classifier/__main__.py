@@ -17,7 +17,7 @@ from pathlib import Path  # noqa: E402
 
 from classifier import __version__  # noqa: E402
 from classifier.errors import did_you_mean  # noqa: E402
-from classifier.platform import exit_now, handled_by  # noqa: E402
+from classifier.platform import exit_now, handled_by, let_threads_sleep  # noqa: E402
 
 
 def _is_there(place: str) -> bool:
@@ -56,6 +56,8 @@ Train image classifiers from one YAML file.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns 0, 1 (failed), 2 (the user can mend it) or 130/143 (signal)."""
     words = sys.argv[1:] if arguments is None else arguments
+    if arguments is None:  # the process is ours
+        let_threads_sleep()
     if words and words[0].startswith(("-c", "--config")):
         from classifier.cli.words import verb_first
 

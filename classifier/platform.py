@@ -22,6 +22,10 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 GLIBC_LARGEST = 2**25  # bytes up to which glibc adapts by itself
 SPARE_MEMORY = 2**28  # bytes
 
+THREADS = "OMP_NUM_THREADS"  # of a process, on processors that are its own or others' too
+# Whether threads spin while they wait for each other: of all of OpenMP, of LLVM's and Intel's.
+WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
+
 Handler = Callable[[int, FrameType | None], None] | signal.Handlers
 
 
@@ -127,6 +131,16 @@ def memory_may_double() -> bool:
     lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     free = int(lines["MemAvailable"].split()[0])  # KiB, as the other
     return free > resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def let_threads_sleep() -> None:
+    """Lets threads of this process sleep while they wait for each other, unless the user decides.
+
+    By themselves they spin, which takes the processor from whoever would let them go on. OpenMP
+    reads it once, when torch is imported.
+    """
+    if not WAITING.keys() & os.environ.keys():
+        os.environ.update(WAITING)
 
 
 def cache_folder() -> Path:

@@ -26,7 +26,7 @@ from classifier.cli.job import Job
 from classifier.cli.run import COMMAND, CommandParser, explained
 from classifier.cli.run import run as fit
 from classifier.errors import UserError, did_you_mean
-from classifier.platform import handled_by
+from classifier.platform import THREADS, handled_by
 from classifier.runs import RunFolder
 
 FACTS = ("seed", "device", "devices", "precision", "parameters", "data", "code", "environment")
@@ -257,7 +257,7 @@ def _train(before: Trained, folder: Path, settings: Sequence[str]) -> int:
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(str(Path(part).resolve()) for part in path if part),
-        **({"OMP_NUM_THREADS": str(threads)} if isinstance(threads, int) else {}),
+        **({THREADS: str(threads)} if isinstance(threads, int) else {}),
     }
     # The config may be a stranger's; fit confines what it imports.
     command = [*COMMAND, "reproduce", AGAIN, str(folder), str(before.steps)]

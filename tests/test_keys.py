@@ -74,7 +74,9 @@ def test_a_misspelt_setting_is_answered_alike_with_the_list_and_without_it(confi
 def test_what_the_list_does_not_cover_is_left_to_the_parser(config, write_module):
     write_module("import classifier.networks\nclass Net(classifier.networks.MNISTNet):\n    pass\n")
     assert main([*STEP, "--model.network", "own.Net"]) == 0
-    assert "own.Net" not in known_keys()  # which may be edited, or another in another folder
+    assert (
+        "model.network own.Net" not in known_keys()
+    )  # which may be edited, or another in another folder
 
     for words in (
         ["--model.network", "own.Net", "--model.network.depth", "3"],
@@ -84,6 +86,7 @@ def test_what_the_list_does_not_cover_is_left_to_the_parser(config, write_module
         ["--model", "own.Module", "--model.depth", "3"],
         ["--trainer.callbacks+", "EarlyStopping", "--trainer.callbacks.monitor", "val_loss"],
         ["--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", "logs"],
+        ["--model.network", "torch.optim.Adam"],
         ["--model.network.num_classes", "10", "--model.mean", "[0.5]"],
         ["--data.help", "--trainer.callbacks.help", "EarlyStopping"],
     ):
@@ -98,7 +101,7 @@ def test_of_a_class_whose_files_have_changed_since_nothing_is_known(config):
     with pytest.raises(UserError, match="lrr: no such setting of"):
         Given("fit", words, known_sections("fit")).check()
 
-    changed = entries["torch.optim.Adam"]["files"]
+    changed = entries["model.optimizer torch.optim.Adam"]["files"]
     changed[next(iter(changed))] += 1
     file.write_text(json.dumps(entries))
     with pytest.raises(UserError, match="siz: no such setting of"):

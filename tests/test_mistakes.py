@@ -76,7 +76,7 @@ IN_THE_FILE = {
     ),
     "class name misspelt": (NETWORK, "MNISTNett", ["tiny.yaml:11", "'MNISTNet'"]),
     "class path misspelt": (NETWORK, f"{NETWORK}t", ["tiny.yaml:11", "MNISTNett", "'MNISTNet'"]),
-    "no such package": (NETWORK, "netwrks.Net", ["no 'netwrks'", "working folder"]),
+    "no such package": (NETWORK, "netwrks.Net", ["no 'netwrks'", "neither installed nor in '"]),
     "not a network": (NETWORK, "torch.optim.Adam", ["model.network", "torch.optim.Adam", "Module"]),
     "not a class": (NETWORK, "math.pi", ["model.network", "math.pi"]),
     "text for a number": (

@@ -785,6 +785,63 @@ def test_workers_find_ones_own_transforms_however_they_are_started(
     assert "test_accuracy" in told
 
 
+# ---- modules beside the config ----
+
+
+@pytest.fixture
+def project(own_folder, write_config):
+    """A folder below the working one, with a config and the modules that it names."""
+    write_own()
+    write_config({**SMALL, **everything("own")}, "own.yaml")
+    Path("project").mkdir()
+    for name in ("own.py", "beside.py", "later.py", "own.yaml"):
+        Path(name).rename(Path("project", name))
+    return own_folder / "project"
+
+
+def test_modules_beside_a_config_are_found_from_anywhere(project, command, monkeypatch):
+    assert command("fit", "--config", "project/own.yaml") == 0
+    run = Path("runs/own/version_0").resolve()
+    elsewhere(monkeypatch)
+    assert runs.read_record(run)["code_folders"]["own"] == str(project)
+    for words in (
+        ["test", "--ckpt_path", run],
+        ["fit", "--ckpt_path", run, "--trainer.max_epochs", "3"],
+        ["fit", "--config", run / "config.yaml", "--config", project / "own.yaml"],
+    ):
+        assert command(*words) == 0, words
+    code, told = in_process(*CLASSIFIER, "reproduce", run)
+    assert (code, "identical" in told) == (0, True), told
+
+
+def test_two_modules_of_one_name_are_refused_and_both_shown(project, refused):
+    Path("own.py").write_text("raise RuntimeError\n")
+    told = refused("fit", "--config", "project/own.yaml")
+    here = project.parent
+    assert f"'own' may be '{here / 'own.py'}' or '{project / 'own.py'}': rename one" in told
+    assert not Path("runs").exists()
+
+
+def test_a_folder_of_that_name_with_no_module_in_it_is_passed_over(project, command):
+    Path("own").mkdir()
+    Path("own", "photo.jpg").touch()
+    assert command("fit", "--config", "project/own.yaml") == 0
+
+
+def test_nothing_beside_the_config_of_a_run_is_imported(begin, refused, write_config, monkeypatch):
+    folder = begin({})
+    (folder / "own.py").write_text("raise RuntimeError\n")
+    edit(folder / "config.yaml", "classifier.networks.MNISTNet", "own.Net")
+    told = refused("fit", "--config", folder / "config.yaml")
+    assert f"there is no 'own', neither installed nor in '{Path.cwd()}'" in told
+
+
+def test_a_module_that_is_nowhere_is_looked_for_in_both_folders(project, refused):
+    (project / "own.py").unlink()
+    told = refused("fit", "--config", "project/own.yaml")
+    assert f"neither installed nor in '{project.parent}' or '{project}'" in told
+
+
 # ---- searches ----
 
 
@@ -836,6 +893,30 @@ def test_the_trials_of_ones_own_search_are_ones_own(command, own_folder, monkeyp
     assert code == 0, told
     states = [trial.state for trial in trials_of(folder / "refit_2")]
     assert states == [TrialState.COMPLETE] * 2
+
+
+OTHERS = "class Second(torch.optim.Adam):\n    pass\n\n\nclass OwnAdam(torch.optim.Adam)"
+
+
+@pytest.mark.slow
+def test_the_trials_of_a_search_find_the_modules_beside_its_base_config(own_folder, monkeypatch):
+    """20 s: two trials with a choice between classes, and a refit."""
+    Path("project").mkdir()
+    monkeypatch.chdir("project")
+    search_of_ones_own(n_trials=2, workers=1)
+    edit(Path("own.py"), "class OwnAdam(torch.optim.Adam)", OTHERS)
+    edit(Path("tiny.yaml"), "  lr: &lr", "  optimizer: &optimizer own.OwnAdam\n  lr: &lr")
+    edit(Path("tiny.yaml"), "class_path: own.OwnAdam", "class_path: *optimizer")
+    edit(Path("search.yaml"), "  lr:", "  optimizer: [own.OwnAdam, own.Second]\n  lr:")
+    monkeypatch.chdir(own_folder)
+    folder = own_folder / "found"
+    code, told = in_process(*CLASSIFIER, "search", "--config", "project/search.yaml")
+    assert code == 0, told
+    check_whole(folder, 2)
+    Path("project", "search.yaml").unlink()
+    refit = ("search", "refit", folder, "--top_k", "1", "--seeds", "1", "--workers", "1")
+    code, told = in_process(*CLASSIFIER, *refit)
+    assert code == 0, told
 
 
 @pytest.mark.slow

@@ -63,6 +63,7 @@ def test_a_search_file_needs_no_more_than_base_space_and_budget(files):
 
     assert settings == Settings(
         base=files / "tiny.yaml",
+        code_folder=files,
         space={"lr": LR, "width": [2, 4]},
         name="digits",
         folder=files / "searches" / "digits",
@@ -497,7 +498,10 @@ def test_a_mistake_on_the_command_line_is_refused_in_a_few_words(arguments, word
 
 IN_THE_FILE = {
     "misspelt": ("spase: {}", "digits.yaml:4: no setting 'spase', did you mean 'space'"),
-    "of another tool": ("config: x", "digits.yaml:4: no setting 'config'; there are base, space,"),
+    "of another tool": (
+        "config: x",
+        "digits.yaml:4: no setting 'config'; there are base, code_folder, space,",
+    ),
     "of one call": ("dry_run: 3", "digits.yaml:4: no setting 'dry_run'"),
     "two metrics": ("directions: [maximize]", "did you mean 'direction'"),
     "two directions": ("direction: [maximize]", "digits.yaml:4: direction: .* is not minimize or"),

@@ -14,6 +14,7 @@ from pytorch_lightning.callbacks import (
 )
 
 from classifier import terminal
+from classifier.platform import THREADS
 
 # Each with what does instead: they change schedules and weights where no checkpoint sees it.
 NOT_EXACT = {
@@ -77,7 +78,7 @@ class SameConditions(Callback):
         if changed:
             threads = self.before["threads"]
             other = threads not in (None, here["threads"])
-            remedy = f" OMP_NUM_THREADS={threads} sets the threads." if other else ""
+            remedy = f" {THREADS}={threads} sets the threads." if other else ""
             terminal.note(f"the last bits may differ from before: {'; '.join(changed)}.{remedy}")
 
 

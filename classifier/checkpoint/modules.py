@@ -31,7 +31,7 @@ def used_modules(names: Iterable[str]) -> dict[str, Path]:
     pending = list(own.values())
     while pending:
         for name in _imports(pending.pop()) - own.keys():
-            found = next(filter(None, (_source_in(folder, name) for folder in folders)), None)
+            found = next(filter(None, (source_in(folder, name) for folder in folders)), None)
             if found:
                 own[name] = found
                 pending.append(found)
@@ -95,7 +95,7 @@ def _imported_source(name: str) -> Path | None:
     return _file_or_folder(getattr(module, "__path__", None), getattr(module, "__file__", None))
 
 
-def _source_in(folder: Path | str, name: str) -> Path | None:
+def source_in(folder: Path | str, name: str) -> Path | None:
     """The file of a module, or the folder of a package, in a folder."""
     return _source_of(PathFinder.find_spec(name, [str(folder)]))
 
@@ -131,7 +131,7 @@ class OwnModules(MetaPathFinder):
         top = fullname.partition(".")[0]
         if top not in self.folders or top not in self.digests:
             return None
-        if _source_in(self.folders[top], top):
+        if source_in(self.folders[top], top):
             return PathFinder.find_spec(fullname, [self.folders[top]] if path is None else path)
         loader = _Verified(self.elsewhere, self._same(top))
         return spec_from_loader(fullname, loader) if loader.file_of(fullname) else None
@@ -154,7 +154,7 @@ class OwnModules(MetaPathFinder):
         found = _imported_source(name) or found_by_others(name)
         if found and not is_installed(found) and not self._is(found, name):
             return f"'{found}' is not {self._was(name)}"
-        if found or not known or _source_in(recorded, name):
+        if found or not known or source_in(recorded, name):
             return ""
         return next(filter(None, map(self._elsewhere, together)), "")
 
@@ -172,7 +172,7 @@ class OwnModules(MetaPathFinder):
         """Why the other folder does not serve for a module that is gone."""
         if self._same(name):
             return ""
-        if here := _source_in(self.elsewhere, name):
+        if here := source_in(self.elsewhere, name):
             return f"'{here}' is not {self._was(name)}"
         gone = self.folders[name]
         return f"'{name}' is not in '{gone}' any more: start in the folder that it is in now"
@@ -181,7 +181,7 @@ class OwnModules(MetaPathFinder):
         """What there is to say of modules that are taken from where they were recorded."""
         said = []
         for name, folder in self.folders.items():
-            home, here = _source_in(folder, name), _source_in(self.elsewhere, name)
+            home, here = source_in(folder, name), source_in(self.elsewhere, name)
             if home is None or not self._is(_imported_source(name), name):
                 continue
             if digest(home) != self.digests[name]:
@@ -202,7 +202,7 @@ class OwnModules(MetaPathFinder):
 
     def _same(self, name: str) -> dict[str, bytes]:
         """The files of a module that is elsewhere, if it is the very same."""
-        source = _source_in(self.elsewhere, name)
+        source = source_in(self.elsewhere, name)
         files = _files(source) if source else {}
         return files if files and _digest(files) == self.digests[name] else {}
 

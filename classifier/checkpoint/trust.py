@@ -13,14 +13,13 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
 import classifier
 from classifier.anchored_yaml.text import load
 from classifier.checkpoint import signature
-from classifier.checkpoint.modules import OwnModules, found_by_others, served
+from classifier.checkpoint.modules import OwnModules, digest, found_by_others, served, source_in
 from classifier.checkpoint.signature import Origin
 from classifier.errors import UserError
 from classifier.internals.jsonargparse import (
@@ -78,6 +77,7 @@ class Trust:
         trusted: Packages or modules that the user trusts with all that is defined in them.
         found: The config that is read besides the user's words.
         here: The folder whose modules the user's words may name; the working folder if not given.
+        beside: Others, in which his configs are.
     """
 
     def __init__(
@@ -87,18 +87,19 @@ class Trust:
         trusted: Iterable[str] = (),
         found: Found | None = None,
         here: Path | None = None,
+        beside: Iterable[Path] = (),
     ) -> None:
         self.packages = tuple(packages)
         self.words = None if words is None else set(words)
         self.trusted = tuple(trusted)
         self.found = found
-        self.here = here or Path.cwd()
+        self.folders = list(dict.fromkeys([here or Path.cwd(), *map(Path.resolve, beside)]))
         self.granted: set[str] = set()  # imported because the user or the signature asks for it
         record = found.record if found and found.origin == "own" else {}
         # What the user's own words asked for in a run that the user's signature is on.
         self.signed: set[str] = set(record.get("trusted", ()))
         folders, digests = (dict(record.get(name, {})) for name in ("code_folders", "code"))
-        self.modules = OwnModules(folders, digests, str(self.here))
+        self.modules = OwnModules(folders, digests, str(self.folders[0]))
 
     def allows(self, path: str) -> bool:
         """Whether any config may import a class path, judged by its name alone."""
@@ -114,7 +115,7 @@ class Trust:
         module, _, name = path.rpartition(".")
         top = path.partition(".")[0]
         if self._is_asked_for(path):
-            _reach(top, str(self.here))
+            _reach(top, self.folders)
             if self.words is not None:
                 self.words |= defining_paths(path)
         elif _is_within(path, self.signed):
@@ -206,15 +207,28 @@ def _is_within(path: str, packages: Iterable[str]) -> bool:
     return any(f"{path}.".startswith(f"{package}.") for package in packages)
 
 
-def _reach(name: str, here: str) -> None:
+def _reach(name: str, folders: Sequence[Path]) -> None:
     """Lets Python find a module of a folder, last, where no package has its name.
 
     With all that is beside it, for that is what it may import.
     """
-    if name in sys.modules or here in sys.path or found_by_others(name):
+    if name in sys.modules or found_by_others(name):
         return
-    if PathFinder.find_spec(name, [here]):
-        sys.path.append(here)
+    found = list(filter(None, (source_in(folder, name) for folder in folders)))
+    # A folder of that name may hold anything, such as images.
+    modules = [file for file in found if file.is_file() or (file / "__init__.py").exists()]
+    if len({digest(module) for module in modules}) > 1:
+        raise UserError(
+            f"'{name}' may be '{modules[0]}' or '{modules[1]}': rename one, or start elsewhere."
+        )
+    for source in [*modules, *found][:1]:
+        sys.path.append(str(source.parent))
+
+
+def folders_searched() -> list[Path]:
+    """Where modules are looked for that are not installed."""
+    trust = active.get()
+    return trust.folders if trust else [Path.cwd()]
 
 
 def class_paths(config: Any) -> list[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from jsonargparse import Namespace
 from jsonargparse.typing import NonNegativeFloat, PositiveInt
 from lightning_fabric.utilities.exceptions import MisconfigurationException
@@ -49,7 +50,7 @@ from classifier.data.workers import WorkerErrorReporter
 from classifier.errors import DataWorkerError, UserError
 from classifier.internals.lightning import PlainCLI, described, without_signal_handlers
 from classifier.module import ClassificationModule
-from classifier.platform import cleaning
+from classifier.platform import THREADS, cleaning, cores
 from classifier.runs import RunFolder
 from classifier.sources.finder import find_images
 from classifier.weights import switch_off_pretrained
@@ -395,6 +396,8 @@ class ClassifierCLI(PlainCLI):
                 # There is nothing to save: a signal ends the process at once.
                 self._during.enter_context(without_signal_handlers(trainer))
                 self._note_precision(trainer)
+            elif self.command_line.checkpoint_path:
+                self._keep_threads()
             return trainer
         finally:
             self.trainer_defaults = theirs
@@ -409,6 +412,16 @@ class ClassifierCLI(PlainCLI):
                 "differ from those of the training; "
                 f"--trainer.precision {shlex.quote(before)} gives the same."
             )
+
+    def _keep_threads(self) -> None:
+        """Resumes with as many threads as before, for the last bits depend on it.
+
+        Not where the user says how many, and not with more than there are processors.
+        """
+        threads = self.command_line.run.get("environment", {}).get("threads")
+        if isinstance(threads, int) and 0 < threads <= cores() and THREADS not in os.environ:
+            self._during.callback(torch.set_num_threads, torch.get_num_threads())
+            torch.set_num_threads(threads)
 
     # ---- what goes wrong ----
 

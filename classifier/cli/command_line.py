@@ -224,11 +224,14 @@ class CommandLine(Given):
     ) -> None:
         """What may be imported: all that the user's words name, and what is found as far as."""
         words = names_in([*(s.text for s in given), *given_settings(self.words)])
+        beside = [Path(s.name).parent for s in given if Path(s.name).is_file() and not is_saved(s)]
+        if self.job and self.job.code_folder:
+            beside = [self.job.code_folder]
         if self.job and self.job.words is not None:  # whose config the search wrote, not the user
             words, trusted = set(self.job.words), [*trusted, *self.job.trusted]
             found = found or Found("the config of the trial", "unsigned", {})
         allowed = words if found else None
-        self.trust = Trust(harmless_packages(), allowed, packages_in(trusted), found)
+        self.trust = Trust(harmless_packages(), allowed, packages_in(trusted), found, beside=beside)
 
     # ---- the checkpoint ----
 

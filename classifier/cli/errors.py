@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
-from classifier.checkpoint.trust import PACKAGES
+from classifier.checkpoint.trust import PACKAGES, folders_searched
 from classifier.errors import DataWorkerError, UserError, did_you_mean
 
 # What a path that somebody gave can be, besides missing.
@@ -189,9 +189,10 @@ def _translated(line: str, given: str) -> str:
         if name in KNOWN:  # of any other name nobody knows whose package that is
             package = name.replace("_", "-")
             return f"there is no '{module[1]}': pip install {package}, or correct the class path."
+        folders = " or ".join(f"'{folder}'" for folder in folders_searched())
         return (
-            f"there is no '{module[1]}', neither installed nor in the working folder: correct the "
-            "class path, or start in the folder that it is in."
+            f"there is no '{module[1]}', neither installed nor in {folders}: correct the class "
+            "path, or start in the folder that it is in."
         )
     return line
 

@@ -9,7 +9,7 @@ from classifier.anchored_yaml.names import KEY, apply, split_arguments, values
 from classifier.anchored_yaml.text import ConfigSource, KeyPath, dotted, locate, setting_in
 from classifier.checkpoint.find import check_is_there, resolve_checkpoint, unsaved_run
 from classifier.cli.errors import OF_MODEL, RENAMED, no_such_setting
-from classifier.cli.keys import FILLED_IN, MODULE, OWNERS, Keys, known_keys
+from classifier.cli.keys import FILLED_IN, MODULE, OWNERS, Keys, known_keys, used_at
 from classifier.cli.places import with_files_found
 from classifier.cli.sources import (
     CLASS_KEYS,
@@ -149,9 +149,9 @@ class Given:
                 self._check_key(keys, owner, (*path[:end], *inside, path[end]))
 
     def _check_key(self, keys: Keys, owner: str, path: KeyPath, where: str = "") -> None:
-        known = (*keys.get(owner, ()), *CLASS_KEYS, *FILLED_IN)
-        if owner in keys and path[-1] not in known:
-            raise UserError(where + no_such_setting(dotted(path), owner, keys[owner]))
+        known = keys.get(used_at(path[:-1], owner))
+        if known and path[-1] not in (*known, *CLASS_KEYS, *FILLED_IN):
+            raise UserError(where + no_such_setting(dotted(path), owner, known))
 
     def _owner(self, path: KeyPath, source: ConfigSource) -> str:
         """The class or section that a block of a config holds the settings of; "" for others."""

@@ -20,6 +20,7 @@ class Job:
         words: What the user's own words name, class paths among it. None if the config is the
             user's, who gives it by name.
         trusted: Packages that the user trusts.
+        code_folder: Where modules may be that the words name, besides the working folder.
     """
 
     folder: Path
@@ -29,3 +30,4 @@ class Job:
     direction: Direction = "minimize"
     words: Sequence[str] | None = None
     trusted: Sequence[str] = ()
+    code_folder: Path | None = None

@@ -10,11 +10,12 @@ import hashlib
 import inspect
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import classifier
+from classifier.anchored_yaml.text import KeyPath, dotted
 from classifier.atomic import write_text
 from classifier.checkpoint.modules import is_installed
 from classifier.platform import cache_folder
@@ -33,23 +34,33 @@ LINKS = [  # what data is the source of, and what is filled in
     ("data.std", f"{MODEL}.std"),
 ]
 FILLED_IN = frozenset(target.rpartition(".")[2] for _, target in LINKS)
-Keys = Mapping[str, list[str]]  # the settings of a class or section
+Keys = Mapping[str, list[str]]  # as ``used_at`` names them
 
 
 def known_keys(cli: str = COMMAND) -> Keys:
-    """The settings of sections and classes, by name; of those alone that have not changed."""
+    """The settings of sections, and of classes where they were used; of no others."""
     return {name: entry["keys"] for name, entry in _read(cli).items()}
+
+
+def used_at(path: Iterable[str | int], owner: str) -> str:
+    """The name of a section, or of a class at its place in a config.
+
+    >>> used_at(["trainer", "callbacks", 0, "init_args"], "own.Saver")
+    'trainer.callbacks own.Saver'
+    """
+    place = dotted([part for part in path if part != "init_args" and isinstance(part, str)])
+    return place if place in OWNERS else f"{place} {owner}"
 
 
 def remember(cli: str, settings: Mapping[str, Any]) -> None:
     """Keeps the names of the settings in a config that was parsed, which has all defaults."""
     before = _read(cli)
-    found = dict(_found_in(settings))
-    found |= {name: settings[name] for name in OWNERS if name in settings}
+    found = [(used_at(path, kind), kind, keys) for path, kind, keys in _found_in(settings)]
+    found += [(name, kind, settings[name]) for name, kind in OWNERS.items() if name in settings]
     entries = {
         name: {"keys": list(keys), "files": files}
-        for name, keys in found.items()
-        if (files := _files_of(OWNERS.get(name, name)))
+        for name, kind, keys in found
+        if (files := _files_of(kind))
     }
     if any(before.get(name) != entry for name, entry in entries.items()):
         with contextlib.suppress(OSError):
@@ -57,14 +68,15 @@ def remember(cli: str, settings: Mapping[str, Any]) -> None:
             write_text(_file(cli), json.dumps({**before, **entries}))
 
 
-def _found_in(value: Any) -> Iterator[tuple[str, Any]]:
-    """Every class of a config with its settings."""
+def _found_in(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, str, dict[str, Any]]]:
+    """Every class of a config with its place and its settings."""
     if isinstance(value, dict):
         if isinstance(value.get("class_path"), str) and isinstance(value.get("init_args"), dict):
-            yield value["class_path"], value["init_args"]
-        value = list(value.values())
-    for part in value if isinstance(value, list) else ():
-        yield from _found_in(part)
+            yield path, value["class_path"], value["init_args"]
+        for key, part in value.items():
+            yield from _found_in(part, (*path, key))
+    for number, part in enumerate(value if isinstance(value, list) else ()):
+        yield from _found_in(part, (*path, number))
 
 
 def _files_of(path: str) -> dict[str, int]:

@@ -13,6 +13,7 @@ from classifier.anchored_yaml.text import load as load_yaml
 from classifier.anchored_yaml.text import same, setting_in
 from classifier.atomic import atomic_create
 from classifier.checkpoint.trust import Trust, active
+from classifier.cli.job import Job
 from classifier.errors import UserError
 from classifier.search import report
 from classifier.search.engines import share_cores, start
@@ -91,7 +92,8 @@ def check_new(settings: Settings) -> None:
     if here:
         share_cores(settings.workers)
     variants = _variants(Space(settings.space), settings.base.read_text(encoding="utf-8"))
-    rehearse(settings.base, variants, settings.monitor, here)
+    job = Job(folder, monitor=settings.monitor, code_folder=settings.code_folder)
+    rehearse(settings.base, variants, job, here)
 
 
 def check_trusted(folder: Path) -> None:

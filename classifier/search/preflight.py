@@ -9,6 +9,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from classifier.cli.job import Job
 from classifier.cli.quiet import quiet
 from classifier.cli.run import explained
 from classifier.errors import UserError
@@ -18,11 +19,12 @@ from classifier.search.process import context, reset_inherited_state
 ELSEWHERE = ("accelerator=cpu", "devices=1", "num_nodes=1", "strategy=auto", "precision=32-true")
 
 
-def rehearse(base: Path, variants: Mapping[str, str], monitor: str, here: bool) -> None:
+def rehearse(base: Path, variants: Mapping[str, str], job: Job, here: bool) -> None:
     """Builds everything that a fit builds, for the base config and for each choice that is a text.
 
     These are ``variants``, config texts by what is different in them. It also downloads the data,
-    which the workers would otherwise all do at once. ``here`` says that they are on this machine.
+    which the workers would otherwise all do at once. ``job`` is what all trials have in common, and
+    ``here`` says that they are on this machine.
 
     Raises:
         UserError: What the first fit would have said.
@@ -30,7 +32,7 @@ def rehearse(base: Path, variants: Mapping[str, str], monitor: str, here: bool) 
     # Torch takes half a gigabyte, which whoever only watches does not need.
     apart = context if here else multiprocessing.get_context("spawn")
     answer, theirs = apart.Pipe(duplex=False)
-    process = apart.Process(target=_rehearse, args=(theirs, base, variants, monitor, here))
+    process = apart.Process(target=_rehearse, args=(theirs, base, variants, job, here))
     process.start()
     theirs.close()
     try:
@@ -46,7 +48,7 @@ def rehearse(base: Path, variants: Mapping[str, str], monitor: str, here: bool) 
 
 
 def _rehearse(
-    channel: Connection, base: Path, variants: Mapping[str, str], monitor: str, here: bool
+    channel: Connection, base: Path, variants: Mapping[str, str], job: Job, here: bool
 ) -> None:
     reset_inherited_state()
     devices = () if here else [f"--trainer.{setting}" for setting in ELSEWHERE]
@@ -54,7 +56,7 @@ def _rehearse(
     for change, config in {"": str(base), **variants}.items():
         words = ["--config", config, *devices]
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()) as told, quiet():
-            code = explained(lambda: _build(words, monitor))  # noqa: B023
+            code = explained(lambda: _build(words, job))  # noqa: B023
         if code:
             # The text of a variant has no file, so that its lines say nothing.
             message = re.sub(r"^error: (--config:\d+: )?", "", told.getvalue().strip())
@@ -64,11 +66,11 @@ def _rehearse(
         channel.send(problem)
 
 
-def _build(words: Sequence[str], monitor: str) -> int:
+def _build(words: Sequence[str], job: Job) -> int:
     from classifier.cli.classifier_cli import ClassifierCLI
     from classifier.cli.monitors import check_monitor
 
-    cli = ClassifierCLI(args=words, run=False)
-    check_monitor(cli.model, "monitor", monitor)
+    cli = ClassifierCLI(args=words, run=False, job=job)
+    check_monitor(cli.model, "monitor", str(job.monitor))
     cli.datamodule.prepare_data()
     return 0

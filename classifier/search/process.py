@@ -57,7 +57,9 @@ class Trial:
     @classmethod
     def from_json(cls, text: str) -> "Trial":
         arguments, job, hyperparameters = json.loads(text).values()
-        return cls(arguments, Job(**{**job, "folder": Path(job["folder"])}), hyperparameters)
+        for key in ("folder", "code_folder"):
+            job[key] = job[key] and Path(job[key])
+        return cls(arguments, Job(**job), hyperparameters)
 
 
 class FitProcess:

@@ -43,6 +43,8 @@ class Settings:
     Args:
         base: The config whose hyperparameters are searched; relative to the search file, else to
             the working folder.
+        code_folder: Where the base config's own modules are, besides the working folder. (default:
+            the folder of the base config)
         space: What is searched, by name in the base config's hyperparameters: a range {low: 1e-4,
             high: 0.1, log: true, step: null}, a list of choices, or a class of
             optuna.distributions. A list for seed_everything trains each configuration with each.
@@ -68,6 +70,7 @@ class Settings:
     """
 
     base: Path = Path()
+    code_folder: Path | None = None
     space: dict[str, Any] = field(default_factory=dict)
     name: str = ""
     folder: Path = Path()
@@ -120,6 +123,7 @@ def save(settings: Settings) -> None:
     write_text(settings.folder / BASE, settings.base.read_text(encoding="utf-8"))
     aside = ("base", "folder", "dry_run", *(["plan"] if settings.plan is None else []))
     data = {"base": BASE} | {k: v for k, v in vars(settings).items() if k not in aside}
+    data["code_folder"] = settings.code_folder and str(settings.code_folder)
     text: str = yaml.dump(
         data, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None
     )
@@ -212,6 +216,7 @@ def _completed(found: dict[str, Any], files: Sequence[Path], where: Where) -> Se
     begun = _text(folder / FILE, str(folder / FILE)) if (folder / FILE).is_file() else ""
     found |= {
         "base": base,
+        "code_folder": (found["code_folder"] or base.parent).resolve(),
         "folder": folder,
         "name": found["name"] or str(setting_in(begun, ["name"]) or folder.name),
         "monitor": monitor,

@@ -153,6 +153,7 @@ def fit(trial: ClaimedTrial, stop: Stop, environment: Mapping[str, str]) -> int:
         direction=study.settings.direction,
         words=signed.words(study.folder) if signed.is_own() else (),
         trusted=trust.trusted if trust else (),
+        code_folder=study.settings.code_folder,
     )
     task = Trial(arguments, job, trial.values)
     process = FitProcess(task, study.working_folder, environment)

@@ -86,7 +86,7 @@ class Local:
         self.pool.shutdown()
 
     def describe(self) -> str:
-        workers, threads = len(self.workers), os.environ["OMP_NUM_THREADS"]
+        workers, threads = len(self.workers), os.environ[platform.THREADS]
         gpus = [share["CUDA_VISIBLE_DEVICES"] for share in self.shares if share]
         listed = f", GPUs {' | '.join(gpus)}" if gpus else ""
         return (
@@ -100,7 +100,7 @@ def share_cores(workers: int) -> None:
 
     Here and now, because the server of trials reads it when it starts.
     """
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, platform.cores() // workers)))
+    os.environ.setdefault(platform.THREADS, str(max(1, platform.cores() // workers)))
 
 
 def shares(workers: int) -> list[dict[str, str]]:
