@@ -13,6 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from classifier import DISTRIBUTION, __version__
+
 DIFFERENCE = ("diff", "--no-ext-diff", "--no-textconv", "--ignore-submodules=all", "HEAD")
 HARMLESS = re.compile(  # settings of a repository by which a diff runs no program
     rb"core\.(repositoryformatversion|filemode|bare|logallrefupdates|ignorecase|symlinks"
@@ -75,8 +77,8 @@ distributions = functools.cache(metadata.packages_distributions)
 def _versions(modules: Iterable[str]) -> dict[str, str]:
     owners = distributions()
     named = {owner for module in modules for owner in owners.get(module, [])}
-    versions = {}
-    for name in sorted({"classifier", *PACKAGES, *named}):
+    versions = {"classifier": __version__}
+    for name in sorted({*PACKAGES, *named} - {DISTRIBUTION}):
         with contextlib.suppress(metadata.PackageNotFoundError):  # run from a source tree
             versions[name] = metadata.version(name)
     return versions

@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+from classifier import DISTRIBUTION
+
 
 class UserError(ValueError):
     """A mistake that the user can mend: its text says value, expectation and remedy.
@@ -24,6 +26,15 @@ class UnfitWeightsError(UserError, RuntimeError):
 
 class DataWorkerError(RuntimeError):
     """A process that reads data died or hung; its text names it and what it was reading."""
+
+
+def pip_install(*extras: str) -> str:
+    """The command that installs this package with extras.
+
+    >>> pip_install("search")
+    "pip install 'lightning-classifier[search]'"
+    """
+    return f"pip install '{DISTRIBUTION}[{','.join(extras)}]'"
 
 
 def did_you_mean(word: str, words: Iterable[str], otherwise: str = ".") -> str:

@@ -141,7 +141,7 @@ def test_a_run_of_a_later_format_is_refused_with_the_remedy(trained, own_folder,
 
     assert main(["test", "--ckpt_path", "later.ckpt"]) == 2
 
-    assert "pip install -U classifier" in capsys.readouterr().err
+    assert "pip install -U lightning-classifier" in capsys.readouterr().err
 
 
 def callbacks(kind=Callback):

@@ -159,7 +159,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Environment:
 
 
 def requirements() -> set[str]:
-    """The distributions that ``pip install classifier[search]`` installs."""
+    """The distributions that ``pip install lightning-classifier[search]`` installs."""
     texts = [SETUP["options"]["install_requires"], SETUP["options.extras_require"]["search"]]
     pending = [Requirement(line) for text in texts for line in text.split("\n") if line]
     found: set[str] = set()

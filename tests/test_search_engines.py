@@ -235,7 +235,7 @@ def test_a_search_on_ray_that_is_stopped_puts_its_trials_back(monkeypatch):
 def test_without_ray_the_engine_says_how_to_get_it(own_folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
 
-    with pytest.raises(UserError, match=r"pip install 'classifier\[ray\]'"):
+    with pytest.raises(UserError, match=r"pip install 'lightning-classifier\[ray\]'"):
         ray_engine.start(own_folder, 2, {}, None)
 
 

@@ -107,4 +107,4 @@ def test_the_search_says_what_to_install(own_folder):
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
 
     assert told.returncode == 2
-    assert told.stderr == "error: search needs Optuna: pip install 'classifier[search]'\n"
+    assert told.stderr == "error: search needs Optuna: pip install 'lightning-classifier[search]'\n"

@@ -15,6 +15,7 @@ from typing import IO, Any, NamedTuple
 
 import torch
 
+from classifier import DISTRIBUTION
 from classifier.checkpoint.file import verify_checksum
 from classifier.checkpoint.find import FORMAT, KEY, check_is_there
 from classifier.checkpoint.limits import check_archive, check_values
@@ -133,7 +134,7 @@ def _check_types(path: Path, checkpoint: dict[str, Any]) -> None:
     if type(number) is int and number > FORMAT:
         raise UserError(
             f"'{path}' has format {number} and was written by a newer version of classifier; "
-            f"this one reads up to {FORMAT}: pip install -U classifier."
+            f"this one reads up to {FORMAT}: pip install -U {DISTRIBUTION}."
         )
     if wrong := _wrong_entry(checkpoint, ENTRIES) or _wrong_entry(entry, OWN_ENTRIES):
         raise UserError(f"'{path}' is not a checkpoint of this package: wrong '{wrong}'.")

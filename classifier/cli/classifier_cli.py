@@ -240,7 +240,7 @@ class ClassifierCLI(PlainCLI):
             sys.stdout.write(shown)
             parser.exit()
         aliases = anchors(line.texts)
-        self.notes = cut_aliases(line.options, aliases)
+        self.notes = [*line.notes, *cut_aliases(line.options, aliases)]
         module = _path_of(self.model_class)
         self.written: Written = Written(self.command_parser, line, module, defaults)
         keys = comment(self.written.keys)

@@ -16,6 +16,8 @@ from classifier.cli.sources import (
     blocks,
     check_sections,
     is_carried,
+    is_text,
+    note_shipped,
     read_source,
     run_beside,
     untwinned,
@@ -75,11 +77,13 @@ class Given:
         trusted: What it trusts.
         missing: Relative paths of the configs that lead nowhere, from here or from where the
             configs were used before, each with its absolute path there.
+        notes: What there is to say of its configs.
     """
 
     def __init__(self, verb: str, words: Sequence[str], known: Collection[str]) -> None:
         self.verb, self.words, self.known = verb, list(words), known
         self.missing: dict[str, Path] = {}
+        self.notes: list[str] = []
         self.overrides, rest = split_arguments(words)
         configs, rest = take_option(rest, "--config", "-c")
         self.paths, rest = take_option(rest, "--ckpt_path")
@@ -217,6 +221,8 @@ class Given:
         """A config of the user, checked; one that lies in a run folder was used elsewhere."""
         source = read_source(value, self.verb)
         check_sections(source, self.known)
+        if not is_text(value) and source.name != str(Path(value).expanduser()):
+            self.notes.append(note_shipped(value, source.name))
         return self.used_before(source)
 
     def used_before(self, source: ConfigSource) -> ConfigSource:

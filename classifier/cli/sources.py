@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+import classifier
 from classifier import runs
 from classifier.anchored_yaml.edit import keep_keys, part_of, set_values, written_at
 from classifier.anchored_yaml.text import (
@@ -40,6 +41,25 @@ TWIN = re.compile(r"^lightning\.(pytorch|fabric)(?=\.)")  # the same package und
 TWINS = {"pytorch": "pytorch_lightning", "fabric": "lightning_fabric"}
 
 
+def shipped_config(path: Path) -> Path | None:
+    """The config that comes with this package, where there is no file of that name.
+
+    >>> shipped_config(Path("configs/digits.yaml")) == shipped_config(Path("digits.yaml"))
+    True
+    """
+    if path.exists() or path.is_absolute() or ".." in path.parts:
+        return None
+    own = Path(classifier.__file__).parent / "configs"  # in a wheel
+    folder = own if own.is_dir() else own.parents[1] / "configs"  # in a clone
+    name = path.relative_to("configs") if path.parts[:1] == ("configs",) else path
+    return folder / name if (folder / name).is_file() else None
+
+
+def note_shipped(wanted: Path | str, path: Path | str) -> str:
+    """What is said where a config is taken that comes with this package."""
+    return f"there is no '{wanted}' here: '{path}', which comes with classifier, is used."
+
+
 def is_text(config: str) -> bool:
     """Whether a config is given by its text instead of by the name of a file."""
     return "\n" in config or config.lstrip().startswith("{")
@@ -58,7 +78,8 @@ def read_source(value: str, verb: str) -> ConfigSource:
     Raises:
         UserError: If it is not there or not a config.
     """
-    source = _read(value)
+    shipped = None if is_text(value) else shipped_config(Path(value))
+    source = _read(str(shipped or value))
     check(source)
     source = _without_empty(_with_files_read(_of_verb(source, verb)))
     source = source._replace(text=_without_twins(source.text))

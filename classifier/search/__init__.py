@@ -5,6 +5,7 @@ from importlib.util import find_spec
 
 from classifier import terminal
 from classifier.cli.run import explained
+from classifier.errors import pip_install
 
 
 def run(given: Sequence[str]) -> int:
@@ -19,7 +20,7 @@ def run(given: Sequence[str]) -> int:
 
         return trial.run(process.Trial.from_json(given[2]))
     if find_spec("optuna") is None:
-        terminal.error("search needs Optuna: pip install 'classifier[search]'")
+        terminal.error(f"search needs Optuna: {pip_install('search')}")
         return 2
     from classifier.search.command import act
 

@@ -9,12 +9,13 @@ from typing import Any, Literal, cast
 
 import yaml
 
-from classifier import runs
+from classifier import runs, terminal
 from classifier.anchored_yaml.scalars import Dumper
 from classifier.anchored_yaml.text import ConfigSource, check, locate, setting_in
 from classifier.anchored_yaml.text import load as load_yaml
 from classifier.atomic import write_text
 from classifier.cli.errors import Where
+from classifier.cli.sources import note_shipped, shipped_config
 from classifier.cli.words import take_option
 from classifier.errors import UserError, did_you_mean
 from classifier.search import parser, samplers
@@ -100,8 +101,9 @@ def parse(arguments: Sequence[str]) -> Settings:
     Raises:
         UserError: A setting is missing, unknown or wrong.
     """
-    files, rest = take_option(arguments, "--config", "-c")
-    sources = [_read(Path(file)) for file in files]
+    values, rest = take_option(arguments, "--config", "-c")
+    files = [_found(Path(value)) for value in values]
+    sources = [_read(file) for file in files]
     given = {k: v for source in sources for k, v in load_yaml(source.text, source.name).items()}
     options = dict.fromkeys(word.partition("=")[0] for word in rest)
     of_space = [option for option in options if option.partition(".")[0] == "--space"]
@@ -115,7 +117,7 @@ def parse(arguments: Sequence[str]) -> Settings:
         given["pruner"] = None  # a configuration counts only if all its seeds are complete
     where = _finder(sources, arguments)
     found = parser.parse(Settings, given, rest, where)
-    return _completed(found, [Path(file) for file in files], where)
+    return _completed(found, files, where)
 
 
 def save(settings: Settings) -> None:
@@ -151,6 +153,14 @@ def load(folder: Path) -> Settings:
 
 
 # ---- the command line and the search file ----
+
+
+def _found(path: Path) -> Path:
+    """The file that is meant: where there is none, the one that comes with this package."""
+    shipped = shipped_config(path)
+    if shipped:
+        terminal.note(note_shipped(path, shipped))
+    return shipped or path
 
 
 def _read(path: Path) -> ConfigSource:
@@ -283,8 +293,8 @@ def _base(wanted: Path, files: Sequence[Path], where: Where) -> Path:
     if wanted == Path():
         raise UserError("base: not given. Name a search file, --config FILE, with 'base: FILE'.")
     tried = [*(file.parent / wanted for file in reversed(files)), wanted]
-    found = next((path for path in tried if path.is_file()), None)
-    if found is None:
+    found = next((path for path in tried if path.is_file()), None) or _found(wanted)
+    if not found.is_file():
         raise UserError(f"{where('base')}base: {_no_file(wanted, tried)}")
     return found.resolve()
 

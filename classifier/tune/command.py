@@ -14,7 +14,7 @@ from classifier import __version__, environment, terminal
 from classifier.atomic import atomic_create
 from classifier.cli.quiet import quiet
 from classifier.cli.run import CommandParser, explained
-from classifier.cli.sources import run_beside
+from classifier.cli.sources import is_text, run_beside
 from classifier.cli.words import take_option
 from classifier.errors import UserError
 from classifier.tune.tuning import Tuning
@@ -74,7 +74,7 @@ def _positive(text: str) -> float:
 
 def _tune(options: argparse.Namespace) -> int:
     configs, _ = take_option(options.given, "--config", "-c")
-    config = next((Path(value) for value in configs if Path(value).is_file()), Path("config"))
+    config = next((Path(value) for value in configs if not is_text(value)), Path("config"))
     name = run_beside(config).get("name", config.stem)
     output = options.output or Path(f"{name}.tuned.yaml")
     if output.exists():
@@ -83,6 +83,8 @@ def _tune(options: argparse.Namespace) -> int:
         raise UserError(f"--output '{output}': there is no folder '{output.parent}'.")
     with Console().status("") as status:
         tuning = Tuning(options.given, options.seconds, options.tolerance, status)
+        for note in tuning.as_is.notes:
+            terminal.note(note)
         tuning.measure_baseline()
         stopped = False
         try:

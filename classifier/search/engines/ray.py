@@ -15,7 +15,7 @@ from typing import Any
 
 from classifier.atomic import open_to_append
 from classifier.cli.run import COMMAND
-from classifier.errors import UserError
+from classifier.errors import UserError, pip_install
 
 POLL = 0.5  # seconds between looks at a worker
 GRACE_SECONDS = 60.0  # that workers get to requeue their trials
@@ -67,7 +67,7 @@ def start(folder: Path, workers: int, options: Mapping[str, Any], until: float |
     try:
         import ray
     except ModuleNotFoundError as error:
-        raise UserError("The engine ray needs Ray: pip install 'classifier[ray]'.") from error
+        raise UserError(f"The engine ray needs Ray: {pip_install('ray')}.") from error
     address = options.get("address")
     # Endless retries: a node may be lost often. A worker that ends by itself is not run again.
     settings = {"max_retries": -1, **{k: v for k, v in options.items() if k != "address"}}
