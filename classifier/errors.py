@@ -28,6 +28,14 @@ class DataWorkerError(RuntimeError):
     """A process that reads data died or hung; its text names it and what it was reading."""
 
 
+def told_by(error: BaseException) -> str:
+    """What an error tells the user: the text of the first of those behind it that speaks to him."""
+    behind: BaseException | None = error
+    while behind and not isinstance(behind, UserError):
+        behind = behind.__cause__ or behind.__context__
+    return str(behind or error)
+
+
 def pip_install(*extras: str) -> str:
     """The command that installs this package with extras.
 

@@ -18,7 +18,7 @@ from classifier.checkpoint.find import FORMAT, KEY, resolve_checkpoint
 from classifier.checkpoint.modules import serve_on
 from classifier.checkpoint.read import OpenCheckpoint, is_plain, open_checkpoint
 from classifier.checkpoint.trust import PACKAGES, Found, Trust, confined, import_class
-from classifier.errors import UnfitWeightsError, UserError, did_you_mean
+from classifier.errors import UnfitWeightsError, UserError, did_you_mean, told_by
 from classifier.weights import switch_off_pretrained
 
 OF_TRAINING = {"optimizer", "lr_scheduler"}  # arguments that inference does without
@@ -133,7 +133,7 @@ class LoadableModule(pl.LightningModule):
                     warnings.simplefilter("ignore", DeprecationWarning)
                     module = cls._class_in(read, own)._load(read, path, allowed, settings)
             except ArgumentError as error:  # jsonargparse's
-                raise UserError(f"'{path}': {error}") from error
+                raise UserError(f"'{path}': {told_by(error)}") from error
             except UnfitWeightsError as error:
                 raise UnfitWeightsError(f"'{path}': {error}") from error
         serve_on(allowed.modules)
