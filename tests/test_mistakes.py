@@ -214,7 +214,10 @@ ON_THE_COMMAND_LINE = {
     "checkpoint is the working folder": (["test", "--ckpt_path", "."], ["'.'", "folder"]),
     "runs are no folder": ([*FIT, "--trainer.default_root_dir", "tiny.yaml"], ["tiny.yaml"]),
     "precision unknown": ([*FIT, "--trainer.precision", "17"], ["precision", "'17'", "bf16-mixed"]),
-    "no GPU": ([*FIT, "--trainer.accelerator", "gpu"], ["trainer", "gpu"]),
+    "no GPU": (
+        [*FIT, "--trainer.accelerator", "gpu"],
+        ["trainer.accelerator", "no gpu here", "auto"],
+    ),
     "callback misspelt": (
         [*FIT, "--trainer.callbacks+=EarlyStoping"],
         ["callbacks", "'EarlyStopping'"],

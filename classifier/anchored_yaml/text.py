@@ -118,6 +118,10 @@ def explanation(error: yaml.MarkedYAMLError, text: str) -> str:
         if alias[1] in anchored:
             return f"alias '*{alias[1]}' stands before its anchor; move the anchor up."
         return f"no anchor '&{alias[1]}' for this alias{did_you_mean(alias[1], anchored)}"
+    if error.problem_mark and re.search("mapping values|could not find expected", problem):
+        for before in text.splitlines()[: error.problem_mark.line + 1][-2:]:
+            if glued := re.fullmatch(r"\s*([\w.-]+):([^\s:/].*)", before):
+                return f"a blank is missing behind a colon: '{glued[1]}: {glued[2]}'."
     for pattern, words in EXPLANATIONS.items():
         if found := re.search(pattern, problem):
             return found.expand(words)

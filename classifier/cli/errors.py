@@ -251,6 +251,10 @@ def message_of(error: Exception) -> str:
         text = explain(text)
     if type(error).__name__ == "MisconfigurationException":
         text = f"trainer: {text}"
+        if backend := re.search(r"No supported (\w+) backend found", text):
+            text = (
+                f"trainer.accelerator: PyTorch finds no {backend[1]} here; name another, or auto."
+            )
     if isinstance(error, OSError) and error.filename is not None:
         text = f"'{error.filename}': {error.strerror}."
     speaks = is_users(error) or is_explained(error)
