@@ -301,7 +301,7 @@ BOMB = "a0: &a0 [x, x]\n" + "".join(
         ("a:\n\tb: 1", "f.yaml:2: a tab"),
         ("a: b: c", "f.yaml:1: a second ':'"),
         ("a:\n  lr:0.3\n  b: 2", "f.yaml:3: a blank is missing behind a colon: 'lr: 0.3'"),
-        ("a: &a 1\nb:*a\nc: 2", "f.yaml:3: a blank is missing behind a colon: 'b: *a'"),
+        ("a: &a 1\nb:*a\nc: 2", "f.yaml:3: a blank is missing behind a colon: 'b: .a'"),
         ("a: [1\nb: 2", "f.yaml:2: .* in brackets"),
         ("- a", "f.yaml:1: .* found a list"),
         ("text", "f.yaml:1: .* found 'text'"),
