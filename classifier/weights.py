@@ -5,7 +5,7 @@ A file may be a stranger's. What others have trained is downloaded.
 
 import math
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,9 @@ from classifier.errors import UserError
 from classifier.platform import memory_limit
 
 WEIGHTS_SUFFIXES = (".pt", ".pth", ".safetensors")
+WRAPPINGS = ("model", "model_state_dict", "state_dict")  # of a state dict, as scripts save it
+# The setting that names the network, of functions that build several.
+NAMED_BY = {"classifier.networks.torchvision_model": "name", "timm.create_model": "model_name"}
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
@@ -61,8 +64,18 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         raise UserError(
             f"'{path}' is damaged or holds more than tensors ({type(error).__name__})."
         ) from error
-    if isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values()):
-        return state
+    return _unwrapped(state, path)
+
+
+def _unwrapped(state: Any, path: Path) -> dict[str, Tensor]:
+    """The state dict itself, also out of what a training script has saved beside it."""
+    found = state
+    for name in WRAPPINGS:
+        if isinstance(state, dict) and isinstance(state.get(name), dict):
+            found = state[name]
+    if isinstance(found, dict) and all(isinstance(value, Tensor) for value in found.values()):
+        parallel = all(str(name).startswith("module.") for name in found)  # DataParallel's, DDP's
+        return {str(name).removeprefix("module." * parallel): v for name, v in found.items()}
     raise UserError(f"'{path}' holds no state dict, which maps names to tensors.")
 
 
@@ -104,6 +117,24 @@ def switch_off_pretrained(network: Any) -> None:
             for name, off in (("weights", None), ("pretrained", False)):
                 if settings.get(name):
                     settings[name] = off
+
+
+def name_and_origin(network: Mapping[str, Any]) -> tuple[str, str]:
+    """The name of a network and where its weights come from; "" where its settings do not say.
+
+    The network is a mapping with ``class_path``.
+
+    >>> name_and_origin({"class_path": "timm.create_model", "init_args": {"model_name": "vit"}})
+    ('vit', '')
+    """
+    path = network["class_path"]
+    settings = {**(network.get("init_args") or {}), **(network.get("dict_kwargs") or {})}
+    name = settings.get(NAMED_BY.get(path)) or path.rpartition(".")[2]
+    known = [key for key in ("weights", "checkpoint_path", "pretrained") if key in settings]
+    given = next((key for key in known if settings[key]), None)
+    if given is None:
+        return name, "from scratch" if known else ""
+    return name, "pretrained" if given == "pretrained" else f"pretrained: {settings[given]}"
 
 
 def stem_and_head(network: nn.Module) -> tuple[nn.Conv2d, nn.Linear | nn.Conv2d]:

@@ -8,10 +8,11 @@ from pytorch_lightning.callbacks import Callback, ProgressBar, Timer
 
 from classifier import terminal
 from classifier.callbacks.checkpoints import RunCheckpoints, refuse_taken_names
-from classifier.callbacks.console import Console, DataNotes, RichBar
+from classifier.callbacks.console import Console, DataNotes, EvaluationTable
 from classifier.callbacks.divergence import StopOnDivergence
 from classifier.callbacks.logger import RunLogger
 from classifier.callbacks.predictions import PredictionWriter
+from classifier.callbacks.progress import RichBar
 from classifier.callbacks.rank_watch import RankWatch
 from classifier.callbacks.resume import ResumeRun
 from classifier.callbacks.run_keeper import RunKeeper
@@ -64,6 +65,7 @@ def callbacks_for(cli: "ClassifierCLI", config: Namespace) -> tuple[list[Callbac
         StopOnDivergence(run, seed) if fits else None,  # before it is recorded
         _record(cli, run) if run else None,  # before what reads its metrics.csv
         Console(run) if fits else None,
+        None if predicts else EvaluationTable(),
         _end(cli, config),
         None if predicts else FreedMemory(),
         RankWatch(run),

@@ -26,9 +26,11 @@ from classifier.anchored_yaml.aliases import anchors, with_aliases
 from classifier.anchored_yaml.text import load
 from classifier.callbacks.checkpoint_io import use_atomic_checkpoints
 from classifier.callbacks.predictions import PredictionWriter
+from classifier.callbacks.progress import RichBar
 from classifier.checkpoint.trust import PACKAGES, confined
 from classifier.cli.callbacks import callbacks_for
 from classifier.cli.command_line import CommandLine
+from classifier.cli.errors import in_other_words
 from classifier.cli.fill import (
     LINKS,
     NETWORK,
@@ -420,6 +422,10 @@ class ClassifierCLI(PlainCLI):
         try:
             with cleaning(self._leave_nothing):
                 yield
+        except AssertionError as error:
+            if told := in_other_words(str(error)):
+                raise UserError(told) from error
+            raise
         except RuntimeError as error:
             if self.worker_errors and self.worker_errors.reported:
                 raise DataWorkerError(str(error)) from error
@@ -436,7 +442,9 @@ class ClassifierCLI(PlainCLI):
         if trainer is None:
             return
         bar = trainer.progress_bar_callback
-        if isinstance(bar, RichProgressBar) and bar.progress is not None:
+        if isinstance(bar, RichBar):
+            bar.close()
+        elif isinstance(bar, RichProgressBar) and bar.progress is not None:
             bar.progress.stop()
         launcher: Any = trainer.strategy.launcher
         if hasattr(launcher, "kill"):
