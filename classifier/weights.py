@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from classifier.checkpoint.limits import check_archive, check_values
 from classifier.errors import UserError
 from classifier.platform import memory_limit
 
 WEIGHTS_SUFFIXES = (".pt", ".pth", ".safetensors")
-WRAPPINGS = ("model", "model_state_dict", "state_dict")  # of a state dict, as scripts save it
+WRAPPINGS = ("state_dict", "model_state_dict", "model")  # of a state dict, as scripts save it
 # The setting that names the network, of functions that build several.
 NAMED_BY = {"classifier.networks.torchvision_model": "name", "timm.create_model": "model_name"}
 
@@ -69,13 +70,11 @@ def _read_state(path: Path) -> dict[str, Tensor]:
 
 def _unwrapped(state: Any, path: Path) -> dict[str, Tensor]:
     """The state dict itself, also out of what a training script has saved beside it."""
-    found = state
-    for name in WRAPPINGS:
-        if isinstance(state, dict) and isinstance(state.get(name), dict):
-            found = state[name]
-    if isinstance(found, dict) and all(isinstance(value, Tensor) for value in found.values()):
-        parallel = all(str(name).startswith("module.") for name in found)  # DataParallel's, DDP's
-        return {str(name).removeprefix("module." * parallel): v for name, v in found.items()}
+    wrapped = [state[key] for key in WRAPPINGS if isinstance(state, dict) and key in state]
+    for found in (*wrapped, state):
+        if isinstance(found, dict) and all(isinstance(value, Tensor) for value in found.values()):
+            consume_prefix_in_state_dict_if_present(found, "module.")  # of DataParallel and DDP
+            return found
     raise UserError(f"'{path}' holds no state dict, which maps names to tensors.")
 
 

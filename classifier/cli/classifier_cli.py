@@ -42,7 +42,7 @@ from classifier.cli.fill import (
 )
 from classifier.cli.given import cut_aliases
 from classifier.cli.job import Job
-from classifier.cli.parser import DEFAULT, Parser, help_of_function
+from classifier.cli.parser import DEFAULT, Parser, own_help
 from classifier.cli.places import telling_where
 from classifier.cli.words import read_words
 from classifier.cli.write_errors import write_error
@@ -80,10 +80,9 @@ USAGE = {
     ),
 }
 EPILOG = (
-    "--KEY.help CLASS shows the settings of a class, such as --model.optimizer.help Adam or "
-    "--data.help CIFAR10; --print_config shows the whole config and runs nothing. "
-    "--trust PACKAGE[,PACKAGE] lets the config of a checkpoint use other classes than those of "
-    f"{', '.join(PACKAGES)}; your own configs and command line may use any."
+    "--KEY.help CLASS shows the settings of a class, such as --model.optimizer.help Adam. "
+    "--trust PACKAGE[,PACKAGE] lets the config of somebody else's checkpoint use classes besides "
+    f"those of {', '.join(PACKAGES)}."
 )
 
 
@@ -238,7 +237,7 @@ class ClassifierCLI(PlainCLI):
         self._during.enter_context(confined(line.trust))
         self._during.enter_context(telling_where(line.missing))
         parser.where = self.command_parser.where = line.where
-        if shown := help_of_function(line.options):
+        if shown := own_help(line.options, self.trainer_class):
             sys.stdout.write(shown)
             parser.exit()
         aliases = anchors(line.texts)
