@@ -198,9 +198,9 @@ class ImageDataModule(pl.LightningDataModule):
 
     @property
     def title(self) -> str:
-        """What the data is called, and where it lies."""
+        """What the data is called, and the folder that it is read from."""
         root = getattr(self, "root", None)
-        place = f" {terminal.display_path(root)}" if isinstance(root, Path) else ""
+        place = f" {root}" if isinstance(root, Path) else ""
         return f"{type(self).__name__}{place}"
 
     def summary(self) -> dict[str, str]:
