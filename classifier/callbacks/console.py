@@ -176,8 +176,8 @@ class EvaluationTable(Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning, undeclared
         path = trainer.ckpt_path
         rows = {"checkpoint": str(terminal.display_path(path))} if path else {}
-        if data is not None and part in data.sets:
-            rows["data"] = f"{data.title}, {len(data.sets[part]):,} {PARTS[part]} images"
+        if images := getattr(data, "sets", {}).get(part):
+            rows["data"] = f"{data.title}, {len(images):,} {PARTS[part]} images"
         metrics: dict[str, list[str]] = {}
         for name, value in sorted(trainer.callback_metrics.items()):
             metrics.setdefault(name.partition("/dataloader_idx_")[0], []).append(f"{value:.4f}")
@@ -191,7 +191,7 @@ def _network(trainer: pl.Trainer) -> str:
     module = trainer.lightning_module
     settings = module.hparams.get("network")
     name, origin = type(module.network).__name__, ""
-    if isinstance(settings, Mapping):  # as the config has it; from Python it is an object
+    if isinstance(settings, Mapping) and "class_path" in settings:  # from Python it is an object
         name, origin = name_and_origin(settings)
     if trainer.ckpt_path:
         origin = f"weights of {terminal.display_path(trainer.ckpt_path)}"

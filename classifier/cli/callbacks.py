@@ -85,8 +85,8 @@ def _keeper(cli: "ClassifierCLI", config: Namespace, run: RunFolder) -> RunKeepe
     done, is_resumed = line.epochs_done, there is not None and run.begun
     if is_resumed and config.max_epochs is not None and 0 <= config.max_epochs < done:
         raise UserError(
-            f"trainer.max_epochs is {config.max_epochs}, but {done} epochs are done; raise it to "
-            "continue. An earlier checkpoint starts a new run."
+            f"trainer.max_epochs is {config.max_epochs}, but {done} of them "
+            "are done; raise it to continue. An earlier checkpoint starts a new run."
         )
     keeper = RunKeeper(run, lambda: claim_folder(cli.root, cli.run_name))
     if config.logger in (None, True):

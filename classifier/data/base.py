@@ -218,13 +218,14 @@ class ImageDataModule(pl.LightningDataModule):
         if "train" not in self.sets:
             return ""
         counts = self.sets["train"].labels.bincount(minlength=self.num_classes).tolist()
-        (few, rarest), *_, (many, commonest) = sorted(zip(counts, self.class_names, strict=True))
+        ordered = sorted(zip(counts, self.class_names, strict=False))
+        (few, rarest), (many, commonest) = ordered[0], ordered[-1]
         if many <= 1.2 * few:
             number = f"{few:,}" if few == many else f"{few:,} to {many:,}"
             return f", each with {number} images to train"
         if self.num_classes > LISTED:
             return f", with {few:,} ({rarest}) to {many:,} ({commonest}) images to train"
-        listed = (f"{name} ({n:,})" for name, n in zip(self.class_names, counts, strict=True))
+        listed = (f"{name} ({n:,})" for name, n in zip(self.class_names, counts, strict=False))
         return f", images to train: {', '.join(listed)}"
 
     def _image_kind(self) -> str:
@@ -238,8 +239,9 @@ class ImageDataModule(pl.LightningDataModule):
     def _augmentation(self) -> str:
         """What changes training images, in its order."""
         images = self.sets.get("train")
-        once = images.read.transform if isinstance(images, FileSet) else nn.Identity()
-        modules = [*once.children(), *self.augment, *([self.mix] if self.mix else [])]
+        read = [images.read.transform] if isinstance(images, FileSet) else []
+        once = [*read[0].children()] or read if read else []
+        modules = [*once, *self.augment, *([self.mix] if self.mix else [])]
         names = ", ".join(type(module).__name__ for module in modules)
         return f"in training {names}" if names else "no augmentation"
 
