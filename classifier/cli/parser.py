@@ -70,19 +70,20 @@ class HelpFormatter(Formatter):
     hundreds for a network, only those of this package are listed.
     """
 
-    def text_of(self, name: str, text: str) -> str:
+    def text_of(self, name: str, text: Callable[[], str]) -> str:
         """Shortens what jsonargparse says of a setting."""
         if name in OWN_HELP:
             return OWN_HELP[name]
-        text, facts, *_ = [*re.split(r"(?:^| )\((?:required, )?type: ", " ".join(text.split())), ""]
+        told = " ".join(text().split())
+        said, facts, *_ = [*re.split(r"(?:^| )\((?:required, )?type: ", told), ""]
         if name.startswith("trainer."):
-            text = text.partition(". ")[0].rstrip(".") + "."
+            said = said.partition(". ")[0].rstrip(".") + "."
         if default := re.search(r"default: (.+?)(?:, known subclasses.*)?\)$", facts):
-            text += f" (default: {default[1]})" if default[1] != "null" else ""
+            said += f" (default: {default[1]})" if default[1] != "null" else ""
         prefix = OWN_CLASSES.get(name)
         if prefix and (names := re.findall(rf"{prefix}[\w.]+", facts)):
-            text += f" Here: {', '.join(names)}; or any other class path."
-        return text
+            said += f" Here: {', '.join(names)}; or any other class path."
+        return said
 
 
 class Parser(LightningArgumentParser):

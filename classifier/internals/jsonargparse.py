@@ -9,6 +9,7 @@ import contextlib
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from jsonargparse import DefaultHelpFormatter, _typehints, _util, set_parsing_settings
@@ -70,9 +71,12 @@ class Formatter(DefaultHelpFormatter):
         if not action.dest.endswith(".help"):  # the epilog explains them once
             super().add_argument(action)
 
-    def text_of(self, name: str, text: str) -> str:
-        """Returns what to say of a setting, given its dotted name and jsonargparse's text."""
-        return text
+    def text_of(self, name: str, text: Callable[[], str]) -> str:
+        """Returns what to say of a setting, given its dotted name and jsonargparse's text.
+
+        That is slow: it lists the hundreds of classes that a setting may name.
+        """
+        return text()
 
     def _format_action_invocation(self, action: Any) -> str:
         """The option without a name for its value, which says no more than the option itself."""
@@ -82,7 +86,7 @@ class Formatter(DefaultHelpFormatter):
         return ", ".join(options) + (choices[0] if choices else "") if options else shown
 
     def _expand_help(self, action: Any) -> str:
-        return self.text_of(action.dest, super()._expand_help(action))
+        return self.text_of(action.dest, partial(super()._expand_help, action))
 
 
 def names_of(parser: Any) -> list[str]:
