@@ -274,7 +274,7 @@ def test_an_evaluation_in_another_precision_says_so(fit, write_config, capsys):
     assert main(["validate", "--ckpt_path", str(RUN), "--trainer.precision", "bf16-mixed"]) == 0
     captured = capsys.readouterr()
     assert captured.err == ""
-    assert str(best) in captured.out
+    assert f"val_loss           {best:.4f}" in captured.out
 
 
 # ---- other batches ----
