@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import Metric
 
 from classifier import optimization
@@ -241,7 +241,7 @@ class ClassificationModule(LoadableModule):
         self.require_objects()
         groups = parameter_groups(self._trained(), self.no_decay_norm_bias)
         optimizer = build("optimizer", self.optimizer, groups)
-        scheduler = self.lr_scheduler and build("lr_scheduler", self.lr_scheduler, optimizer)
+        scheduler = self._scheduler_of(optimizer)
         self._classes = {"optimizer": _class_of(optimizer), "lr_scheduler": _class_of(scheduler)}
         if self.trainer.ckpt_path:
             optimization.refuse_other_classes(self._trained_by, self._classes)
@@ -251,6 +251,21 @@ class ClassificationModule(LoadableModule):
         if isinstance(scheduler, ReduceLROnPlateau):
             settings |= self._settings_of_plateau(scheduler)
         return {"optimizer": optimizer, "lr_scheduler": settings}
+
+    def _scheduler_of(self, optimizer: Optimizer) -> LRScheduler | None:
+        """Builds the schedule; one that has to know its length is answered with it."""
+        try:
+            return self.lr_scheduler and build("lr_scheduler", self.lr_scheduler, optimizer)
+        except UserError as error:
+            if "total_steps" not in str(error) or self.trainer.max_epochs in (None, -1):
+                raise
+            steps = {"epoch": self.trainer.max_epochs}
+            steps["step"] = int(self.trainer.estimated_stepping_batches)
+            other = "step" if self.interval == "epoch" else "epoch"
+            raise UserError(
+                f"model.lr_scheduler: set its total_steps, {steps[self.interval]} with "
+                f"model.interval {self.interval}, as here, or {steps[other]} with {other}."
+            ) from error
 
     def _settings_of_plateau(self, scheduler: ReduceLROnPlateau) -> dict[str, Any]:
         # Lightning's own subclass of it names its metric itself.

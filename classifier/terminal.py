@@ -6,8 +6,11 @@ command a terminal is written out, and pages of one value are cut.
 
 import os
 import shlex
+import shutil
 import signal
 import sys
+import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 
 
@@ -67,6 +70,25 @@ def escape(text: str) -> str:
     'cat\\x1b[2J'
     """
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+
+def table(rows: Mapping[str, str]) -> str:
+    """Rows of a name and a text each, aligned, and wrapped to the width of the terminal.
+
+    >>> print(table({"run": "runs/digits/version_0", "device": "cpu"}))
+    run     runs/digits/version_0
+    device  cpu
+    """
+    indent = max(map(len, rows)) + 2
+    wrapper = textwrap.TextWrapper(
+        max(20, shutil.get_terminal_size().columns - indent),
+        break_long_words=False,  # a path is to be copied
+        break_on_hyphens=False,
+    )
+    between = "\n" + " " * indent
+    return "\n".join(
+        f"{name:{indent}}{between.join(wrapper.wrap(escape(text)))}" for name, text in rows.items()
+    )
 
 
 def is_interactive() -> bool:

@@ -5,18 +5,22 @@ A file may be a stranger's. What others have trained is downloaded.
 
 import math
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from classifier.checkpoint.limits import check_archive, check_values
 from classifier.errors import UserError
 from classifier.platform import memory_limit
 
 WEIGHTS_SUFFIXES = (".pt", ".pth", ".safetensors")
+WRAPPINGS = ("state_dict", "model_state_dict", "model")  # of a state dict, as scripts save it
+# The setting that names the network, of functions that build several.
+NAMED_BY = {"classifier.networks.torchvision_model": "name", "timm.create_model": "model_name"}
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
@@ -61,8 +65,16 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         raise UserError(
             f"'{path}' is damaged or holds more than tensors ({type(error).__name__})."
         ) from error
-    if isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values()):
-        return state
+    return _unwrapped(state, path)
+
+
+def _unwrapped(state: Any, path: Path) -> dict[str, Tensor]:
+    """The state dict itself, also out of what a training script has saved beside it."""
+    wrapped = [state[key] for key in WRAPPINGS if isinstance(state, dict) and key in state]
+    for found in (*wrapped, state):
+        if isinstance(found, dict) and all(isinstance(value, Tensor) for value in found.values()):
+            consume_prefix_in_state_dict_if_present(found, "module.")  # of DataParallel and DDP
+            return found
     raise UserError(f"'{path}' holds no state dict, which maps names to tensors.")
 
 
@@ -104,6 +116,24 @@ def switch_off_pretrained(network: Any) -> None:
             for name, off in (("weights", None), ("pretrained", False)):
                 if settings.get(name):
                     settings[name] = off
+
+
+def name_and_origin(network: Mapping[str, Any]) -> tuple[str, str]:
+    """The name of a network and where its weights come from; "" where its settings do not say.
+
+    The network is a mapping with ``class_path``.
+
+    >>> name_and_origin({"class_path": "timm.create_model", "init_args": {"model_name": "vit"}})
+    ('vit', '')
+    """
+    path = network["class_path"]
+    settings = {**(network.get("init_args") or {}), **(network.get("dict_kwargs") or {})}
+    name = settings.get(NAMED_BY.get(path)) or path.rpartition(".")[2]
+    known = [key for key in ("weights", "checkpoint_path", "pretrained") if key in settings]
+    given = next((key for key in known if settings[key]), None)
+    if given is None:
+        return name, "from scratch" if known else ""
+    return name, "pretrained" if given == "pretrained" else f"pretrained: {settings[given]}"
 
 
 def stem_and_head(network: nn.Module) -> tuple[nn.Conv2d, nn.Linear | nn.Conv2d]:

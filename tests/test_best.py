@@ -70,19 +70,19 @@ def validated(capsys, folder, *arguments):
     capsys.readouterr()
     assert main(["validate", "--ckpt_path", str(folder), *arguments]) == 0
     text = capsys.readouterr().out
-    return {name: float(value) for name, value in re.findall(r"(\w+_\w+) +│ +([\d.e-]+)", text)}
+    return {name: float(value) for name, value in re.findall(r"^(\w+_\w+) +([\d.]+)$", text, re.M)}
 
 
 def check(folder, capsys, *arguments):
     """The record, the table of metrics, the screen and ``validate`` say the same number."""
     screen = capsys.readouterr().out
     best = runs.read_record(folder)["best"]
-    assert f"best {best['monitor']} {best['value']:.4f} after" in screen
+    assert re.search(rf"best epoch \d+: {best['monitor']} {best['value']:.4f}[,;]", screen)
     values = [float(row[best["monitor"]] or "nan") for row in runs.read_metrics(folder)]
     assert best["value"] in values
     direction = runs.direction_of(best["monitor"])
     assert best["value"] == runs.best_value(runs.read_metrics(folder), best["monitor"], direction)
-    assert validated(capsys, folder, *arguments)[best["monitor"]] == best["value"]
+    assert validated(capsys, folder, *arguments)[best["monitor"]] == round(best["value"], 4)
 
 
 @pytest.mark.parametrize("interval", ["0.4", "10"])

@@ -35,7 +35,7 @@ def folder_of(name):
 
 
 def numbers(text):
-    """What a table of Lightning says of the test."""
+    """What the table says of the test, with four digits."""
     return {name: float(value) for name, value in re.findall(r"(test_\w+)\W+([\d.e-]+)", text)}
 
 
@@ -50,7 +50,7 @@ def test_an_earlier_run_has_the_same_test_metrics(name, capsys):
     assert main(["test", "--ckpt_path", str(folder_of(name))]) == 0
 
     captured = capsys.readouterr()
-    assert numbers(captured.out) == pytest.approx(EXPECTED[name]["test"], abs=1e-5)
+    assert numbers(captured.out) == pytest.approx(EXPECTED[name]["test"], abs=6e-5)
     assert captured.err == ""
 
 

@@ -27,8 +27,8 @@ def best(trained):
 
 
 def printed_values(text):
-    """The metrics in Lightning's table."""
-    return {name: float(value) for name, value in re.findall(r"(\w+_\w+) +│ +([\d.e-]+)", text)}
+    """The metrics in the table, with four digits."""
+    return {name: float(value) for name, value in re.findall(r"^(\w+_\w+) +([\d.]+)$", text, re.M)}
 
 
 def sets_of_digits():
@@ -54,17 +54,19 @@ def test_a_checkpoint_alone_gives_the_metrics_that_a_computation_by_hand_gives(
     assert values.keys() == {
         f"{stage}_{name}" for name in ("accuracy", "accuracy_top5", "f1", "loss")
     }
-    assert values[f"{stage}_accuracy"] == pytest.approx(right.float().mean().item())
-    assert values[f"{stage}_accuracy_top5"] == pytest.approx(in_five.float().mean().item())
+    assert values[f"{stage}_accuracy"] == pytest.approx(right.float().mean().item(), abs=6e-5)
+    assert values[f"{stage}_accuracy_top5"] == pytest.approx(
+        in_five.float().mean().item(), abs=6e-5
+    )
     loss = nn.functional.cross_entropy(logits, images.labels).item()
-    assert values[f"{stage}_loss"] == pytest.approx(loss, rel=1e-5)
+    assert values[f"{stage}_loss"] == pytest.approx(loss, abs=6e-5)
 
 
 def test_validation_of_the_best_checkpoint_gives_the_value_of_the_record(trained, capsys):
     assert main(["validate", "--ckpt_path", str(trained)]) == 0
 
     values = printed_values(capsys.readouterr().out)
-    assert values["val_loss"] == pytest.approx(runs.read_record(trained)["best"]["value"])
+    assert values["val_loss"] == round(runs.read_record(trained)["best"]["value"], 4)
 
 
 @pytest.mark.parametrize("verb", ["validate", "test"])
@@ -85,7 +87,7 @@ def test_the_batch_size_does_not_change_the_metrics(best, capsys):
     arguments = ["--data.init_args.eval_batch_size", "7"]
     assert main(["test", "--ckpt_path", str(best), *arguments]) == 0
 
-    assert printed_values(capsys.readouterr().out) == pytest.approx(expected, rel=1e-5)
+    assert printed_values(capsys.readouterr().out) == pytest.approx(expected, abs=1.1e-4)
 
 
 def test_the_trainer_settings_of_the_training_do_not_limit_the_evaluation(
@@ -98,7 +100,7 @@ def test_the_trainer_settings_of_the_training_do_not_limit_the_evaluation(
     assert main(["validate", "--ckpt_path", str(folder)]) == 0
 
     accuracy = printed_values(capsys.readouterr().out)["val_accuracy"]
-    assert accuracy * 143 == pytest.approx(round(accuracy * 143), abs=1e-4)
+    assert accuracy * 143 == pytest.approx(round(accuracy * 143), abs=1e-2)
 
 
 @pytest.mark.parametrize("verb", ["validate", "test", "predict"])
@@ -123,7 +125,7 @@ def test_a_config_beside_the_checkpoint_wins_over_it(best, write_config, capsys)
     with torch.no_grad():
         expected = nn.functional.multi_margin_loss(module(images.images), images.labels).item()
     values = printed_values(capsys.readouterr().out)
-    assert values["test_loss"] == pytest.approx(expected, rel=1e-5)
+    assert values["test_loss"] == pytest.approx(expected, abs=6e-5)
 
 
 def test_data_with_other_classes_than_the_checkpoint_is_refused(best, capsys):

@@ -279,11 +279,16 @@ def test_a_normal_run_prints_its_start_its_epochs_and_what_comes_next(write_conf
     assert run.stderr == ""
     epoch = r"train_loss \d\.\d{4}  val_loss \d\.\d{4}  val_accuracy 0\.\d{4}  \d+\.\d s"
     expected = [
-        r"runs/tiny/version_0: MNISTNet, 4,998 parameters, on cpu; "
-        r"Digits, 1,295 / 143 / 359 images to train / validate / test",
+        r"run      runs/tiny/version_0",
+        r"network  MNISTNet, 4,998 parameters",
+        r"data     Digits, 1,295 / 143 / 359 images to train / validate / test",
+        r"classes  10, each with 125 to 131 images to train",
+        r"images   8 x 8, grey; no augmentation",
+        r"device   cpu, \d+ threads?",
         rf"epoch 1/2  {epoch}",
         rf"epoch 2/2  {epoch}",
-        r"best val_loss \d\.\d{4} after \d+\.\d s, run kept in runs/tiny/version_0",
+        r"best epoch [12]: val_loss \d\.\d{4}, val_accuracy 0\.\d{4}; \d+\.\d s; "
+        r"run kept in runs/tiny/version_0",
         r"  classifier test --ckpt_path runs/tiny/version_0/checkpoints/best.ckpt",
         r"  tensorboard --logdir runs/tiny",
     ]
@@ -299,7 +304,8 @@ def test_the_printed_numbers_are_those_of_the_run(write_config, fit, capsys):
     printed = capsys.readouterr().out
     losses = [float(row["val_loss"]) for row in rows_of(folder)]
     assert re.findall(r"  val_loss ([\d.]+)", printed) == [f"{loss:.4f}" for loss in losses]
-    assert f"best val_loss {min(losses):.4f} " in printed
+    best = losses.index(min(losses)) + 1
+    assert f"best epoch {best}: val_loss {min(losses):.4f}, " in printed
 
 
 def test_another_monitor_is_watched_shown_and_decides(write_config, fit, capsys):
@@ -514,7 +520,7 @@ def test_one_validation_batch_without_a_finite_loss_is_no_best_epoch(
 
     assert [row["val_loss"] for row in rows_of(folder)] == ["nan", "nan"]
     assert "best" not in record_of(folder)
-    assert "best val_loss" not in capsys.readouterr().out
+    assert "best epoch" not in capsys.readouterr().out
 
 
 def refuse(constant):
@@ -533,7 +539,7 @@ def test_a_run_that_diverged_has_a_record_that_every_program_reads(write_config,
     assert record["metrics"]["val_loss"] is None
     assert record.get("best", {}).get("value", 0) is not None
     printed = capsys.readouterr().out
-    assert not re.search(r"best val_loss (inf|nan)", printed)
+    assert not re.search(r"best epoch \d+: val_loss (inf|nan)", printed)
     assert (folder / "checkpoints" / "last.ckpt").is_file()
 
 

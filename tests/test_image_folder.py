@@ -381,7 +381,9 @@ def test_images_beside_the_class_folders_and_unnamed_splits_are_said(tmp_path):
     (tmp_path / "part1" / "cat" / "0.png").rename(tmp_path / "part1" / "loose.png")
     (tmp_path / "part1" / "cat" / "1.png").rename(tmp_path / "loose.png")
 
-    data = prepared(tmp_path, splits={"train": "part1", "test": "part2"}, val_fraction=0.4)
+    data = prepared(
+        tmp_path, splits={"train": "part1", "test": "part2"}, val_fraction=0.4, batch_size=2
+    )
 
     assert data.notes("fit") == [
         "left out 2 images in no class folder, such as 'loose.png'.",

@@ -218,6 +218,18 @@ ON_THE_COMMAND_LINE = {
         [*FIT, "--trainer.accelerator", "gpu"],
         ["trainer.accelerator", "no gpu here", "auto"],
     ),
+    "precision by another name": (
+        [*FIT, "--trainer.precision", "fp16"],
+        ["trainer.precision", "'fp16'", "'16-mixed'"],
+    ),
+    "schedule without its length": (
+        [*FIT, "--model.lr_scheduler=OneCycleLR", "--model.lr_scheduler.max_lr=0.1"],
+        ["total_steps, 2 with model.interval epoch", "8 with step"],
+    ),
+    "data module of Lightning": (
+        [*FIT, "--data=pytorch_lightning.LightningDataModule"],
+        ["derive from classifier.data.ImageDataModule"],
+    ),
     "callback misspelt": (
         [*FIT, "--trainer.callbacks+=EarlyStoping"],
         ["callbacks", "'EarlyStopping'"],
@@ -249,8 +261,12 @@ ON_THE_COMMAND_LINE = {
     "image folder empty": ([*FIT, *folder_data("empty")], ["empty", "class"]),
     "image folder is a file": ([*FIT, *folder_data("tiny.yaml")], ["tiny.yaml", "folder"]),
     "one class only": ([*FIT, *folder_data("single")], ["single", "cats"]),
+    "labels in a table": ([*FIT, *folder_data("table")], ["'images'", "'labels.csv'", "not read"]),
     "class without images": ([*FIT, *folder_data("fotos")], ["dogs", "no images"]),
-    "unreadable training image": ([*FIT, *folder_data("broken")], ["dogs/4.png", "Cannot read"]),
+    "unreadable training image": (
+        [*FIT, *folder_data("broken"), "--data.batch_size=5"],
+        ["dogs/4.png", "Cannot read"],
+    ),
     "checkpoint missing": (["test", "--ckpt_path", "x.ckpt"], ["x.ckpt"]),
     "checkpoint not given": (["test", "--config", "tiny.yaml"], ["--ckpt_path"]),
     "run folder without checkpoints": (
@@ -313,8 +329,10 @@ def surroundings(own_folder):
         "pairs/dogs",
         "broken/cats",
         "broken/dogs",
+        "table/images",
     ):
         images(folder)
+    Path("table/labels.csv").touch()
     Path("fotos/dogs").mkdir()
     Path("broken/dogs/4.png").write_text("not an image")
     torch.save({"state_dict": os.system}, "code.ckpt")
@@ -383,6 +401,36 @@ def test_a_missing_argument_of_an_own_network_is_named(
     assert "model.network" in error
     assert "hidden" in error
     assert "Name a config file" not in error
+
+
+OF_ONE_SIZE = """
+from torch import nn
+
+
+class OfOneSize(nn.Linear):
+    def __init__(self, num_classes: int, width: int) -> None:
+        super().__init__(width, num_classes)
+
+    def forward(self, images):
+        height = images.shape[2]
+        assert height == 224, f"Wrong image height! Expected 224 but got {height}!"
+"""
+
+
+def test_a_network_of_one_image_size_is_answered_with_it(write_config, write_module, answer):
+    write_module(OF_ONE_SIZE)  # as torchvision's vision transformers say it
+
+    answer(
+        ["fit", "--config", write_config(), "--model.network=own.OfOneSize"],
+        ["takes 224 pixels, not 8", "--data.image_size 224"],
+    )
+
+
+def test_a_model_of_timm_that_is_misspelt_is_answered_with_a_close_one(write_config, answer):
+    pytest.importorskip("timm")
+    network = ["--model.network=timm.create_model", "--model.network.model_name=resnet10x"]
+
+    answer(["fit", "--config", write_config(), *network], ["no model 'resnet10x'", "'resnet10t'"])
 
 
 def test_a_folder_of_runs_is_answered_with_its_newest(trained, monkeypatch, answer):

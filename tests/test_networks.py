@@ -356,6 +356,17 @@ def test_unknown_network_is_refused_with_near_names(name, hint):
         torchvision_model(name, num_classes=7)
 
 
+@pytest.mark.parametrize("name", ["state_dict", "model", "model_state_dict"])
+def test_a_state_dict_is_found_in_what_a_training_script_has_saved(name, tmp_path):
+    trained = models.shufflenet_v2_x0_5(num_classes=7).eval()
+    state = {f"module.{key}": value for key, value in trained.state_dict().items()}  # of DDP
+    torch.save({"epoch": 3, "optimizer": {"lr": 0.1}, name: state}, tmp_path / "script.pt")
+
+    network = torchvision_model("shufflenet_v2_x0_5", 7, weights=str(tmp_path / "script.pt"))
+
+    assert torch.equal(network.eval()(IMAGES), trained(IMAGES))
+
+
 @pytest.mark.parametrize("weights", ["IMAGENET", "ResNet50_Weights.DEFAULT", "weights.ckpt"])
 def test_unknown_weights_are_refused_with_those_that_exist(weights):
     with pytest.raises(
@@ -399,7 +410,7 @@ def test_file_with_a_whole_network_is_refused(tmp_path):
 
 
 def test_file_with_something_else_than_a_state_dict_is_refused(tmp_path):
-    torch.save({"epoch": 3, "state_dict": {}}, tmp_path / "checkpoint.pt")
+    torch.save({"epoch": 3, "state_dict": {"fc": [1.0]}}, tmp_path / "checkpoint.pt")
 
     with pytest.raises(ValueError, match=r"checkpoint\.pt' holds no state dict"):
         torchvision_model("shufflenet_v2_x0_5", 7, weights=str(tmp_path / "checkpoint.pt"))

@@ -123,7 +123,7 @@ def test_setup_loaders_and_class_names_are_enough_to_train_resume_and_test(name,
     assert main(command(name)) == 0
 
     output = capsys.readouterr()
-    assert f"on cpu; {name}\n" in output.out
+    assert f"data     {name}\nclasses  2\n" in output.out
     assert f"note: {name} has its own train_dataloader" in output.err
     folder = Path("runs/tiny/version_0")
     data = json.loads((folder / "run.json").read_text())["data"]

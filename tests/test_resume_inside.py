@@ -276,7 +276,7 @@ def test_a_finished_run_has_nothing_to_train_and_says_so(write_config, capsys):
     assert main(["fit", "--ckpt_path", str(RUN)]) == 0
 
     captured = capsys.readouterr()
-    assert "nothing to train: 1 epochs are done" in captured.out
+    assert "nothing to train: 1 epoch is done" in captured.out
     assert captured.err == ""
     last = torch.load(RUN / "checkpoints" / "last.ckpt", weights_only=True)
     (RUN / "before.ckpt").write_bytes(before)

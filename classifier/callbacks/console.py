@@ -1,17 +1,22 @@
-"""What a person sees of a training: a line to begin with, a line each epoch, where the run is."""
+"""What a person sees: what is trained on, each epoch, where the run is, what a test gives."""
 
 import shlex
+from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import Callback, RichProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from classifier import terminal
+from classifier import runs, terminal
 from classifier.callbacks import stop_reasons
 from classifier.callbacks.checkpoints import RunCheckpoints, best_checkpoint
 from classifier.callbacks.epochs import EpochTracker, is_epoch_incomplete
+from classifier.callbacks.progress import epoch_of
 from classifier.runs import RunFolder
+from classifier.splits import PARTS
+from classifier.weights import name_and_origin
 
 
 class Console(EpochTracker):
@@ -29,13 +34,10 @@ class Console(EpochTracker):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
+        rows = {"run": str(self.run.shown)} if self.run else {}
         data = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning, undeclared
-        count = sum(p.numel() for p in pl_module.parameters())
-        network = f"{type(pl_module.network).__name__}, {count:,} parameters"
-        devices = f"{trainer.num_devices} x " if trainer.num_devices > 1 else ""
-        place = f"{self.run.shown}: " if self.run else ""
-        device = f"on {devices}{pl_module.device.type}"
-        self._print(trainer, f"{place}{network}, {device}; {data.summary()}")
+        rows |= {"network": _network(trainer), **data.summary(), "device": _device(trainer)}
+        self._print(trainer, terminal.table(rows))
         if trainer.current_epoch:
             self._print(trainer, f"resumed in epoch {trainer.current_epoch + 1}")
 
@@ -46,8 +48,7 @@ class Console(EpochTracker):
         if trainer.fit_loop.batch_idx < 0:  # stopped before its first batch
             return
         self.epochs += 1
-        last = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else "?"
-        place = f"epoch {trainer.current_epoch + 1}/{last}"
+        place = f"epoch {epoch_of(trainer)}"
         if is_epoch_incomplete(trainer):
             place += f", up to step {trainer.global_step}"
         self._print_metrics(trainer, place, self.end_metrics(trainer))
@@ -68,20 +69,29 @@ class Console(EpochTracker):
                 return
         elif trainer.should_stop:
             self._print(trainer, f"ended by {why}")
-        seconds = f"{self.seconds():.1f} s"
-        kept = f"run kept in {self.run.shown}"
+        end = f"{self.seconds():.1f} s; run kept in {self.run.shown}"
         if (checkpoints := best_checkpoint(trainer)) is None:
-            self._print(trainer, f"{kept} after {seconds}")
+            self._print(trainer, end)
             self._say_what_is_not_logged(trainer)
         else:
-            best = f"best {checkpoints.monitor} {checkpoints.best.score:.4f}"
-            self._print(trainer, f"{best} after {seconds}, {kept}")
+            self._print(trainer, f"{self._best(checkpoints)}; {end}")
             path = terminal.display_path(checkpoints.best_model_path)
             self._print(trainer, "  " + terminal.command("test", "--ckpt_path", path))
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 parent = str(terminal.display_path(logger.log_dir).parent)
                 self._print(trainer, "  " + shlex.join(["tensorboard", "--logdir", parent]))
+
+    def _best(self, checkpoints: RunCheckpoints) -> str:
+        """What best.ckpt has reached, and in which epoch."""
+        monitor, score = str(checkpoints.monitor), checkpoints.best.score
+        rows = runs.read_metrics(self.run.path) if self.run else []
+        row = next((r for r in rows if r.get(monitor) == repr(score)), None)
+        if row is None:  # metrics.csv is missing or was edited
+            return f"best {monitor} {score:.4f}"
+        names = [name for name in dict.fromkeys([monitor, "val_accuracy"]) if row.get(name)]
+        values = ", ".join(f"{name} {float(row[name]):.4f}" for name in names)
+        return f"best epoch {int(row['epoch']) + 1}: {values}"
 
     def _say_what_is_not_logged(self, trainer: pl.Trainer) -> None:
         """Says that no best checkpoint is kept, for nothing logs the metric that chooses it."""
@@ -97,10 +107,13 @@ class Console(EpochTracker):
     def _why_it_ended(self, trainer: pl.Trainer) -> str:
         """What ended the training, and what resumes it."""
         if trainer.should_stop:
-            return stop_reasons.describe(stop_reasons.stop_reason(trainer))
+            cause = stop_reasons.stop_reason(trainer)
+            return stop_reasons.describe(cause, stop_reasons.details(trainer, cause))
+        number, unit = trainer.current_epoch, "epoch"
         if 0 <= trainer.max_steps <= trainer.global_step:
-            return f"{trainer.global_step} steps are done; raise trainer.max_steps to continue."
-        return f"{trainer.current_epoch} epochs are done; raise trainer.max_epochs to continue."
+            number, unit = trainer.global_step, "step"
+        done = f"1 {unit} is done" if number == 1 else f"{number} {unit}s are done"
+        return f"{done}; raise trainer.max_{unit}s to continue."
 
     def on_exception(self, trainer: pl.Trainer, _: Any, exception: BaseException) -> None:
         run = self.run
@@ -114,22 +127,10 @@ class Console(EpochTracker):
             return
         bar = trainer.progress_bar_callback
         if isinstance(bar, RichProgressBar) and bar.progress is not None:
-            bar.progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            is_command = "\n  " in f"\n{text}"  # to be copied in one piece
+            bar.progress.console.print(text, markup=False, highlight=False, soft_wrap=is_command)
         else:
             terminal.out(text)
-
-
-class RichBar(RichProgressBar):
-    """Lightning's bar, which leaves to ``Console`` what stays on the screen."""
-
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.progress is not None:
-            self.progress.stop()  # before the console's last lines, not below them
-
-    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
-        metrics = super().get_metrics(trainer, pl_module)
-        metrics.pop("v_num", None)  # the run folder is already on the screen
-        return metrics
 
 
 class DataNotes(Callback):
@@ -142,3 +143,70 @@ class DataNotes(Callback):
         if trainer.is_global_zero and data is not None:
             for note in data.notes(stage):
                 terminal.note(note)
+
+
+class EvaluationTable(Callback):
+    """Shows what ``validate`` and ``test`` have measured, in place of Lightning's table.
+
+    There is a column for each loader, if there are several.
+    """
+
+    state_key = "EvaluationTable"
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._take_over(trainer.test_loop)
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._show(trainer, "test")
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.state.fn == "validate":
+            self._take_over(trainer.validate_loop)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.state.fn == "validate":
+            self._show(trainer, "val")
+
+    def _take_over(self, loop: Any) -> None:
+        self.verbose, loop.verbose = loop.verbose, False
+
+    def _show(self, trainer: pl.Trainer, part: str) -> None:
+        if not self.verbose:
+            return
+        data = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning, undeclared
+        path = trainer.ckpt_path
+        rows = {"checkpoint": str(terminal.display_path(path))} if path else {}
+        if images := getattr(data, "sets", {}).get(part):
+            rows["data"] = f"{data.title}, {len(images):,} {PARTS[part]} images"
+        metrics: dict[str, list[str]] = {}
+        for name, value in sorted(trainer.callback_metrics.items()):
+            metrics.setdefault(name.partition("/dataloader_idx_")[0], []).append(f"{value:.4f}")
+        if (columns := max(map(len, metrics.values()), default=1)) > 1:
+            rows["loader"] = "  ".join(f"{number:<6}" for number in range(columns)).rstrip()
+        terminal.out(terminal.table(rows | {name: "  ".join(v) for name, v in metrics.items()}))
+
+
+def _network(trainer: pl.Trainer) -> str:
+    """The network by its name, its size, and where its weights come from."""
+    module = trainer.lightning_module
+    settings = module.hparams.get("network")
+    name, origin = type(module.network).__name__, ""
+    if isinstance(settings, Mapping) and "class_path" in settings:  # from Python it is an object
+        name, origin = name_and_origin(settings)
+    if trainer.ckpt_path:
+        origin = f"weights of {terminal.display_path(trainer.ckpt_path)}"
+    counts = [p.numel() for p in module.parameters()]
+    trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    frozen = f" ({trained:,} of them trained)" if trained < sum(counts) else ""
+    return ", ".join(filter(None, [name, f"{sum(counts):,} parameters{frozen}", origin]))
+
+
+def _device(trainer: pl.Trainer) -> str:
+    """What is computed on, and how exactly if not as usual."""
+    kind = trainer.strategy.root_device.type
+    place = f"{trainer.world_size} x {kind}" if trainer.world_size > 1 else kind
+    if kind == "cpu":
+        number = torch.get_num_threads()
+        place += f", {number} thread{'s' * (number > 1)}"
+    precision = str(trainer.precision)
+    return place if precision == "32-true" else f"{place}, precision {precision}"

@@ -49,7 +49,20 @@ def stop_reason(trainer: Any) -> str:
     return ANOTHER
 
 
-def describe(cause: str) -> str:
+def details(trainer: Any, cause: str) -> str:
+    """What a callback that stopped a training says of it, in brackets; "" if nothing."""
+    said = (
+        callback.stopping_reason_message
+        for callback in trainer.callbacks
+        if isinstance(callback, EarlyStopping) and type(callback).__name__ == cause
+    )
+    message = next(filter(None, said), "").partition(" Signaling Trainer")[0]
+    told = message.removeprefix("Monitored metric ").rstrip(".").replace(". Best", ", best")
+    told = told.replace("last 1 records", "last record")
+    return f" ({told})" if told else ""
+
+
+def describe(cause: str, details: str = "") -> str:
     """Names what stopped a training, and what resumes it."""
     if cause == "Timer":
         return "the time; raise or drop trainer.max_time or a Timer's duration to continue."
@@ -57,7 +70,7 @@ def describe(cause: str) -> str:
         return f"{cause}, where the run before had ended."
     if cause == ANOTHER:
         return f"{cause}; change trainer.callbacks, or set it to null, to continue."
-    return f"{cause}; change its arguments, or pass --trainer.callbacks null, to continue."
+    return f"{cause}{details}; change its arguments, or pass --trainer.callbacks null, to continue."
 
 
 def still_holds(cause: str, then: Settings, now: Settings) -> bool:

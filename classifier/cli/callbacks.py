@@ -8,10 +8,11 @@ from pytorch_lightning.callbacks import Callback, ProgressBar, Timer
 
 from classifier import terminal
 from classifier.callbacks.checkpoints import RunCheckpoints, refuse_taken_names
-from classifier.callbacks.console import Console, DataNotes, RichBar
+from classifier.callbacks.console import Console, DataNotes, EvaluationTable
 from classifier.callbacks.divergence import StopOnDivergence
 from classifier.callbacks.logger import RunLogger
 from classifier.callbacks.predictions import PredictionWriter
+from classifier.callbacks.progress import RichBar
 from classifier.callbacks.rank_watch import RankWatch
 from classifier.callbacks.resume import ResumeRun
 from classifier.callbacks.run_keeper import RunKeeper
@@ -64,6 +65,7 @@ def callbacks_for(cli: "ClassifierCLI", config: Namespace) -> tuple[list[Callbac
         StopOnDivergence(run, seed) if fits else None,  # before it is recorded
         _record(cli, run) if run else None,  # before what reads its metrics.csv
         Console(run) if fits else None,
+        None if predicts else EvaluationTable(),
         _end(cli, config),
         None if predicts else FreedMemory(),
         RankWatch(run),
@@ -83,8 +85,8 @@ def _keeper(cli: "ClassifierCLI", config: Namespace, run: RunFolder) -> RunKeepe
     done, is_resumed = line.epochs_done, there is not None and run.begun
     if is_resumed and config.max_epochs is not None and 0 <= config.max_epochs < done:
         raise UserError(
-            f"trainer.max_epochs is {config.max_epochs}, but {done} epochs are done; raise it to "
-            "continue. An earlier checkpoint starts a new run."
+            f"trainer.max_epochs is {config.max_epochs}, but {done} of them "
+            "are done; raise it to continue. An earlier checkpoint starts a new run."
         )
     keeper = RunKeeper(run, lambda: claim_folder(cli.root, cli.run_name))
     if config.logger in (None, True):

@@ -27,9 +27,11 @@ from classifier.anchored_yaml.aliases import anchors, with_aliases
 from classifier.anchored_yaml.text import load
 from classifier.callbacks.checkpoint_io import use_atomic_checkpoints
 from classifier.callbacks.predictions import PredictionWriter
+from classifier.callbacks.progress import RichBar
 from classifier.checkpoint.trust import PACKAGES, confined
 from classifier.cli.callbacks import callbacks_for
 from classifier.cli.command_line import CommandLine
+from classifier.cli.errors import in_other_words
 from classifier.cli.fill import (
     fill_modes,
     fill_network,
@@ -40,7 +42,7 @@ from classifier.cli.fill import (
 from classifier.cli.given import cut_aliases
 from classifier.cli.job import Job
 from classifier.cli.keys import LINKS, MODULE, NETWORK, remember
-from classifier.cli.parser import Parser, help_of_function
+from classifier.cli.parser import Parser, own_help
 from classifier.cli.places import telling_where
 from classifier.cli.words import read_words
 from classifier.cli.write_errors import write_error
@@ -78,10 +80,9 @@ USAGE = {
     ),
 }
 EPILOG = (
-    "--KEY.help CLASS shows the settings of a class, such as --model.optimizer.help Adam or "
-    "--data.help CIFAR10; --print_config shows the whole config and runs nothing. "
-    "--trust PACKAGE[,PACKAGE] lets the config of a checkpoint use other classes than those of "
-    f"{', '.join(PACKAGES)}; your own configs and command line may use any."
+    "--KEY.help CLASS shows the settings of a class, such as --model.optimizer.help Adam. "
+    "--trust PACKAGE[,PACKAGE] lets the config of somebody else's checkpoint use classes besides "
+    f"those of {', '.join(PACKAGES)}."
 )
 
 
@@ -236,7 +237,7 @@ class ClassifierCLI(PlainCLI):
         self._during.enter_context(confined(line.trust))
         self._during.enter_context(telling_where(line.missing))
         parser.where = self.command_parser.where = line.where
-        if shown := help_of_function(line.options):
+        if shown := own_help(line.options, self.trainer_class):
             sys.stdout.write(shown)
             parser.exit()
         aliases = anchors(line.texts)
@@ -434,6 +435,10 @@ class ClassifierCLI(PlainCLI):
         try:
             with cleaning(self._leave_nothing):
                 yield
+        except AssertionError as error:
+            if told := in_other_words(str(error)):
+                raise UserError(told) from error
+            raise
         except RuntimeError as error:
             if self.worker_errors and self.worker_errors.reported:
                 raise DataWorkerError(str(error)) from error
@@ -450,7 +455,9 @@ class ClassifierCLI(PlainCLI):
         if trainer is None:
             return
         bar = trainer.progress_bar_callback
-        if isinstance(bar, RichProgressBar) and bar.progress is not None:
+        if isinstance(bar, RichBar):
+            bar.close()
+        elif isinstance(bar, RichProgressBar) and bar.progress is not None:
             bar.progress.stop()
         launcher: Any = trainer.strategy.launcher
         if hasattr(launcher, "kill"):

@@ -39,6 +39,17 @@ RENAMED = {  # as other programs, or earlier versions of Lightning, call it
     "output_dir": "trainer.default_root_dir",
 }
 OF_MODEL = ("optimizer", "lr_scheduler", "network", "loss")  # where LightningCLI has some itself
+PRECISIONS = {  # as other programs call those of Lightning
+    **dict.fromkeys(("fp16", "float16", "half", "amp", "mixed"), "16-mixed"),
+    **dict.fromkeys(("bfloat16", "bf16-amp"), "bf16-mixed"),
+    **dict.fromkeys(("fp32", "float32", "float", "full"), "32-true"),
+    **dict.fromkeys(("fp64", "float64", "double"), "64-true"),
+}
+# What transformers of a fixed image size say, of torchvision and of timm.
+OTHER_SIZE = re.compile(
+    r"Wrong image \w+! Expected (?P<wanted>\d+) but got (?P<got>\d+)"
+    r"|Input \w+ \((?P<got_>\d+)\) doesn't match model \((?P<wanted_>\d+)\)"
+)
 TYPES = {
     "int": "a whole number",
     "float": "a number",
@@ -141,10 +152,16 @@ def _cause(message: str) -> str:
     if others:
         return "; ".join(dict.fromkeys(_translated(line, given) for line in others))
     if expected:  # a class would also have been accepted, but nobody meant one
-        choice = list(dict.fromkeys(expected))
-        listed = " or ".join(choice) if len(choice) < 4 else f"one of {', '.join(choice)}"
-        return f"{given} is not {listed}."
+        return _not_one_of(list(dict.fromkeys(expected)), given)
     return _translated(paths[0], given) if paths else _wanted(message, given)
+
+
+def _not_one_of(choice: list[str], given: str) -> str:
+    """A sentence about a value that is none of those expected."""
+    if (meant := PRECISIONS.get(given.strip("'").lower())) in choice:
+        return f"{given} is not known, did you mean '{meant}'?"
+    listed = " or ".join(choice) if len(choice) < 4 else f"one of {', '.join(choice)}"
+    return f"{given} is not {listed}."
 
 
 def _wanted(message: str, given: str) -> str:
@@ -175,9 +192,9 @@ def _translated(line: str, given: str) -> str:
         return f"'{path[1]}' is not a class path{_class_for(path[1])}"
     if other := re.match(r"Import path (\S*) ?does not correspond to a subclass of (\w+)", line):
         name = repr(other[1]) if other[1] else given
-        return f"{name} is not a subclass of {other[2]}{_twin(name)}"
+        return f"{name} is not a subclass of {other[2]}{_twin(name, other[2])}"
     if base := re.match(r"Expected '(\S+)' to be a subclass of <class '(?:\w+\.)*(\w+)'>", line):
-        return f"'{base[1]}' is not a subclass of {base[2]}{_twin(base[1])}"
+        return f"'{base[1]}' is not a subclass of {base[2]}{_twin(base[1], base[2])}"
     if attribute := re.match(r"module '([\w.]+)' has no attribute '(\w+)'", line):
         found = vars(sys.modules.get(attribute[1], sys)).items()
         hint = did_you_mean(attribute[2], (name for name, value in found if callable(value)))
@@ -194,11 +211,13 @@ def _translated(line: str, given: str) -> str:
             f"there is no '{module[1]}', neither installed nor in {folders}: correct the class "
             "path, or start in the folder that it is in."
         )
-    return line
+    return in_other_words(line) or line
 
 
-def _twin(class_path: str) -> str:
+def _twin(class_path: str, base: str = "") -> str:
     """Ends a sentence about a class that is of another base than it seems."""
+    if base == "ImageDataModule":
+        return ": let it derive from classifier.data.ImageDataModule."
     module = sys.modules.get(class_path.strip("'").rpartition(".")[0])
     found = vars(module).values() if module else ()
     if any(getattr(value, "__name__", "").startswith("lightning.pytorch") for value in found):
@@ -240,6 +259,21 @@ def _class_for(name: str) -> str:
     if name.lower() in models.list_models(models):
         return f", did you mean 'torchvision.models.{name.lower()}'?"
     return did_you_mean(name, _class_names(), ", expected package.module.Class.")
+
+
+def in_other_words(text: str) -> str:
+    """What the user can do about what a network says of itself; "" for anything else.
+
+    >>> in_other_words("Wrong image height! Expected 224 but got 48!")
+    'the network takes 224 pixels, not 48: --data.image_size 224.'
+    """
+    if size := OTHER_SIZE.search(text):
+        wanted, got = size["wanted"] or size["wanted_"], size["got"] or size["got_"]
+        return f"the network takes {wanted} pixels, not {got}: --data.image_size {wanted}."
+    if name := re.match(r"Unknown model \((.+)\)$", text):
+        known = sys.modules["timm"].list_models() if "timm" in sys.modules else ()
+        return f"model.network: timm has no model '{name[1]}'{did_you_mean(name[1], known)}"
+    return ""
 
 
 def message_of(error: Exception) -> str:

@@ -27,12 +27,38 @@ NOT_WRITABLE = "Unable to serialize instance"  # what jsonargparse writes for su
 
 
 OWN_HELP = {
-    "ckpt_path": "A checkpoint file, or a run folder, which means its last checkpoint to resume "
-    "and its best one to evaluate.",
-    "data": "Class path of a data module and its init_args. Here: classifier.data.Digits, MNIST, "
-    "FashionMNIST, CIFAR10, CIFAR100, ImageFolder; or a subclass of ImageDataModule.",
+    "ckpt_path": "A checkpoint file, or a run folder: its last checkpoint to resume, its best one "
+    "to evaluate.",
+    "config": "A YAML file; of several, a later one wins.",
+    "data": "Digits, MNIST, FashionMNIST, CIFAR10, CIFAR100, ImageFolder; or the class path of a "
+    "subclass of classifier.data.ImageDataModule.",
+    "hyperparameters": "Values with a name; --hyperparameters.NAME VALUE changes one wherever "
+    "it is used.",
+    "print_config": "Show the whole config and run nothing.",
     "seed_everything": "Seed of all random numbers; true draws one. (default: 0)",
+    "save_every.minutes": "How often to save inside an epoch. (default: 5)",
+    "save_every.steps": "The same, in optimizer steps.",
+    "trainer.accelerator": "cpu, gpu, mps or tpu. (default: auto)",
+    "trainer.callbacks": "Callbacks, each a class path with init_args; --trainer.callbacks+ CLASS "
+    "adds one.",
     "trainer.default_root_dir": "Folder of all runs. (default: runs)",
+    "trainer.fast_dev_run": "Try a batch of everything and keep nothing.",
+    "trainer.limit_train_batches": "Batches an epoch, a number or a share of all.",
+    "trainer.max_epochs": "Epochs to train, of all that are done.",
+    "trainer.max_time": "Time to train, as DD:HH:MM:SS.",
+    "trainer.precision": "Precision, such as bf16-mixed or 16-mixed. (default: 32-true)",
+}
+# Of these sections the help of a verb shows no others, and says where all of them stand.
+USUAL = {
+    "model": "network loss optimizer lr_scheduler monitor",
+    "trainer": "max_epochs max_time accelerator devices precision callbacks default_root_dir "
+    "limit_train_batches fast_dev_run",
+}
+TITLES = {
+    "model": "Model (--model.help shows all settings)",
+    "data": "Data (--data.help ImageFolder shows the settings of one)",
+    "trainer": "Trainer (--trainer.help shows all settings)",
+    "ckpt_path": "Checkpoint",  # Lightning's is a sentence about its own method
 }
 OWN_CLASSES = {"model.network": "classifier.networks."}
 
@@ -44,19 +70,20 @@ class HelpFormatter(Formatter):
     hundreds for a network, only those of this package are listed.
     """
 
-    def text_of(self, name: str, text: str) -> str:
+    def text_of(self, name: str, text: Callable[[], str]) -> str:
         """Shortens what jsonargparse says of a setting."""
         if name in OWN_HELP:
             return OWN_HELP[name]
-        text, facts, *_ = [*re.split(r"(?:^| )\((?:required, )?type: ", " ".join(text.split())), ""]
+        told = " ".join(text().split())
+        said, facts, *_ = [*re.split(r"(?:^| )\((?:required, )?type: ", told), ""]
         if name.startswith("trainer."):
-            text = text.partition(". ")[0].rstrip(".") + "."
+            said = said.partition(". ")[0].rstrip(".") + "."
         if default := re.search(r"default: (.+?)(?:, known subclasses.*)?\)$", facts):
-            text += f" (default: {default[1]})" if default[1] != "null" else ""
+            said += f" (default: {default[1]})" if default[1] != "null" else ""
         prefix = OWN_CLASSES.get(name)
         if prefix and (names := re.findall(rf"{prefix}[\w.]+", facts)):
-            text += f" Here: {', '.join(names)}; or any other class path."
-        return text
+            said += f" Here: {', '.join(names)}; or any other class path."
+        return said
 
 
 class Parser(LightningArgumentParser):
@@ -89,21 +116,23 @@ class Parser(LightningArgumentParser):
         super().link_arguments(source, target, *args, **kwargs)
 
     def format_help(self, *args: Any, **kwargs: Any) -> str:
-        """Formats the help: the Trainer's forty settings last, what is linked not at all."""
+        """Formats the help: of module and trainer the usual settings, of the trainer last."""
         last: list[Any] = []
         groups: list[Any] = []
+        hidden: list[str] = []
         for group, names in groups_of(self):
-            title = group.title or ""
-            if "ckpt_path" in names:
-                group.title = "Checkpoint"  # Lightning's is a sentence about its own method
-            if self.module and "model" in names:  # in its place the settings of the usual class
+            section = next((name for name in names if name in TITLES), "")
+            if self.module and section == "model":  # the settings of the usual class
                 usual = LightningArgumentParser(formatter_class=HelpFormatter)
                 usual.add_lightning_class_args(self.module, "model")
-                groups += [own for own, named in groups_of(usual) if "model" in named]
-            elif title != "Linked arguments":
-                (last if "via flags" in title else groups).append(group)
-        linked = ("model.class_names", "model.mean", "model.std")
-        with shown_groups(self, [*groups, *last], linked):
+                group, names = next(g for g in groups_of(usual) if "model" in g[1])
+            if section in USUAL:
+                shown = [f"{section}.{name}" for name in USUAL[section].split()]
+                hidden += [name for name in names if name not in shown]
+            if group.title != "Linked arguments":
+                group.title = TITLES.get(section, group.title)
+                (last if section == "trainer" else groups).append(group)
+        with shown_groups(self, [*groups, *last], hidden):
             text: str = super().format_help(*args, **kwargs)
         return text
 
@@ -150,12 +179,17 @@ class Parser(LightningArgumentParser):
         self.exit(2)
 
 
-def help_of_function(options: Sequence[str]) -> str:
-    """The settings of a function that ``--KEY.help`` names; "" where it names none.
+def own_help(options: Sequence[str], trainer: Any) -> str:
+    """What ``--trainer.help`` shows, and ``--KEY.help`` of a function; "" where neither is asked.
 
-    jsonargparse knows those of classes. A name without its package is of this one.
+    jsonargparse knows the settings of classes that a value names. A function without its package is
+    of this one.
     """
     for name, value in options_of(options):
+        if name == "trainer.help":
+            shown = Parser(usage=argparse.SUPPRESS, description="", add_help=False)
+            shown.add_lightning_class_args(trainer, "trainer")
+            return LightningArgumentParser.format_help(shown)
         if name.endswith(".help") and value:
             path = value if "." in value else f"{OWN_CLASSES['model.network']}{value}"
             with contextlib.suppress(ImportError, AttributeError, ValueError):

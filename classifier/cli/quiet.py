@@ -13,7 +13,7 @@ NOTES = re.compile(
     r"((GPU|TPU|HPU) available|Seed set to|.*Tip: |`Trainer\.fit` stopped|Restor|Loaded model|"
     r"LOCAL_RANK|Initializing distributed|-{20}|distributed_backend|All distributed processes|"
     r"Detected KeyboardInterrupt|Received SIGTERM|`Trainer\(|Using (.*bit|bfloat16)|"
-    r"You are using a CUDA device|No CUDA runtime is found)"
+    r"Loading `train_dataloader` to estimate|You are using a CUDA device|No CUDA runtime is found)"
 )
 
 

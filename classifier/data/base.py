@@ -41,6 +41,7 @@ from classifier.splits import PARTS, stratified_split
 # Mean and standard deviation of ImageNet's training images, on which most weights were pretrained,
 # of each colour and of grey.
 IMAGENET = {"mean": ([0.485, 0.456, 0.406], 0.449), "std": ([0.229, 0.224, 0.225], 0.226)}
+LISTED = 12  # classes at most that are named with their numbers
 NOTED = {"fit": ["val", "test"], "validate": ["val"], "test": ["test"]}
 
 
@@ -195,11 +196,54 @@ class ImageDataModule(pl.LightningDataModule):
         """Whether ``setup`` has read all images, so that no step reads a file."""
         return isinstance(self.sets.get("train"), MemorySet)
 
-    def summary(self) -> str:
-        """Says what the data is and how much there is of it, after ``setup``."""
+    @property
+    def title(self) -> str:
+        """What the data is called, and the folder that it is read from."""
+        root = getattr(self, "root", None)
+        place = f" {root}" if isinstance(root, Path) else ""
+        return f"{type(self).__name__}{place}"
+
+    def summary(self) -> dict[str, str]:
+        """Says what is trained on, after ``setup``: the data, its classes and its images."""
         sizes = " / ".join(f"{len(images):,}" for images in self.sets.values())
         there = f", {sizes} images to train / validate / test" if sizes else ""
-        return f"{type(self).__name__}{there}"
+        return {
+            "data": f"{self.title}{there}",
+            "classes": f"{self.num_classes:,}{self._class_sizes()}",
+            "images": f"{self._image_kind()}; {self._augmentation()}",
+        }
+
+    def _class_sizes(self) -> str:
+        """How many images of each class there are to train on; of many, the ends."""
+        if "train" not in self.sets:
+            return ""
+        counts = self.sets["train"].labels.bincount(minlength=self.num_classes).tolist()
+        ordered = sorted(zip(counts, self.class_names, strict=False))
+        (few, rarest), (many, commonest) = ordered[0], ordered[-1]
+        if many <= 1.2 * few:
+            number = f"{few:,}" if few == many else f"{few:,} to {many:,}"
+            return f", each with {number} images to train"
+        if self.num_classes > LISTED:
+            return f", with {few:,} ({rarest}) to {many:,} ({commonest}) images to train"
+        listed = (f"{name} ({n:,})" for name, n in zip(self.class_names, counts, strict=False))
+        return f", images to train: {', '.join(listed)}"
+
+    def _image_kind(self) -> str:
+        """The size of the images that the network gets, as height x width, and their colours."""
+        images = self.sets.get("train")
+        size = getattr(self, "image_size", None)
+        height, width = images.images.shape[2:] if isinstance(images, MemorySet) else (size, size)
+        colours = {1: "grey", 3: "RGB"}.get(self.in_channels, f"{self.in_channels} channels")
+        return f"{height} x {width}, {colours}" if height else colours
+
+    def _augmentation(self) -> str:
+        """What changes training images, in its order."""
+        images = self.sets.get("train")
+        read = [images.read.transform] if isinstance(images, FileSet) else []
+        once = [*read[0].children()] or read if read else []
+        modules = [*once, *self.augment, *([self.mix] if self.mix else [])]
+        names = ", ".join(type(module).__name__ for module in modules)
+        return f"in training {names}" if names else "no augmentation"
 
     def fingerprint(self) -> str:
         """Returns 16 hexadecimal digits that change with the content or the split of the sets.
@@ -219,6 +263,12 @@ class ImageDataModule(pl.LightningDataModule):
         """
         training = stage == "fit"
         notes = self.image_source.notes() if self.image_source and training else []
+        number = len(self.sets["train"]) if "train" in self.sets and training else self.batch_size
+        if number < self.batch_size:
+            notes.append(
+                f"data.batch_size {self.batch_size} is more than the {number} training images, so "
+                "each epoch is a single step."
+            )
         if self._has_own_loader and training:
             notes.append(
                 f"{type(self).__name__} has its own train_dataloader, so a training that is "

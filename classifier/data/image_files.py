@@ -4,10 +4,11 @@ from typing import Any
 
 import torch
 from lightning_fabric.utilities.data import suggested_max_num_workers
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
+from classifier import terminal
 from classifier.data.base import ImageDataModule, at_least_one, proper_fraction
 from classifier.data.sets import ImageSet, MemorySet, identity_collate
 from classifier.data.workers import worker_settings
@@ -98,3 +99,20 @@ class FileDataModule(ImageDataModule):
         settings = worker_settings(self._num_readers())
         batches = DataLoader(images, 64, collate_fn=identity_collate, **settings)
         return MemorySet(torch.cat([pixels for pixels, _ in batches]), index.labels)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        training = self.trainer is not None and self.trainer.training
+        if training and self._train_transform and not self._is_checked:
+            self._is_checked = True
+            self._warn_of_other_size(batch[0])
+        return super().on_after_batch_transfer(batch, dataloader_idx)
+
+    def _warn_of_other_size(self, images: Tensor) -> None:
+        """Says that ``train_transform`` has cost the default crop, which nothing else shows."""
+        height, width = images.shape[2:]
+        if {height, width} != {self.image_size}:
+            terminal.warn(
+                f"training images are {height}x{width} pixels, but image_size is "
+                f"{self.image_size}, for data.train_transform replaces the default crop: let it "
+                "end with a crop, or put what changes only colours into data.augment."
+            )

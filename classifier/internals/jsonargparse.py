@@ -6,8 +6,10 @@ parser's arguments or orders their groups; tests/test_cli.py fails when that cha
 """
 
 import contextlib
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from jsonargparse import DefaultHelpFormatter, _typehints, _util, set_parsing_settings
@@ -62,16 +64,29 @@ def defining_paths(path: str) -> set[str]:
 class Formatter(DefaultHelpFormatter):
     """Lays out help whose texts a function has gone over."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"max_help_position": 30, **kwargs})  # type: ignore[no-untyped-call]
+
     def add_argument(self, action: Any) -> None:
         if not action.dest.endswith(".help"):  # the epilog explains them once
             super().add_argument(action)
 
-    def text_of(self, name: str, text: str) -> str:
-        """Returns what to say of a setting, given its dotted name and jsonargparse's text."""
-        return text
+    def text_of(self, name: str, text: Callable[[], str]) -> str:
+        """Returns what to say of a setting, given its dotted name and jsonargparse's text.
+
+        That is slow: it lists the hundreds of classes that a setting may name.
+        """
+        return text()
+
+    def _format_action_invocation(self, action: Any) -> str:
+        """The option without a name for its value, which says no more than the option itself."""
+        shown: str = super()._format_action_invocation(action)
+        options = [option for option in action.option_strings if not option.endswith("+")]
+        choices = re.search(r" \{.*?\}", shown)
+        return ", ".join(options) + (choices[0] if choices else "") if options else shown
 
     def _expand_help(self, action: Any) -> str:
-        return self.text_of(action.dest, super()._expand_help(action))
+        return self.text_of(action.dest, partial(super()._expand_help, action))
 
 
 def names_of(parser: Any) -> list[str]:

@@ -2,7 +2,7 @@
 
 import argparse
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import optuna
@@ -75,11 +75,11 @@ def _check_class(key: str, value: Any, where: Where) -> None:
 class _HelpFormatter(Formatter):
     """Leaves types out: the texts say what is expected."""
 
-    def text_of(self, name: str, text: str) -> str:
-        text, facts, *_ = [*re.split(r" \((?:required, )?type: ", text), ""]
+    def text_of(self, name: str, text: Callable[[], str]) -> str:
+        told, facts, *_ = [*re.split(r" \((?:required, )?type: ", text()), ""]
         default = re.search(r"default: ([\w.]+)\)$", facts)
         shown = default and default[1] not in ("null", "None", ".")
-        return f"{text} (default: {default[1]})" if default and shown else text
+        return f"{told} (default: {default[1]})" if default and shown else told
 
 
 class _Parser(ArgumentParser):

@@ -66,6 +66,7 @@ class Finder:
         self.suffixes = image_suffixes() | (UNREAD_SUFFIXES if unread else set())
         # Names of images by the reason or, if nothing reads them, by their suffix.
         self._left_out: defaultdict[str, list[str]] = defaultdict(list)
+        self._others: Counter[str] = Counter()  # files that are no images, by suffix
         self._litter: set[str] = set()
         self._namesakes: list[str] = []  # that differ from another image in the suffix alone
         self._namesake_suffixes: Counter[str] = Counter()
@@ -114,6 +115,12 @@ class Finder:
     def notes(self) -> list[str]:
         """Says in a sentence each what was left out, and what looks as if it should be."""
         notes = self.left_out()
+        if others := self._others.most_common(3):
+            kinds = ", ".join(f"{number:,} {suffix}" for suffix, number in others)
+            more = ", …" * (len(self._others) > 3)
+            notes.append(
+                f"left out {self._others.total():,} files that are no images: {kinds}{more}."
+            )
         if self._litter:
             names = ", ".join(f"'{name}'" for name in sorted(self._litter))
             notes.append(f"left out what systems and tools leave in folders: {names}.")
@@ -184,6 +191,7 @@ class Finder:
 
     def _is_image(self, path: str, name: str, suffix: str) -> bool:
         if suffix not in self.suffixes and suffix not in UNREAD_SUFFIXES:
+            self._others[suffix if "." in name else "without a suffix"] += 1
             return False
         matched = [
             pattern

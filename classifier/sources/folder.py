@@ -116,6 +116,8 @@ def find_classes(folder: Path, finder: Finder) -> list[str]:
                 raise UserError(f"The name of class folder {name!r} is not UTF-8; rename it.")
         return names
     expected = f"expected '{folder}/<class name>/<image>' for two or more classes."
+    if tables := sorted(path.name for path in folder.glob("*.csv")):
+        expected += f" Labels in a table, such as '{tables[0]}', are not read."
     if not folders:
         suffixes = image_suffixes()
         images = sum(path.suffix.lower() in suffixes for path in folder.iterdir())
