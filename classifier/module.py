@@ -19,7 +19,7 @@ from classifier.divergence import DivergenceDetector, max_abs, mean_over_ranks
 from classifier.errors import UserError
 from classifier.internals.torch import mark_compile_shapes
 from classifier.loading import FROM_CONFIG, LoadableModule
-from classifier.metrics import Mean, Mode, StageMetrics, better, evaluation_metrics, mode_of
+from classifier.metrics import Accuracy, Mode, StageMetrics, better, evaluation_metrics, mode_of
 from classifier.optimization import OptimizerBuilder, SchedulerBuilder, build, parameter_groups
 
 EARLIER_NAMES = {  # of metrics, in checkpoints that were saved inside an epoch
@@ -122,8 +122,7 @@ class ClassificationModule(LoadableModule):
             self.register_buffer(name, buffer, persistent=False)
 
     def _add_metrics(self) -> None:
-        # torchmetrics' accuracy would take as long as a step of a small network.
-        self.train_metrics = StageMetrics("train", {"accuracy": Mean(higher_is_better=True)})
+        self.train_metrics = StageMetrics("train", {"accuracy": Accuracy()})
         num_classes = len(self.class_names)
         self.val_metrics = StageMetrics("val", evaluation_metrics(num_classes))
         self.test_metrics = StageMetrics("test", evaluation_metrics(num_classes))
