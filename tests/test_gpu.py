@@ -33,19 +33,26 @@ def test_each_step_seeds_the_generator_of_its_device(kind, monkeypatch):
     assert number == len(set(seeds)) > 10
 
 
-@pytest.mark.parametrize("free", [0, 1 << 40])
-def test_the_batches_of_a_gpu_are_those_of_a_cpu(free, monkeypatch):
-    empty, pinned = torch.empty, []
+@pytest.fixture
+def pinned(monkeypatch) -> list[bool]:
+    """What was allocated, and whether pinned: a stand-in of ``torch.empty``, which cannot here."""
+    empty, told = torch.empty, []
 
     def stand_in(*size, pin_memory=False, **settings):
-        pinned.append(pin_memory)
+        told.append(pin_memory)
         return empty(*size, **settings)
 
+    monkeypatch.setattr(torch, "empty", stand_in)
+    return told
+
+
+@pytest.mark.parametrize("free", [0, 1 << 40])
+def test_the_batches_of_a_gpu_are_those_of_a_cpu(free, pinned, monkeypatch):
     expected = list(loader_on("cpu"))
     loader = loader_on("cpu")
     monkeypatch.setitem(vars(loader.loader), "pin_memory", True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, free))
-    monkeypatch.setattr(torch, "empty", stand_in)
+    pinned.clear()
 
     for (images, labels), (images_there, labels_there) in zip(loader, expected, strict=True):
         assert images.equal(images_there)
@@ -55,15 +62,12 @@ def test_the_batches_of_a_gpu_are_those_of_a_cpu(free, monkeypatch):
 
 
 def test_images_are_sent_to_a_gpu_once_if_they_take_less_than_a_quarter_of_what_is_free(
-    monkeypatch,
+    pinned, monkeypatch
 ):
     loader = loader_on("cpu")
     monkeypatch.setitem(vars(loader.loader), "pin_memory", True)
     size = loader.loader.dataset.images.nbytes
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (4 * size, 0))
-    monkeypatch.setattr(
-        torch, "empty", lambda size, pin_memory, dtype: torch.zeros(size, dtype=dtype)
-    )
     list(loader)
     assert loader.on_gpu is None
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (4 * size + 4, 0))

@@ -63,15 +63,20 @@ class TrainLoader(LoaderProxy):
         size = self.loader.batch_size
         if not isinstance(images, MemorySet) or size is None:
             return self.loader
-        keys, pinned = self.sampler.keys(), self.loader.pin_memory
-        if pinned and self._fits_on_gpu(images):
-            device = self.trainer.strategy.root_device
-            self.on_gpu = self.on_gpu or images.to(device)
-            images, keys, pinned = self.on_gpu, keys.to(device), False
+        keys, read = self.sampler.keys(), images.__getitems__
+        if self.loader.pin_memory:  # the device is a GPU
+            if type(images) is not MemorySet:  # it may read in its own way
+                return self.loader
+            if self._fits_on_gpu(images):
+                device = self.trainer.strategy.root_device
+                self.on_gpu = self.on_gpu or images.to(device)
+                keys, read = keys.to(device), self.on_gpu.__getitems__
+            else:
+                read = images.read_pinned
         # A DataLoader turns the keys into numbers and back, which takes longer than the batch.
         least = size if self.loader.drop_last else 1
         parts: Any = torch.split(keys, size)
-        return (images.__getitems__(part, pinned) for part in parts if len(part) >= least)
+        return (read(part) for part in parts if len(part) >= least)
 
     def _fits_on_gpu(self, images: MemorySet) -> bool:
         """Whether a set takes less than a quarter of what is free there, if it is not there yet."""

@@ -58,9 +58,21 @@ class MemorySet(ImageSet):
     images: Tensor  # uint8 (N, C, H, W)
     labels: Tensor
 
-    def __getitems__(self, keys: list[int] | Tensor, pinned: bool = False) -> Batch:
+    def __getitems__(self, keys: list[int] | Tensor) -> Batch:
         indices = torch.as_tensor(keys) % len(self)
-        return _rows(self.images, indices, pinned), _rows(self.labels, indices, pinned)
+        # A seventh of the time of images[indices].
+        return self.images.index_select(0, indices), self.labels.index_select(0, indices)
+
+    def read_pinned(self, keys: list[int] | Tensor) -> Batch:
+        """Reads a batch into pinned memory, without a copy in between."""
+        indices = torch.as_tensor(keys) % len(self)
+
+        def gathered(rows: Tensor) -> Tensor:
+            shape = len(indices), *rows.shape[1:]
+            place = torch.empty(shape, dtype=rows.dtype, pin_memory=True)
+            return torch.index_select(rows, 0, indices, out=place)
+
+        return gathered(self.images), gathered(self.labels)
 
     def to(self, device: torch.device) -> "MemorySet":
         """The set in the memory of a device."""
@@ -70,15 +82,6 @@ class MemorySet(ImageSet):
         yield repr(tuple(self.images.shape)).encode()
         yield self.images.contiguous().numpy().data
         yield self.labels.contiguous().numpy().data
-
-
-def _rows(values: Tensor, indices: Tensor, pinned: bool) -> Tensor:
-    """Some rows, by one copy: in pinned memory they are gathered where they are sent from."""
-    out = None
-    if pinned:
-        shape = len(indices), *values.shape[1:]
-        out = torch.empty(shape, dtype=values.dtype, pin_memory=True)
-    return torch.index_select(values, 0, indices, out=out)  # a seventh of values[indices]
 
 
 @dataclass(eq=False)
