@@ -1,12 +1,38 @@
 """What is otherwise on a GPU. Here stand-ins for torch's functions show it without one."""
 
+import os
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+import yaml
 
+from classifier.__main__ import main
+from classifier.callbacks.numerics import Numerics
+from classifier.callbacks.same_conditions import SameConditions
+from classifier.checkpoint.provenance import settings_digest
+from classifier.cli.classifier_cli import ClassifierCLI
 from classifier.data import Digits
 from classifier.data.loader import TrainLoader
+from classifier.runs import read_record
+
+CARD = {"gpus": ["NVIDIA H100"], "cuda": "12.8", "cudnn": 91002}
+FULL = """
+import torch
+
+
+class Full(torch.nn.Linear):
+    def __init__(self, classes):
+        super().__init__(64, classes)
+
+    def forward(self, images):
+        raise torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of "
+            "79.10 GiB of which 1.25 GiB is free. Including non-PyTorch memory, this process has "
+            "77.84 GiB memory in use. Of the allocated memory 76.90 GiB is allocated by PyTorch."
+        )
+"""
 
 
 def loader_on(device: str) -> TrainLoader:
@@ -79,3 +105,92 @@ def test_images_are_sent_to_a_gpu_once_if_they_take_less_than_a_quarter_of_what_
     assert images.device.type == labels.device.type == "meta"
     list(loader)
     assert loader.on_gpu is there
+
+
+def on(device: str) -> Any:
+    """A trainer whose device is another."""
+    return SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device(device)))
+
+
+def settings() -> list[Any]:
+    return [
+        torch.are_deterministic_algorithms_enabled(),
+        torch.utils.deterministic.fill_uninitialized_memory,
+        os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
+        torch.get_float32_matmul_precision(),
+    ]
+
+
+def test_a_gpu_computes_the_same_bits_each_time_while_a_trainer_runs():
+    before = settings()
+    numerics = Numerics(repeatable=True)
+
+    numerics.setup(on("cuda"), SimpleNamespace(float32_matmul_precision="high"), "fit")
+    assert settings() == [True, False, ":4096:8", "high"]
+    assert torch.is_deterministic_algorithms_warn_only_enabled()
+    numerics.on_exception()
+    assert settings() == before
+
+    numerics.setup(on("cpu"), SimpleNamespace(float32_matmul_precision=None), "fit")
+    assert settings() == before
+
+
+@pytest.mark.parametrize("option", ["deterministic=false", "deterministic=true", "benchmark=true"])
+def test_what_the_trainer_is_told_of_bits_wins(option, write_config):
+    words = ["--config", write_config()]
+    for told, repeatable in (([], True), ([f"--trainer.{option}"], False)):
+        trainer = ClassifierCLI(args=[*words, *told], run=False).trainer
+        (numerics,) = (c for c in trainer.callbacks if isinstance(c, Numerics))
+        assert numerics.repeatable is repeatable
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.benchmark = False
+
+
+def test_the_precision_of_products_is_recorded_and_told_where_it_changes(write_config, fit, capsys):
+    one = ["--trainer.max_steps", "1"]
+    first = fit("--config", write_config(), *one, "--model.float32_matmul_precision", "high")
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert read_record(first)["environment"]["float32_matmul_precision"] == "high"
+    capsys.readouterr()
+
+    again = ["--trainer.max_steps", "2", "--model.float32_matmul_precision", "null"]
+    assert main(["fit", "--ckpt_path", str(first), *again]) == 0
+    assert "float32_matmul_precision highest, not high" in capsys.readouterr().err
+
+
+def test_earlier_runs_have_the_digest_that_they_had(write_config, fit):
+    config = yaml.safe_load((fit("--config", write_config()) / "config.yaml").read_text())
+    digest = settings_digest(config)
+
+    assert config["model"].pop("float32_matmul_precision", "missing") is None
+    assert settings_digest(config) == digest
+
+
+def test_another_card_cuda_or_cudnn_is_told_when_a_training_is_resumed(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA A100")
+    monkeypatch.setattr(torch.version, "cuda", "12.6")
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91002)
+    trainer = on("cuda")
+    vars(trainer).update(world_size=1, precision="32-true", callbacks=[], val_check_interval=1.0)
+    before = {"device": "cuda", "environment": CARD}
+
+    SameConditions(before).on_fit_start(trainer, None)
+
+    told = capsys.readouterr().err
+    assert "card NVIDIA A100, not NVIDIA H100; CUDA 12.6, not 12.8" in told
+    assert "cuDNN" not in told
+    assert "with trainer.benchmark, or trainer.deterministic false" in told  # no Numerics here
+
+
+def test_a_full_gpu_is_told_in_two_lines_with_what_takes_less(write_config, write_module, capsys):
+    write_module(FULL)
+    network = {"model.network": {"class_path": "own.Full", "init_args": {"classes": 10}}}
+
+    assert main(["fit", "--config", write_config(network)]) == 1
+
+    told = capsys.readouterr().err.strip().splitlines()
+    assert told[-2:] == [
+        "error: GPU 0 with 79.10 GiB ran out of memory at 2.00 GiB more.",
+        "A smaller data.batch_size with trainer.accumulate_grad_batches, a smaller "
+        "data.eval_batch_size, or trainer.precision bf16-mixed take less.",
+    ]
