@@ -1,6 +1,10 @@
-"""What is otherwise on a GPU. Here stand-ins for torch's functions show it without one."""
+"""What is otherwise on a GPU: shown by stand-ins for torch's functions, and on one if there is."""
 
 import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,12 +16,24 @@ from classifier.__main__ import main
 from classifier.callbacks.numerics import Numerics
 from classifier.callbacks.same_conditions import SameConditions
 from classifier.checkpoint.provenance import settings_digest
+from classifier.checkpoint.read import read_checkpoint, weights_digest
 from classifier.cli.classifier_cli import ClassifierCLI
 from classifier.data import Digits
 from classifier.data.loader import TrainLoader
 from classifier.runs import read_record
 
 CARD = {"gpus": ["NVIDIA H100"], "cuda": "12.8", "cudnn": 91002}
+KILLS = """
+import os, signal
+
+import pytorch_lightning as pl
+
+
+class Kills(pl.Callback):
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == int(os.environ.get("KILL", "-1")):
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
 FULL = """
 import torch
 
@@ -194,3 +210,47 @@ def test_a_full_gpu_is_told_in_two_lines_with_what_takes_less(write_config, writ
         "A smaller data.batch_size with trainer.accumulate_grad_batches, a smaller "
         "data.eval_batch_size, or trainer.precision bf16-mixed take less.",
     ]
+
+
+ON_GPU, ON_CPU = (pytest.mark.gpu,), (pytest.mark.slow,)
+
+
+@pytest.mark.parametrize(
+    ("device", "changes"),
+    [
+        pytest.param("cpu", {"trainer.precision": "bf16-mixed"}, id="cpu, bf16", marks=ON_CPU),
+        pytest.param("gpu", {}, id="float32", marks=ON_GPU),
+        pytest.param("gpu", {"trainer.precision": "bf16-mixed"}, id="bf16", marks=ON_GPU),
+        pytest.param("gpu", {"trainer.precision": "16-mixed"}, id="fp16", marks=ON_GPU),
+        pytest.param("gpu", {"model.compile": True}, id="compiled", marks=ON_GPU),
+        pytest.param("gpu", {"trainer.devices": 2}, id="two ranks", marks=ON_GPU),
+    ],
+)
+def test_a_training_that_is_killed_and_one_that_is_reproduced_end_with_the_same_bits(
+    device, changes, write_config, write_module
+):
+    if changes.get("trainer.devices", 1) > torch.cuda.device_count() > 0:
+        pytest.skip("needs two GPUs")
+    write_module(KILLS)
+    both = {"trainer.accelerator": device, "trainer.devices": 1, "trainer.max_epochs": 3}
+    kills = {"trainer.callbacks": [{"class_path": "own.Kills"}], "save_every.steps": 3}
+    config = write_config({**both, **kills, **changes})
+
+    def classify(*words: str, kill: int = -1) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "classifier", *words]
+        environment = {**os.environ, "KILL": str(kill)}
+        return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+    assert classify("fit", "--config", config).returncode == 0
+    assert classify("fit", "--config", config, kill=6).returncode == -signal.SIGKILL
+    resumed = classify("fit", "--ckpt_path", "runs/tiny/version_1")
+    assert resumed.returncode == 0, resumed.stderr
+    whole, killed = (
+        weights_digest(
+            read_checkpoint(Path("runs/tiny", run, "checkpoints/last.ckpt"))["state_dict"]
+        )
+        for run in ("version_0", "version_1")
+    )
+    assert killed == whole
+    again = classify("reproduce", "runs/tiny/version_0")
+    assert again.stdout.splitlines()[-1] == "identical", again.stdout

@@ -33,8 +33,11 @@ class Console(EpochTracker):
         count = sum(p.numel() for p in pl_module.parameters())
         network = f"{type(pl_module.network).__name__}, {count:,} parameters"
         devices = f"{trainer.num_devices} x " if trainer.num_devices > 1 else ""
+        size, ranks = getattr(data, "batch_size", 0), trainer.world_size
+        many = ranks > 1 and size  # the learning rate stays what it is
+        batch = f", {size * ranks:,} images a batch" if many else ""
         place = f"{self.run.shown}: " if self.run else ""
-        device = f"on {devices}{pl_module.device.type}"
+        device = f"on {devices}{pl_module.device.type}{batch}"
         self._print(trainer, f"{place}{network}, {device}; {data.summary()}")
         if trainer.current_epoch:
             self._print(trainer, f"resumed in epoch {trainer.current_epoch + 1}")

@@ -141,6 +141,11 @@ class Candidate(ClassifierCLI):
         )
 
     @property
+    def device(self) -> torch.device:
+        """The one that it trains on."""
+        return self.trainer.strategy.root_device
+
+    @property
     def images_in_all(self) -> float:
         """How many images the whole training sees; known after the first call of ``losses``."""
         return float(self.datamodule.batch_size * self.meter.whole)
