@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from classifier.__main__ import main
 from classifier.callbacks.numerics import Numerics
@@ -20,7 +21,9 @@ from classifier.checkpoint.read import read_checkpoint, weights_digest
 from classifier.cli.classifier_cli import ClassifierCLI
 from classifier.data import Digits
 from classifier.data.loader import TrainLoader
+from classifier.data.sets import ImageFiles
 from classifier.runs import read_record
+from classifier.search.engines import gpus
 
 CARD = {"gpus": ["NVIDIA H100"], "cuda": "12.8", "cudnn": 91002}
 KILLS = """
@@ -33,6 +36,25 @@ class Kills(pl.Callback):
     def on_train_batch_end(self, trainer, *_):
         if trainer.global_step == int(os.environ.get("KILL", "-1")):
             os.kill(os.getpid(), signal.SIGKILL)
+"""
+ASKS_FOR_GPU = """
+import torch
+
+asked = []
+
+
+def noted(name):
+    function = getattr(torch.cuda, name)
+    return lambda *arguments: asked.append(name) or function(*arguments)
+
+
+for name in ("is_available", "device_count", "_lazy_init"):
+    setattr(torch.cuda, name, noted(name))
+import classifier.search.preload
+
+print("asked:", *asked)
+torch.cuda.is_available()
+print("then:", asked[0])
 """
 FULL = """
 import torch
@@ -254,3 +276,37 @@ def test_a_training_that_is_killed_and_one_that_is_reproduced_end_with_the_same_
     assert killed == whole
     again = classify("reproduce", "runs/tiny/version_0")
     assert again.stdout.splitlines()[-1] == "identical", again.stdout
+
+
+def test_files_to_predict_stay_what_they_are_in_pinned_memory(monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor, *_: tensor + 1)
+    batch = ImageFiles(torch.zeros(1, 1, 2, 2), ["a.png"], [("b.png", "damaged")])
+
+    images, files, unreadable = pin_memory(batch)
+
+    assert images.sum() == 4
+    assert files == ["a.png"]
+    assert [tuple(pair) for pair in unreadable] == [("b.png", "damaged")]
+
+
+def test_what_trials_are_forked_from_asks_for_no_gpu():
+    """Once it has, no trial can use one."""
+    command = [sys.executable, "-c", ASKS_FOR_GPU]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True)
+
+    assert answer.stdout.splitlines() == ["asked:", "then: is_available"]
+
+
+def test_the_gpus_of_a_machine_without_nvidia_smi_are_counted_by_their_devices(
+    own_folder, monkeypatch
+):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", str(own_folder))
+    monkeypatch.setattr(Path, "glob", lambda folder, pattern: [f"{folder}/{pattern}"] * 3)
+
+    assert gpus() == ["0", "1", "2"]
+
+    program = own_folder / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 0\necho 1\n")
+    program.chmod(0o700)
+    assert gpus() == ["0", "1"]
