@@ -11,7 +11,10 @@ import sys
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 from classifier import DISTRIBUTION, __version__
 
@@ -40,8 +43,26 @@ def describe(modules: Iterable[str] = ()) -> dict[str, Any]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
     }
+
+
+def describe_device(device: "torch.device") -> dict[str, Any]:
+    """What is recorded of the device that is used; only of a GPU is there much to say.
+
+    Others are not asked for: that alone would take hundreds of megabytes of their memory.
+    """
+    import torch
+
+    facts: dict[str, Any] = {"gpus": []}
+    if device.type == "cuda":
+        facts = {
+            "gpus": [torch.cuda.get_device_name(device)],
+            "cuda": torch.version.cuda or torch.version.hip,
+            "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]  # as torch has it
+        }
+    if (precision := torch.get_float32_matmul_precision()) != "highest":
+        facts["float32_matmul_precision"] = precision
+    return facts
 
 
 def git_state(folder: Path) -> dict[str, str | None] | None:

@@ -19,7 +19,7 @@ from classifier.divergence import DivergenceDetector, max_abs, mean_over_ranks
 from classifier.errors import UserError
 from classifier.internals.torch import mark_compile_shapes
 from classifier.loading import FROM_CONFIG, LoadableModule
-from classifier.metrics import Mean, Mode, StageMetrics, better, evaluation_metrics, mode_of
+from classifier.metrics import Accuracy, Mode, StageMetrics, better, evaluation_metrics, mode_of
 from classifier.optimization import OptimizerBuilder, SchedulerBuilder, build, parameter_groups
 
 EARLIER_NAMES = {  # of metrics, in checkpoints that were saved inside an epoch
@@ -65,6 +65,9 @@ class ClassificationModule(LoadableModule):
             of evaluation. Needs a C++ compiler on a CPU. Results change by rounding only.
         monitor_mode: Whether a small (min) or a large (max) value of ``monitor`` is good, where the
             metric does not say so itself: one that a callback logs.
+        float32_matmul_precision: How exactly float32 matrices are multiplied, while a trainer runs:
+            with "high" GPUs round to TF32, with "medium" to bfloat16, which is faster. As torch has
+            it, "highest", if not given; convolutions use TF32 in any case.
 
     Raises:
         ValueError: If ``monitor_mode`` contradicts the metric.
@@ -90,6 +93,7 @@ class ClassificationModule(LoadableModule):
         channels_last: bool = False,
         compile: bool = False,
         monitor_mode: Mode | None = None,
+        float32_matmul_precision: Literal["highest", "high", "medium"] | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -105,6 +109,7 @@ class ClassificationModule(LoadableModule):
         self.divergence = DivergenceDetector()
         self.replayed_steps: int | None = None  # of a schedule that was changed
         self.channels_last, self.compiled = channels_last, compile
+        self.float32_matmul_precision = float32_matmul_precision
         if channels_last:
             network.to(memory_format=torch.channels_last)
         if compile:
@@ -122,8 +127,7 @@ class ClassificationModule(LoadableModule):
             self.register_buffer(name, buffer, persistent=False)
 
     def _add_metrics(self) -> None:
-        # torchmetrics' accuracy would take as long as a step of a small network.
-        self.train_metrics = StageMetrics("train", {"accuracy": Mean(higher_is_better=True)})
+        self.train_metrics = StageMetrics("train", {"accuracy": Accuracy()})
         num_classes = len(self.class_names)
         self.val_metrics = StageMetrics("val", evaluation_metrics(num_classes))
         self.test_metrics = StageMetrics("test", evaluation_metrics(num_classes))

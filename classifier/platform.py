@@ -158,3 +158,8 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def nvidia_cards() -> int:
+    """The NVIDIA GPUs that Linux shows this process; none elsewhere."""
+    return len([*Path("/dev").glob("nvidia[0-9]*")])

@@ -44,7 +44,7 @@ class PredictionTable:
 
     def write(self, files: Sequence[str], probabilities: Tensor) -> None:
         """Writes the probabilities ``(N, K)`` of N image files."""
-        best = probabilities.topk(self.top_k)
+        best = probabilities.cpu().topk(self.top_k)  # first, to wait for a GPU but once
         with naming_path(self.path):
             for name, *ranked in zip(files, *(part.tolist() for part in best), strict=True):
                 row: list[str] = [name]

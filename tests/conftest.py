@@ -60,12 +60,22 @@ def put(config: dict[str, Any], changes: Mapping[str, Any]) -> None:
         section[last] = value
 
 
-def pytest_configure() -> None:
-    """Gives the tests a key and a cache of their own, which all that they start finds too."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Gives the tests a key and a cache of their own, which all they start finds too, and no GPU."""
     os.environ["CLASSIFIER_KEY"] = str(Path(CONFIGURATION.name, "key"))
     os.environ["XDG_CACHE_HOME"] = os.environ["LOCALAPPDATA"] = CONFIGURATION.name
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     # Lightning's loading calls what jsonargparse 5 will remove; Python shows that to tests only.
     os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips what needs a GPU where none is seen."""
+    needy = [item for item in items if item.get_closest_marker("gpu")]
+    if needy and not torch.cuda.is_available():
+        for item in needy:
+            item.add_marker(pytest.mark.skip(reason="needs a GPU, and pytest -m gpu"))
 
 
 @pytest.fixture(autouse=True)

@@ -203,3 +203,18 @@ def test_areas_that_are_no_shares_are_refused(smallest, largest):
 def test_aspect_below_one_or_without_limit_is_refused(aspect):
     with pytest.raises(ValueError, match=f"max_aspect .*>= 1: {aspect}"):
         RandomErase(max_aspect=aspect)
+
+
+def test_shifts_are_the_bits_of_earlier_versions_for_the_same_seed():
+    images = torch.randint(256, (40, 3, 7, 9), dtype=torch.uint8)
+    torch.manual_seed(4)
+    down, right = torch.randint(-3, 4, (2, 40, 1))
+    padded = torch.nn.functional.pad(images.float(), (3, 3, 3, 3), mode="reflect")
+    expected = [
+        one[:, 3 - y : 10 - y, 3 - x : 12 - x]
+        for one, y, x in zip(padded, down.tolist(), right.tolist(), strict=True)
+        for y, x in [(y[0], x[0])]
+    ]
+
+    torch.manual_seed(4)
+    assert RandomShift(3)(images).float().equal(torch.stack(expected))

@@ -99,7 +99,7 @@ def test_two_ranks_share_one_run_and_agree(write_config):
     assert not torch.equal(ranks[0]["images"], ranks[1]["images"])
     lines = run.stdout.splitlines()
     assert len(lines) == 11
-    assert lines[5].startswith("device   2 x cpu, ")
+    assert lines[5].startswith("device   2 x cpu, 128 images a batch, ")
 
 
 OWN_STRATEGY = """

@@ -11,7 +11,7 @@ from test_ddp import TWO_RANKS, classify
 from classifier import runs
 from classifier.__main__ import main
 from classifier.callbacks.divergence import Step
-from classifier.divergence import DivergenceDetector
+from classifier.divergence import DivergenceDetector, max_abs
 from classifier.module import ClassificationModule
 
 OWN = """
@@ -311,7 +311,7 @@ def test_a_loss_that_arrives_a_step_late_harms_no_checkpoint(
     assert torch.equal(kept, batches[bad - 1][0])
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("bad", [6, 8])
 def test_a_gpu_stops_too(write_config, capsys, bad):
     config = write_config(bad_loss(bad))
@@ -493,3 +493,11 @@ def test_all_ranks_skip_the_step_of_which_one_has_a_bad_loss(write_config, accum
     )
     assert all(equal(*steps) for steps in zip(*ranks, strict=True))
     assert values("skipped_steps") == [1, 0]
+
+
+@pytest.mark.parametrize("extreme", [3.0, -7.0, float("inf"), -float("inf"), float("nan")])
+def test_the_largest_value_is_found_whatever_its_sign_and_kind(extreme):
+    tensors = [torch.randn(4, 3).clamp(-2, 2).to(torch.bfloat16), torch.zeros(2), torch.ones(())]
+    tensors[1][1] = extreme
+
+    assert str(float(max_abs(tensors))) == str(abs(extreme))

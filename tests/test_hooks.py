@@ -16,7 +16,7 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from pytorch_lightning.utilities.signature_utils import is_param_in_hook_signature
 
 from classifier.__main__ import main
-from classifier.internals.lightning import EMPTY, Hooks
+from classifier.internals.lightning import EMPTY, Hooks, without_signal_handlers
 
 OWN = """
 from pathlib import Path
@@ -157,3 +157,17 @@ def test_lightning_is_put_back_as_it_was_when_a_command_ends(calls):
     calls("Notes")
 
     assert {**vars(call), **vars(data_connector), **vars(training_epoch_loop)} == before
+
+
+def test_ranks_that_handle_signals_themselves_do_not_wait_at_each_batch_to_hear_of_one(monkeypatch):
+    told = []
+    monkeypatch.setattr("torch.distributed.broadcast", lambda *_, **__: told.append(1))
+    trainer = pl.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+    loop = trainer.fit_loop.epoch_loop
+    assert "self._broadcast_sigterm_tensor()" in inspect.getsource(type(loop).advance)
+
+    with without_signal_handlers(trainer):
+        loop._broadcast_sigterm_tensor()
+        assert not told
+    loop._broadcast_sigterm_tensor()
+    assert told

@@ -1,10 +1,12 @@
 """The execution plan is measured: what is faster and learns the same stands in a small config."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
+from pytorch_lightning.strategies import SingleDeviceStrategy
 
 from classifier.__main__ import main
 from classifier.checkpoint.read import read_checkpoint
@@ -12,7 +14,7 @@ from classifier.cli.quiet import quiet
 from classifier.module import ClassificationModule
 from classifier.networks import MNISTNet
 from classifier.tune.candidate import Candidate
-from classifier.tune.tuning import choices_of
+from classifier.tune.tuning import GROUPS, Tuning, choices_of, current_values
 
 # Its convolutions are slow unless the channels come last, and bfloat16 is nothing for it.
 OWN_NETWORK = """
@@ -122,6 +124,42 @@ def test_a_larger_batch_is_a_comment_because_it_trains_differently(write_config,
 
     assert "batch_size 800: fits, but trains differently" in capsys.readouterr().out
     assert "data" not in yaml.safe_load(Path("tiny.tuned.yaml").read_text())
+
+
+class OnGpu(SingleDeviceStrategy):
+    """Says that the trainer's device is a GPU; the module and its batches stay where they are."""
+
+    root_device = torch.device("cuda")
+
+
+def test_a_gpu_is_asked_for_what_only_a_gpu_has(write_config):
+    candidate = Candidate(["--config", write_config()])
+    tried = {key for group in GROUPS for key in group}
+    assert "model.float32_matmul_precision" in tried - current_values(candidate).keys()
+
+    candidate.trainer.strategy.__class__ = OnGpu
+
+    key = "model.float32_matmul_precision"
+    assert choices_of(key, current_values(candidate)[key]) == ["highest", "high"]
+    assert "16-mixed" in choices_of("trainer.precision", "32-true", on_gpu=True)
+    assert "16-mixed" not in choices_of("trainer.precision", "32-true")
+
+
+@pytest.mark.parametrize(("on_gpu", "sizes"), [(False, [32]), (True, [32, 64])])
+def test_the_batch_is_doubled_until_that_gains_nothing(on_gpu, sizes, write_config, capsys):
+    class Even(Tuning):
+        def _pace(self, candidate):
+            return 100.0
+
+    given = ["--config", write_config({"data.init_args.batch_size": 16})]
+    tuning = Even(given, 0.1, 0.1, SimpleNamespace(update=str))
+    tuning.on_gpu, tuning.rate = on_gpu, 100
+    tuning.as_is.losses(1)
+    tuning._enlarge()
+
+    rows = [row for row in capsys.readouterr().out.splitlines() if "trains differently" in row]
+    assert [int(row.split("batch_size ")[1].split(":")[0]) for row in rows] == sizes
+    assert tuning.batch is None
 
 
 def test_a_config_in_bfloat16_is_held_to_the_loss_in_float32(write_config, capsys):

@@ -204,7 +204,11 @@ def _network(trainer: pl.Trainer) -> str:
 def _device(trainer: pl.Trainer) -> str:
     """What is computed on, and how exactly if not as usual."""
     kind = trainer.strategy.root_device.type
-    place = f"{trainer.world_size} x {kind}" if trainer.world_size > 1 else kind
+    place, ranks = kind, trainer.world_size
+    if ranks > 1:  # the batch grows with them, and the learning rate stays what it is
+        data = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning, undeclared
+        size = getattr(data, "batch_size", 0) * ranks
+        place = f"{ranks} x {kind}{f', {size:,} images a batch' if size else ''}"
     if kind == "cpu":
         number = torch.get_num_threads()
         place += f", {number} thread{'s' * (number > 1)}"

@@ -16,6 +16,7 @@ from classifier.atomic import write_text
 from classifier.callbacks.checkpoints import best_checkpoint
 from classifier.callbacks.epochs import EpochTracker, is_epoch_incomplete
 from classifier.checkpoint.read import weights_digest
+from classifier.environment import describe_device
 from classifier.runs import RunFolder
 
 KEPT_BESIDE = ("epoch", "step", "seconds", "lr")  # the columns of metrics.csv besides the metrics
@@ -59,6 +60,7 @@ class RunRecord(EpochTracker):
         }
         # Lightning may have set it for processes that share the cores.
         self.record["environment"]["threads"] = torch.get_num_threads()
+        self.record["environment"] |= describe_device(trainer.strategy.root_device)
         pl_module.provenance = {  # type: ignore[assignment]  # of ClassificationModule
             "format": self.record["format"],
             "config": self.config,

@@ -14,6 +14,7 @@ from pytorch_lightning.callbacks import (
 )
 
 from classifier import terminal
+from classifier.environment import describe_device
 from classifier.platform import THREADS
 
 # Each with what does instead: they change schedules and weights where no checkpoint sees it.
@@ -41,6 +42,12 @@ class SameConditions(Callback):
             "threads": environment.get("threads"),
             "instruction set": environment.get("cpu_capability"),
             "torch": environment.get("packages", {}).get("torch"),
+            "card": ", ".join(dict.fromkeys(environment.get("gpus", ()))) or None,
+            "CUDA": environment.get("cuda"),
+            "cuDNN": environment.get("cudnn"),
+            "float32_matmul_precision": environment.get("float32_matmul_precision", "highest")
+            if environment
+            else None,
         }
         self.fingerprint = fingerprint
 
@@ -69,11 +76,17 @@ class SameConditions(Callback):
                 "with a trainer.val_check_interval of time, validations depend on how fast "
                 "the machine is; a number of batches, or a share of the epoch, does not."
             )
+        repeatable = torch.are_deterministic_algorithms_enabled()
+        if trainer.strategy.root_device.type == "cuda" and not repeatable:
+            terminal.note(
+                "with trainer.benchmark, or trainer.deterministic false, a training on a GPU that "
+                "is stopped and resumed may differ from one that was left alone."
+            )
         here = conditions_here(trainer)
         changed = [
             f"{name} {here[name]}, not {value}"
             for name, value in self.before.items()
-            if value is not None and value != here[name]
+            if None not in (value, here[name]) and value != here[name]
         ]
         if changed:
             threads = self.before["threads"]
@@ -83,7 +96,8 @@ class SameConditions(Callback):
 
 
 def conditions_here(trainer: pl.Trainer) -> dict[str, Any]:
-    """What the last bits of a training depend on."""
+    """What the last bits of a training depend on; None for what is of another device."""
+    device = describe_device(trainer.strategy.root_device)
     return {
         "device": trainer.strategy.root_device.type,
         "devices": trainer.world_size,
@@ -91,4 +105,8 @@ def conditions_here(trainer: pl.Trainer) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "instruction set": torch.backends.cpu.get_cpu_capability(),
         "torch": metadata.version("torch"),
+        "card": ", ".join(device["gpus"]) or None,
+        "CUDA": device.get("cuda"),
+        "cuDNN": device.get("cudnn"),
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
     }

@@ -45,7 +45,8 @@ class FreedMemory(Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning, undeclared
-        if data is not None and data.images_in_memory:
+        on_cpu = trainer.strategy.root_device.type == "cpu"  # a GPU's memory is PyTorch's own
+        if on_cpu and data is not None and data.images_in_memory:
             keep_freed_memory(LARGEST)
 
     def _end(self, *args: Any, **kwargs: Any) -> None:

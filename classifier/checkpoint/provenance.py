@@ -16,6 +16,8 @@ IGNORED_SETTINGS = (
     *(f"trainer.{name}" for name in OF_TRAINER),
     *(f"data.init_args.{name}" for name in ("root", "download", "num_workers")),
 )
+# Not in earlier configs: where they are null, digests are as they were.
+LATER_SETTINGS = tuple(f"model.{init}float32_matmul_precision" for init in ("", "init_args."))
 
 
 def flatten(value: Any, name: str = "") -> dict[str, Any]:
@@ -36,6 +38,7 @@ def weight_affecting_settings(config: Mapping[str, Any]) -> dict[str, Any]:
         key: value
         for key, value in flatten(config).items()
         if not any(key == name or key.startswith(f"{name}.") for name in IGNORED_SETTINGS)
+        and not (value is None and key in LATER_SETTINGS)
     }
 
 

@@ -11,6 +11,7 @@ from classifier.callbacks.checkpoints import RunCheckpoints, refuse_taken_names
 from classifier.callbacks.console import Console, DataNotes, EvaluationTable
 from classifier.callbacks.divergence import StopOnDivergence
 from classifier.callbacks.logger import RunLogger
+from classifier.callbacks.numerics import Numerics
 from classifier.callbacks.predictions import PredictionWriter
 from classifier.callbacks.progress import RichBar
 from classifier.callbacks.rank_watch import RankWatch
@@ -52,6 +53,7 @@ def callbacks_for(cli: "ClassifierCLI", config: Namespace) -> tuple[list[Callbac
     # Who hears of an event first, and why. Lightning moves checkpoint callbacks to the end.
     before = [
         LeanHooks(),
+        Numerics(config.deterministic is None and not config.benchmark),  # before it is recorded
         keeper,  # the folder, before anybody looks at it
         checkpoints and ResumeRun(checkpoints, cli.config_text),  # before others do anything
         cli.worker_errors,  # completes an exception before others tell of it

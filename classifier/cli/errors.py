@@ -279,6 +279,8 @@ def in_other_words(text: str) -> str:
 def message_of(error: Exception) -> str:
     """What an exception says, without its traceback."""
     text = str(error).strip()
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, which a message does not import
+        return out_of_memory(text)
     if "Original Traceback" in text:  # raised in a worker of a DataLoader
         text = text.splitlines()[-1].partition(": ")[2]
     if "Parser key" in text or "Union subtypes" in text:  # a constructor refused its values
@@ -295,9 +297,23 @@ def message_of(error: Exception) -> str:
     return text if speaks and text else f"{type(error).__name__}: {text}"
 
 
+def out_of_memory(text: str) -> str:
+    """The 700 characters of PyTorch about a full GPU, in two lines with what can be done."""
+    wanted = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", text)
+    there = re.search(r"(GPU \d+) has a total capacity of ([\d.]+ \w+)", text)
+    place = f"{there[1]} with {there[2]}" if there else "the GPU"
+    more = f" at {wanted[1]} more" if wanted else ""
+    return (
+        f"{place} ran out of memory{more}.\nA smaller data.batch_size with "
+        "trainer.accumulate_grad_batches, a smaller data.eval_batch_size, or trainer.precision "
+        "bf16-mixed take less."
+    )
+
+
 def is_explained(error: Exception) -> bool:
     """Whether it is a failure that this package tells of in its own words."""
-    return isinstance(error, FloatingPointError | DataWorkerError)
+    full = type(error).__name__ == "OutOfMemoryError"
+    return full or isinstance(error, FloatingPointError | DataWorkerError)
 
 
 def is_users(error: Exception) -> bool:

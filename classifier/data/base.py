@@ -379,8 +379,15 @@ class ImageDataModule(pl.LightningDataModule):
             PredictionSet(self.files, self.reader()),
             batch_size=self.eval_batch_size,  # by name: Lightning makes a loader like it
             collate_fn=identity_collate,
+            pin_memory=self._pinned,
             **worker_settings(self.num_workers),
         )
+
+    @property
+    def _pinned(self) -> bool:
+        """Whether batches lie in memory from which a GPU takes them while it computes."""
+        trainer = self.trainer
+        return trainer is not None and trainer.strategy.root_device.type == "cuda"
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         if self._has_own_loader and not self._is_checked:
@@ -438,7 +445,6 @@ class ImageDataModule(pl.LightningDataModule):
         if self.num_workers == 0 and isinstance(images, MemorySet):
             # Workers would only copy what one slice delivers, so Lightning's hint does not apply.
             warnings.filterwarnings("ignore", ".* does not have many workers", PossibleUserWarning)
-        trainer = self.trainer
         return DataLoader(
             images,
             batch_size,
@@ -447,7 +453,7 @@ class ImageDataModule(pl.LightningDataModule):
             collate_fn=identity_collate,
             **worker_settings(self.num_workers),
             persistent_workers=self.num_workers > 0,
-            pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
+            pin_memory=self._pinned,
             generator=torch.Generator(),  # else each start of a loader draws from the global one
         )
 

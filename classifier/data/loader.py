@@ -31,6 +31,7 @@ class TrainLoader(LoaderProxy):
         # Images of the next epoch that were seen before, over all ranks, if in batches of another
         # size: else that follows from the number of batches.
         self.seen: int | None = None
+        self.on_gpu: MemorySet | None = None  # the images, from the first epoch on, if they fit
 
     @property
     def images_per_batch(self) -> int:
@@ -44,7 +45,7 @@ class TrainLoader(LoaderProxy):
     def __iter__(self) -> Iterator[Batch]:
         sampler = self.sampler
         loop: Any = self.trainer.fit_loop
-        on_cuda = self.trainer.strategy.root_device.type == "cuda"
+        device = self.trainer.strategy.root_device
         epoch = loop.epoch_progress.current.processed
         position = loop.epoch_loop.batch_progress.current.ready
         sampler.set_epoch(epoch)
@@ -53,19 +54,34 @@ class TrainLoader(LoaderProxy):
         for number, batch in enumerate(self._batches(), position):
             seed = derive_seed(sampler.seed, epoch, number, sampler.rank)
             seed_generators(seed)
-            if on_cuda:
-                torch.cuda.manual_seed(seed)
+            if device.type != "cpu":
+                torch.get_device_module(device).manual_seed(seed)
             yield batch
 
     def _batches(self) -> Iterable[Batch]:
         images: Any = self.loader.dataset
         size = self.loader.batch_size
-        if not isinstance(images, MemorySet) or self.loader.pin_memory or size is None:
+        if not isinstance(images, MemorySet) or size is None:
             return self.loader
+        keys, read = self.sampler.keys(), images.__getitems__
+        if self.loader.pin_memory:  # the device is a GPU
+            if type(images) is not MemorySet:  # it may read in its own way
+                return self.loader
+            if self._fits_on_gpu(images):
+                device = self.trainer.strategy.root_device
+                self.on_gpu = self.on_gpu or images.to(device)
+                keys, read = keys.to(device), self.on_gpu.__getitems__
+            else:
+                read = images.read_pinned
         # A DataLoader turns the keys into numbers and back, which takes longer than the batch.
         least = size if self.loader.drop_last else 1
-        parts: Any = torch.split(self.sampler.keys(), size)
-        return (images.__getitems__(part) for part in parts if len(part) >= least)
+        parts: Any = torch.split(keys, size)
+        return (read(part) for part in parts if len(part) >= least)
+
+    def _fits_on_gpu(self, images: MemorySet) -> bool:
+        """Whether a set takes less than a quarter of what is free there, if it is not there yet."""
+        free, _ = torch.cuda.mem_get_info(self.trainer.strategy.root_device)
+        return self.on_gpu is not None or images.images.nbytes < free / 4
 
     # Lightning warns of a loader that cannot go on inside an epoch unless it has these.
 

@@ -183,14 +183,20 @@ def without_signal_handlers(trainer: pl.Trainer) -> Iterator[None]:
     They save inside the handler, where a third of all files are torn, and talk to the other ranks
     there, which may be in the midst of talking about something else. A callback could replace them
     from its first hook on, but the data loaders start between the two, and a SIGTERM meanwhile
-    leaves ``received_sigterm`` set, which ends the training before it can save.
+    leaves ``received_sigterm`` set, which ends the training before it can save. Nor do the ranks
+    tell each other at each batch whether that is set, for which all would wait for their devices.
     """
-    connector: Any = trainer._signal_connector
-    connector.register_signal_handlers = lambda: None
+    replaced: tuple[tuple[Any, str], ...] = (
+        (trainer._signal_connector, "register_signal_handlers"),
+        (trainer.fit_loop.epoch_loop, "_broadcast_sigterm_tensor"),
+    )
+    for owner, name in replaced:
+        setattr(owner, name, lambda: None)
     try:
         yield
     finally:
-        del connector.register_signal_handlers
+        for owner, name in replaced:
+            delattr(owner, name)
 
 
 # ---- where in the loops a training is, and how one is resumed there ----

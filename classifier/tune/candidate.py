@@ -14,6 +14,7 @@ import torch
 import yaml
 
 from classifier.callbacks.divergence import StopOnDivergence
+from classifier.callbacks.numerics import Numerics
 from classifier.callbacks.speed import LeanHooks
 from classifier.cli.classifier_cli import ClassifierCLI
 from classifier.data import ImageDataModule
@@ -64,6 +65,7 @@ class Meter(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.losses: list[torch.Tensor] = []  # of all steps
+        self.device = trainer.strategy.root_device
         self.begun = self._now()
         self.whole = min(self.max_steps, self.epochs * trainer.num_training_batches)
         self.steps = min(self.steps, self.whole)
@@ -86,8 +88,8 @@ class Meter(pl.Callback):
             trainer.should_stop = True
 
     def _now(self) -> float:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        if self.device.type != "cpu":
+            torch.get_device_module(self.device).synchronize()
         return time.perf_counter()
 
 
@@ -131,11 +133,17 @@ class Candidate(ClassifierCLI):
         config = self.config_init.trainer
         callbacks = [c for c in config.callbacks or [] if not isinstance(c, NOT_TIMED)]
         diverging = StopOnDivergence(None, self.settings.seed_everything)
-        callbacks += [LeanHooks(), diverging, self.meter]
+        numerics = Numerics(config.deterministic is None and not config.benchmark)
+        callbacks += [LeanHooks(), numerics, diverging, self.meter]
         devices = config.devices[:1] if isinstance(config.devices, list) else 1
         return pl.Trainer(
             **{**vars(config), **TRAINER, "devices": devices, "callbacks": callbacks, **kwargs}
         )
+
+    @property
+    def device(self) -> torch.device:
+        """The one that it trains on."""
+        return self.trainer.strategy.root_device
 
     @property
     def images_in_all(self) -> float:

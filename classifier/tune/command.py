@@ -105,7 +105,7 @@ def _text(tuning: Tuning, fit: str, stopped: bool) -> str:
     """The config of what won, with what it was found by."""
     facts = environment.describe()
     machine = [
-        *facts["gpus"],
+        *environment.describe_device(tuning.as_is.trainer.strategy.root_device)["gpus"],
         f"{facts['processor']} ({facts['cpu_capability']})",
         f"{facts['threads']} threads of {facts['cores']} cores",
         f"torch {facts['packages']['torch']}",

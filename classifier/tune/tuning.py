@@ -22,10 +22,11 @@ from classifier.platform import cores, memory_may_double
 from classifier.tune.candidate import Candidate
 
 PRECISION, LAYOUT = "trainer.precision", "model.channels_last"
+PRODUCTS = "model.float32_matmul_precision"
 FUSED, COMPILE = "model.optimizer.init_args.fused", "model.compile"
 WORKERS, BATCH = "data.init_args.num_workers", "data.init_args.batch_size"
-GROUPS = ((PRECISION, LAYOUT), (FUSED,), (COMPILE,))
-REFERENCE = {PRECISION: "32-true", LAYOUT: False, FUSED: False, COMPILE: False}
+GROUPS = ((PRECISION, LAYOUT), (PRODUCTS,), (FUSED,), (COMPILE,))
+REFERENCE = {PRECISION: "32-true", LAYOUT: False, PRODUCTS: "highest", FUSED: False, COMPILE: False}
 # A candidate wins if it is 1.03 times as fast by the median of nine rounds, and faster in seven.
 # By chance the second happens in one of eleven comparisons of a plan with itself.
 ROUNDS, GAIN, STEADY = 9, 1.03, 7
@@ -62,6 +63,7 @@ class Tuning:
         self.table: list[str] = []
         self._announce({})
         self.best = self.as_is = Candidate(given)
+        self.on_gpu = self.as_is.device.type == "cuda"
         self.own = current_values(self.as_is)
         words = self.as_is.command_line.options
         fixed = {word.partition("=")[0].lstrip("-").replace(".init_args", "") for word in words}
@@ -122,7 +124,7 @@ class Tuning:
         """Measures all other values of some settings, and takes the fastest that is in order."""
         tried = [key for key in keys if key in self.values]
         now = {key: self.values[key] for key in tried}
-        choices = [choices_of(key, now[key]) for key in tried]
+        choices = [choices_of(key, now[key], self.on_gpu) for key in tried]
         others = [dict(zip(tried, values, strict=True)) for values in itertools.product(*choices)]
         contenders = [
             one for values in others if values != now for one in self._admit(self._with(values))
@@ -206,15 +208,16 @@ class Tuning:
     # ---- the batch ----
 
     def _enlarge(self) -> None:
-        """Doubles the batch: on a GPU until it does not fit, elsewhere until that gains nothing."""
+        """Doubles the batch until that gains nothing: on a GPU, which it has to fill, twice."""
         if BATCH not in self.values:
             return
+        misses = 1 + self.on_gpu
         size, best = 2 * int(self.values[BATCH]), 1.0
         while size <= len(self.as_is.datamodule.train_set):
             plan = {**self.best.plan, BATCH: size}
             self._announce(plan)
             # Linux would kill the process, which at most doubles. A GPU says no without harm.
-            if not (torch.cuda.is_available() or memory_may_double()):
+            if not (self.on_gpu or memory_may_double()):
                 self._show(plan, None, None, "not tried: it may need more memory than is free")
                 return
             try:
@@ -229,8 +232,8 @@ class Tuning:
             ratio = median(larger.ratios)
             self._show(plan, self.ratio * ratio, None, "fits, but trains differently")
             if ratio > GAIN * best:
-                best, self.batch = ratio, (size, self.ratio * ratio)
-            elif not torch.cuda.is_available():
+                best, self.batch, misses = ratio, (size, self.ratio * ratio), 1 + self.on_gpu
+            elif (misses := misses - 1) == 0:
                 return
             size *= 2
 
@@ -244,6 +247,8 @@ def current_values(candidate: Candidate) -> dict[str, Any]:
         LAYOUT: model.channels_last,
         COMPILE: model.compile,
     }
+    if candidate.device.type == "cuda":  # elsewhere it is slower, or does nothing
+        values[PRODUCTS] = model.float32_matmul_precision or "highest"
     optimizer = (model.optimizer or {}).get("init_args") or {}
     if "fused" in optimizer:
         values[FUSED] = bool(optimizer["fused"])
@@ -255,10 +260,16 @@ def current_values(candidate: Candidate) -> dict[str, Any]:
     return values
 
 
-def choices_of(key: str, now: Any) -> list[Any]:
-    """The values to try of a setting, and the one that it has."""
+def choices_of(key: str, now: Any, on_gpu: bool = False) -> list[Any]:
+    """The values to try of a setting, and the one that it has.
+
+    ``trainer.benchmark`` and ``deterministic`` are none: they would give up exact resuming.
+    """
     if key == PRECISION:
-        return list(dict.fromkeys((now, "32-true", "bf16-mixed")))
+        half = ("16-mixed",) if on_gpu else ()
+        return list(dict.fromkeys((now, "32-true", "bf16-mixed", *half)))
+    if key == PRODUCTS:
+        return list(dict.fromkeys((now, "highest", "high")))
     if key == WORKERS:
         doubled = (2**power for power in range(int(math.log2(cores())) + 1))
         return sorted({now, 0, *doubled})
@@ -278,6 +289,8 @@ def named(plan: Mapping[str, Any]) -> str:
             words.append(str(value))
         elif isinstance(value, bool):
             words.append(name if value else f"no {name}")
+        elif isinstance(value, str):
+            words.append(f"{name} {value}")
         else:
             words.append(f"{name} {value:,}")
     return ", ".join(words) or "as it is"

@@ -1,7 +1,6 @@
 """Starts workers: here as threads, elsewhere through the scheduler of a cluster."""
 
 import os
-import shutil
 import subprocess
 import traceback
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from classifier.search.signed import refuse_of_others
 from classifier.search.worker import Stop, work
 
 RESTARTS = 3  # of one worker, in a search
+SMI_SECONDS = 60  # until nvidia-smi is given up, as with a driver that hangs
 
 
 class Engine(Protocol):
@@ -122,9 +122,9 @@ def gpus() -> list[str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [gpu for gpu in visible.split(",") if gpu not in ("", "-1")]
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return []
-    query = [program, "--query-gpu=index", "--format=csv,noheader"]
-    answer = subprocess.run(query, capture_output=True, text=True)
+    query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=SMI_SECONDS)
+    except (OSError, subprocess.TimeoutExpired):  # many containers are without it
+        return [str(number) for number in range(platform.nvidia_cards())]
     return answer.stdout.split() if answer.returncode == 0 else []
