@@ -1,13 +1,12 @@
 """What a person sees of a training: a line to begin with, a line each epoch, where the run is."""
 
-import shlex
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, RichProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from classifier import terminal
+from classifier import platform, terminal
 from classifier.callbacks import stop_reasons
 from classifier.callbacks.checkpoints import RunCheckpoints, best_checkpoint
 from classifier.callbacks.epochs import EpochTracker, is_epoch_incomplete
@@ -81,7 +80,7 @@ class Console(EpochTracker):
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 parent = str(terminal.display_path(logger.log_dir).parent)
-                self._print(trainer, "  " + shlex.join(["tensorboard", "--logdir", parent]))
+                self._print(trainer, "  " + platform.quoted(["tensorboard", "--logdir", parent]))
 
     def _say_what_is_not_logged(self, trainer: pl.Trainer) -> None:
         """Says that no best checkpoint is kept, for nothing logs the metric that chooses it."""

@@ -1,7 +1,6 @@
 """Starts workers: here as threads, elsewhere through the scheduler of a cluster."""
 
 import os
-import shutil
 import subprocess
 import traceback
 from concurrent.futures import ThreadPoolExecutor
@@ -52,9 +51,9 @@ def start(settings: Settings, workers: int, until: float | None) -> Engine:
 class Local:
     """Workers on this machine, with its processors and GPUs shared out among them.
 
-    They are threads: all that takes time happens in the trials, which are processes, forked from
-    one server. All end with this process, however it ends. ``shares`` has for each worker the
-    variables that give its trials their GPUs.
+    They are threads: all that takes time happens in the trials, which are processes. All end with
+    this process, however it ends. ``shares`` has for each worker the variables that give its trials
+    their GPUs.
     """
 
     def __init__(self, folder: Path, shares: list[dict[str, str]], until: float | None) -> None:
@@ -122,7 +121,7 @@ def gpus() -> list[str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [gpu for gpu in visible.split(",") if gpu not in ("", "-1")]
-    program = shutil.which("nvidia-smi")
+    program = platform.program("nvidia-smi")
     if program is None:
         return []
     query = [program, "--query-gpu=index", "--format=csv,noheader"]

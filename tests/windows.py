@@ -1,0 +1,102 @@
+"""``python windows.py VERB …`` runs a command with the answers that Windows gives.
+
+Processes that it starts import this file, too, since spawned ones import the program they come
+from. What stands for Windows: names of ``os`` and ``signal`` that it lacks, where this package asks
+for them (it does so in two modules only, see test_architecture.py); processes that are spawned, and
+killed by ``taskkill``; files that get no other name and do not go away while they are open; letters
+that the standard output lacks. Lightning, PyTorch and the file system stay those of this machine.
+"""
+
+import contextlib
+import importlib
+import multiprocessing.context
+import os
+import signal
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
+
+ROOT = str(Path(__file__).parents[1])
+LACKS_OS = (
+    *("fork", "getegid", "geteuid", "getgid", "getpgid", "getpgrp", "getsid", "getuid", "killpg"),
+    *("nice", "sched_getaffinity", "setpgid", "setsid", "wait", "wait4", "O_NOFOLLOW"),
+)
+LACKS_SIGNALS = ("SIGALRM", "SIGCHLD", "SIGHUP", "SIGKILL", "SIGPIPE", "SIGQUIT", "SIGUSR1")
+TASKKILL = """\
+#!/bin/sh
+tree() { for child in $(ps -o pid= --ppid "$1"); do tree "$child"; done; kill -9 "$1"; }
+[ "$1 $2 $3" = "/F /T /PID" ] && tree "$4" 2>/dev/null
+"""
+
+
+def without(module, names, **others):
+    """A module that lacks some names and has others."""
+    kept = {name: value for name, value in vars(module).items() if name not in names}
+    return SimpleNamespace(**kept, **others)
+
+
+def import_as_on_windows():
+    """Imports the modules that ask the system, with what they would find on Windows."""
+    answers = {
+        "os": without(os, (*LACKS_OS, "name"), name="nt"),
+        "signal": without(signal, LACKS_SIGNALS, SIGBREAK=signal.SIGUSR2),
+        "sys": without(sys, ("platform",), platform="win32"),
+        "resource": None,
+    }
+    for name in ("classifier.platform", "classifier.internals.python"):
+        importlib.import_module(name)  # and what it imports, which gets no such answers
+        del sys.modules[name]
+        with mock.patch.dict(sys.modules, answers):
+            module = importlib.import_module(name)
+        sys.modules[name] = module
+
+
+def spawn_only():
+    """Takes away all ways to start a process but one."""
+    for method in ("fork", "forkserver"):
+        multiprocessing.context._concrete_contexts.pop(method, None)
+    default = multiprocessing.context._default_context
+    default._default_context = multiprocessing.context._concrete_contexts["spawn"]
+
+
+def refuse_open_files(name):
+    """Lets a function of ``os`` refuse what this process has open below the working folder."""
+    original, here = getattr(os, name), Path.cwd().resolve()
+
+    def refuse(path, *others, **settings):
+        real = Path(path if isinstance(path, str | Path) else "/").resolve()
+        for number in Path("/proc/self/fd").iterdir() if real.is_relative_to(here) else ():
+            with contextlib.suppress(FileNotFoundError):
+                if number.readlink() == real:
+                    raise PermissionError(13, "another process uses the file", str(path))
+        return original(path, *others, **settings)
+
+    setattr(os, name, refuse)
+
+
+def place_taskkill():
+    """Puts a program where Windows has the one that kills a process and those it has started."""
+    root = Path.cwd() / "windows"
+    program = root / "System32" / "taskkill.exe"
+    if not program.exists():
+        program.parent.mkdir(parents=True)
+        program.write_text(TASKKILL, encoding="ascii")
+        program.chmod(0o755)
+    os.environ["SYSTEMROOT"] = str(root)
+
+
+sys.path[:1] = [ROOT]
+import_as_on_windows()
+spawn_only()
+for name in ("rename", "replace", "remove", "unlink"):
+    refuse_open_files(name)
+
+import classifier.cli.run  # noqa: E402
+from classifier.__main__ import main  # noqa: E402
+
+classifier.cli.run.COMMAND = (sys.executable, __file__)
+
+if __name__ == "__main__":
+    place_taskkill()
+    sys.exit(main())
