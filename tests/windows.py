@@ -1,4 +1,4 @@
-"""``python windows.py VERB …`` runs a command with the answers that Windows gives.
+"""``python windows.py VERB … [; VERB …]`` runs commands with the answers that Windows gives.
 
 Processes that it starts import this file, too, since spawned ones import the program they come
 from. What stands for Windows: names of ``os`` and ``signal`` that it lacks, where this package asks
@@ -97,6 +97,15 @@ from classifier.__main__ import main  # noqa: E402
 
 classifier.cli.run.COMMAND = (sys.executable, __file__)
 
+
+def run(words):
+    """Runs commands, each until the next semicolon and as long as they end well."""
+    commands = [[]]
+    for word in words:
+        commands[-1:] = [commands[-1], []] if word == ";" else [[*commands[-1], word]]
+    return next(filter(None, map(main, filter(None, commands))), 0)
+
+
 if __name__ == "__main__":
     place_taskkill()
-    sys.exit(main())
+    sys.exit(run(sys.argv[1:]) if ";" in sys.argv else main())
