@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 from searches import Search, check_whole, write_files
+from windows import as_on_windows
 
 from classifier import runs, terminal
 from classifier.sources.finder import Finder, key
@@ -125,6 +126,42 @@ def test_two_ranks_train_and_end_with_the_answers_of_windows(write_config):
 
     assert answer.returncode == 0, answer.stderr
     assert runs.read_record(Path("runs/tiny/version_0"))["devices"] == 2
+
+
+# ---- what Windows is asked ----
+
+
+@pytest.fixture
+def windows():
+    return as_on_windows("classifier.platform")
+
+
+def test_a_program_in_the_working_folder_is_not_taken_for_that_of_the_system(
+    windows, tmp_path, monkeypatch
+):
+    Path("git.exe").touch()
+    monkeypatch.setenv("PATH", os.pathsep.join([".", "", str(tmp_path / "bin")]))
+    assert windows.program("git") is None
+
+    Path("bin").mkdir()
+    Path("bin/git.exe").touch()
+
+    assert windows.program("git") == str(tmp_path / "bin" / "git.exe")
+
+
+def test_windows_keeps_settings_and_quotes_words_in_its_own_way(windows, tmp_path, monkeypatch):
+    monkeypatch.setenv("APPDATA", str(tmp_path))
+
+    assert windows.settings_folder() == tmp_path
+    assert windows.quoted(["fit", "my photos"]) == 'fit "my photos"'
+
+
+def test_a_key_is_the_users_own_where_nobody_can_tell_whose_it_is(windows):
+    Path("key").touch(mode=0o666)
+    known = Path("key").stat()
+
+    assert windows.is_own(known)
+    assert windows.access_of_others(known) == 0
 
 
 # ---- what is stored and shown ----

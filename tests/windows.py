@@ -8,7 +8,7 @@ that the standard output lacks. Lightning, PyTorch and the file system stay thos
 """
 
 import contextlib
-import importlib
+import importlib.util
 import multiprocessing.context
 import os
 import signal
@@ -36,20 +36,28 @@ def without(module, names, **others):
     return SimpleNamespace(**kept, **others)
 
 
-def import_as_on_windows():
-    """Imports the modules that ask the system, with what they would find on Windows."""
+def as_on_windows(name):
+    """A module of its own, executed with what it would find on Windows."""
+    importlib.import_module(name)  # and what it imports, which gets no such answers
     answers = {
         "os": without(os, (*LACKS_OS, "name"), name="nt"),
         "signal": without(signal, LACKS_SIGNALS, SIGBREAK=signal.SIGUSR2),
         "sys": without(sys, ("platform",), platform="win32"),
         "resource": None,
     }
+    spec = importlib.util.find_spec(name)
+    module = importlib.util.module_from_spec(spec)
+    with mock.patch.dict(sys.modules, answers):
+        spec.loader.exec_module(module)
+    return module
+
+
+def ask_as_on_windows():
+    """Puts such modules in the places of those that ask the system, before anybody has them."""
     for name in ("classifier.platform", "classifier.internals.python"):
-        importlib.import_module(name)  # and what it imports, which gets no such answers
-        del sys.modules[name]
-        with mock.patch.dict(sys.modules, answers):
-            module = importlib.import_module(name)
-        sys.modules[name] = module
+        sys.modules[name] = as_on_windows(name)
+        package, _, own = name.rpartition(".")
+        setattr(sys.modules[package], own, sys.modules[name])
 
 
 def spawn_only():
@@ -86,18 +94,6 @@ def place_taskkill():
     os.environ["SYSTEMROOT"] = str(root)
 
 
-sys.path[:1] = [ROOT]
-import_as_on_windows()
-spawn_only()
-for name in ("rename", "replace", "remove", "unlink"):
-    refuse_open_files(name)
-
-import classifier.cli.run  # noqa: E402
-from classifier.__main__ import main  # noqa: E402
-
-classifier.cli.run.COMMAND = (sys.executable, __file__)
-
-
 def run(words):
     """Runs commands, each until the next semicolon and as long as they end well."""
     commands = [[]]
@@ -105,6 +101,17 @@ def run(words):
         commands[-1:] = [commands[-1], []] if word == ";" else [[*commands[-1], word]]
     return next(filter(None, map(main, filter(None, commands))), 0)
 
+
+if __name__ in ("__main__", "__mp_main__"):  # of a command, or of a process that it spawns
+    sys.path[:1] = [ROOT]
+    ask_as_on_windows()
+    spawn_only()
+    for name in ("rename", "replace", "remove", "unlink"):
+        refuse_open_files(name)
+    import classifier.cli.run
+    from classifier.__main__ import main
+
+    classifier.cli.run.COMMAND = (sys.executable, __file__)
 
 if __name__ == "__main__":
     place_taskkill()

@@ -6,7 +6,7 @@ fails when a process is started in another way.
 """
 
 import contextlib
-import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import spawn, util
@@ -26,7 +26,7 @@ def isolate_children(prelude: Callable[[], str]) -> Iterator[None]:
     def isolated(given: Sequence[Any]) -> list[Any]:
         words, added = list(given), APART + prelude()
         if sys.platform == "win32":  # where all words are put between quotes as they are
-            added = re.sub(r'(\\*)"', r'\1\1\\"', added)
+            added = subprocess.list2cmdline([added])[1:-1]
         code = words.index("-c") + 1
         words[code] = added + words[code]
         if sys.version_info >= (3, 11):

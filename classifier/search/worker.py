@@ -56,8 +56,9 @@ class Stop:
         return stop
 
     def set(self, number: int = signal.SIGTERM, frame: FrameType | None = None) -> None:
-        self.signal = number
-        self._open.close()
+        if not self.signal:
+            self.signal = number
+            self._open.close()
 
     def _set_with_input(self) -> None:
         os.read(0, 1)
