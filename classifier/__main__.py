@@ -15,7 +15,7 @@ from collections.abc import Sequence  # noqa: E402
 from importlib import import_module  # noqa: E402
 from pathlib import Path  # noqa: E402
 
-from classifier import __version__  # noqa: E402
+from classifier import __version__, terminal  # noqa: E402
 from classifier.errors import did_you_mean  # noqa: E402
 from classifier.platform import exit_now, handled_by, let_threads_sleep  # noqa: E402
 
@@ -55,6 +55,8 @@ Train image classifiers from one YAML file.
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns 0, 1 (failed), 2 (the user can mend it) or 130/143 (signal)."""
+    if arguments is None:
+        terminal.write_out_what_stdout_lacks()
     words = sys.argv[1:] if arguments is None else arguments
     if arguments is None:  # the process is ours
         let_threads_sleep()

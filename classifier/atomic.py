@@ -64,6 +64,12 @@ def atomic_create(path: Path) -> Iterator[IO[bytes]]:
         )
 
 
+def discard(file: IO[bytes]) -> None:
+    """Removes a file that is being written, without what it still has to write."""
+    os.close(file.fileno())  # Windows removes none that is open
+    Path(file.name).unlink()
+
+
 def create_private(path: Path, content: bytes) -> None:
     """Writes a file that only the user may read, unless the name is taken.
 
@@ -123,6 +129,7 @@ def open_to_append(path: Path) -> IO[bytes]:
 def _finish(file: IO[bytes]) -> None:
     file.flush()
     os.fsync(file.fileno())  # or a loss of power leaves an empty file under the name
+    file.close()  # Windows gives an open file no other name
 
 
 def _publish(part: Path, path: Path, mode: int = 0o666) -> bool:
@@ -156,12 +163,3 @@ def atomic_copy(source: Path, target: Path) -> None:
     else:
         link.replace(target)
         link.unlink(missing_ok=True)  # it stays if it and target were names of the same file
-
-
-def fsync_directory(folder: Path) -> None:
-    """Makes sure that the names of new files survive a loss of power."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

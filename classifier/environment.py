@@ -7,7 +7,6 @@ import os
 import platform
 import re
 import subprocess
-import sys
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 from classifier import DISTRIBUTION, __version__
+from classifier.platform import processor_name, program
 
 DIFFERENCE = ("diff", "--no-ext-diff", "--no-textconv", "--ignore-submodules=all", "HEAD")
 HARMLESS = re.compile(  # settings of a repository by which a diff runs no program
@@ -39,7 +39,7 @@ def describe(modules: Iterable[str] = ()) -> dict[str, Any]:
         "git": git_state(Path.cwd()),
         "host": platform.node(),
         "system": platform.platform(),
-        "processor": _processor(),
+        "processor": processor_name(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
@@ -83,7 +83,10 @@ def git_state(folder: Path) -> dict[str, str | None] | None:
 
 
 def _git(folder: Path, *arguments: str) -> bytes | None:
-    command = ["git", "--no-optional-locks", "-c", f"core.hooksPath={os.devnull}", *arguments]
+    git = program("git")
+    if git is None:
+        return None
+    command = [git, "--no-optional-locks", "-c", f"core.hooksPath={os.devnull}", *arguments]
     try:
         answer = subprocess.run(command, cwd=folder, capture_output=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
@@ -103,11 +106,3 @@ def _versions(modules: Iterable[str]) -> dict[str, str]:
         with contextlib.suppress(metadata.PackageNotFoundError):  # run from a source tree
             versions[name] = metadata.version(name)
     return versions
-
-
-def _processor() -> str:
-    if sys.platform == "linux":
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()

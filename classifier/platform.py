@@ -1,22 +1,49 @@
-"""What the operating system is asked: signals, the end of processes, memory, processors."""
+"""What the operating system is asked, or told; nobody else does.
+
+Where a question has another answer on Windows or macOS, mypy reads each answer with
+``--platform``, and tests/windows.py has all commands run with those of Windows.
+"""
 
 import contextlib
 import ctypes
 import multiprocessing
 import os
 import platform
+import shlex
+import shutil
 import signal
+import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from multiprocessing import context
 from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
+from typing import IO, TypeAlias
 
 if sys.platform == "linux":
     import resource  # once and now: later Python may look in the working folder first
 
-STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # tell a command to end
+if sys.platform == "win32":
+    STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGBREAK)  # tell a command to end
+    TYPED = (signal.SIGINT, signal.SIGBREAK)  # of those, what a terminal sends to all processes
+    CHILD_ENDED: tuple[signal.Signals, ...] = ()
+    KILL = signal.SIGTERM  # sent to another process, any signal but those two is its end there
+else:
+    STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    TYPED = (signal.SIGINT,)
+    CHILD_ENDED = (signal.SIGCHLD,)
+    KILL = signal.SIGKILL
+
+# How a process starts that owes nothing to this one. Libraries of macOS do not bear a fork.
+if sys.platform == "linux":
+    FreshContext: TypeAlias = context.ForkServerContext
+else:
+    FreshContext: TypeAlias = context.SpawnContext
+
+BROKEN_PIPE = 141  # exit code of a command whose reader has seen enough: 128 + SIGPIPE
 PR_SET_PDEATHSIG = 1  # of prctl(2)
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 GLIBC_LARGEST = 2**25  # bytes up to which glibc adapts by itself
@@ -79,18 +106,119 @@ def ignore_first_stop() -> None:
 def die_with_parent(parent: int) -> None:
     """Ends this process when the one that started it, whose PID it is given, dies."""
     starter = multiprocessing.parent_process()
-    if starter is not None and multiprocessing.get_start_method() == "forkserver":
-        # The kernel takes the fork server for the parent, which lives as long as this process.
-        threading.Thread(target=_exit_after, args=(starter.sentinel,), daemon=True).start()
-    elif sys.platform == "linux":
+    # The kernel takes a fork server for the parent, which lives as long as this process.
+    if sys.platform == "linux" and multiprocessing.get_start_method() != "forkserver":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it is dead already
             os._exit(1)
+    elif starter is not None:
+        threading.Thread(target=_exit_after, args=(starter.sentinel,), daemon=True).start()
 
 
 def _exit_after(sentinel: int) -> None:
     wait([sentinel])
     os._exit(1)
+
+
+def fresh_context(preload: str) -> FreshContext:
+    """Starts processes that share nothing with this one, by a fork from a server if possible.
+
+    The server has imported the module ``preload``, which takes seconds.
+    """
+    if sys.platform == "linux":
+        found = multiprocessing.get_context("forkserver")
+        found.set_forkserver_preload([preload])
+    else:
+        found = multiprocessing.get_context("spawn")
+    return found
+
+
+def lead_group() -> None:
+    """Makes this process the first of a group, which can be killed as a whole.
+
+    Ctrl-C does not reach it any more. Windows has no such groups.
+    """
+    if sys.platform != "win32":
+        os.setsid()
+
+
+def tell_to_end(process: BaseProcess) -> None:
+    """Tells a process to end; Windows can only kill it, with all that it has started."""
+    if sys.platform == "win32":
+        kill_group(process)
+    else:
+        process.terminate()
+
+
+def kill_group(leader: BaseProcess) -> None:
+    """Kills what is left of a process that leads a group, and of what it has started."""
+    if sys.platform == "win32":
+        program = Path(os.environ["SYSTEMROOT"], "System32", "taskkill.exe")
+        subprocess.run([program, "/F", "/T", "/PID", str(leader.pid)], capture_output=True)
+    elif leader.pid is not None:
+        # On macOS a group of which nobody is alive is a matter of permission.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(leader.pid, signal.SIGKILL)
+
+
+def die() -> None:
+    """Kills this process at once, with its group if it leads one; nothing more is written."""
+    if sys.platform == "win32":
+        os._exit(1)
+    else:
+        os.kill(0 if os.getpgrp() == os.getpid() else os.getpid(), signal.SIGKILL)
+
+
+def program(name: str) -> str | None:
+    """The program that PATH leads to; Windows itself would look in the working folder first."""
+    if sys.platform == "win32":
+        folders = (folder for folder in map(Path, os.get_exec_path()) if folder.is_absolute())
+        paths = (folder / f"{name}.exe" for folder in folders)
+        found = next((str(path) for path in paths if path.is_file()), None)
+    else:
+        found = shutil.which(name)
+    return found
+
+
+def quoted(words: Sequence[str]) -> str:
+    """Words of a command line as they are typed."""
+    return subprocess.list2cmdline(words) if sys.platform == "win32" else shlex.join(words)
+
+
+def settings_folder() -> Path:
+    """Where the user's settings are; raises RuntimeError if there is no home."""
+    return _folder_of_user("APPDATA", "XDG_CONFIG_HOME", ".config")
+
+
+def _folder_of_user(windows: str, others: str, below_home: str) -> Path:
+    base = os.environ.get(windows if sys.platform == "win32" else others, "")
+    return Path(base) if Path(base).is_absolute() else Path.home() / below_home
+
+
+def is_own(known: os.stat_result) -> bool:
+    """Whether a file belongs to this user; on Windows, whose homes are closed, it is taken to."""
+    return sys.platform == "win32" or known.st_uid == os.geteuid()
+
+
+def access_of_others(known: os.stat_result) -> int:
+    """What a file's group (0o070) and all others (0o007) may do; on Windows, nothing."""
+    return 0 if sys.platform == "win32" else known.st_mode & 0o077
+
+
+def fsync_directory(folder: Path) -> None:
+    """Makes sure that the names of new files survive a loss of power; Windows opens no folders."""
+    if sys.platform != "win32":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def name_of_open(file: IO[bytes]) -> Path | None:
+    """A name that leads to an open file whatever becomes of its own, if there is one."""
+    path = Path(f"/dev/fd/{file.fileno()}")
+    return path if sys.platform != "win32" and path.exists() else None
 
 
 def keep_freed_memory(largest: int = GLIBC_LARGEST) -> None:
@@ -110,27 +238,28 @@ def memory_limit(more: int) -> Iterator[None]:
 
     Only Linux can tell what a process has allocated; elsewhere nothing is limited.
     """
-    if sys.platform != "linux":
+    if sys.platform == "linux":
+        pages = int(Path("/proc/self/statm").read_text("ascii").split()[0])
+        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+        limits = [limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY]
+        wanted = pages * resource.getpagesize() + more + SPARE_MEMORY
+        resource.setrlimit(resource.RLIMIT_AS, (min([wanted, *limits]), hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    else:
         yield
-        return
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limits = [limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY]
-    wanted = pages * resource.getpagesize() + more + SPARE_MEMORY
-    resource.setrlimit(resource.RLIMIT_AS, (min([wanted, *limits]), hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def memory_may_double() -> bool:
     """Whether as much memory is free as this process has ever used; only Linux can tell."""
-    if sys.platform != "linux":
-        return True
-    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    free = int(lines["MemAvailable"].split()[0])  # KiB, as the other
-    return free > resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    enough = True
+    if sys.platform == "linux":
+        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+        free = int(dict(line.split(":") for line in lines)["MemAvailable"].split()[0])
+        enough = free > resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # both in KiB
+    return enough
 
 
 def let_threads_sleep() -> None:
@@ -149,8 +278,7 @@ def cache_folder() -> Path:
     Raises:
         RuntimeError: If this user has no home.
     """
-    base = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME", "")
-    return Path(base) if Path(base).is_absolute() else Path.home() / ".cache"
+    return _folder_of_user("LOCALAPPDATA", "XDG_CACHE_HOME", ".cache")
 
 
 def cores() -> int:
@@ -163,3 +291,12 @@ def cores() -> int:
 def nvidia_cards() -> int:
     """The NVIDIA GPUs that Linux shows this process; none elsewhere."""
     return len([*Path("/dev").glob("nvidia[0-9]*")])
+
+
+def processor_name() -> str:
+    """What the processor is called."""
+    if sys.platform == "linux":
+        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()

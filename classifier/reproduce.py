@@ -5,7 +5,6 @@ import contextlib
 import math
 import os
 import re
-import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +25,7 @@ from classifier.cli.job import Job
 from classifier.cli.run import COMMAND, CommandParser, explained
 from classifier.cli.run import run as fit
 from classifier.errors import UserError, did_you_mean
-from classifier.platform import THREADS, handled_by
+from classifier.platform import THREADS, TYPED, handled_by
 from classifier.runs import RunFolder
 
 FACTS = ("seed", "device", "devices", "precision", "parameters", "data", "code", "environment")
@@ -268,7 +267,7 @@ def _train(before: Trained, folder: Path, settings: Sequence[str]) -> int:
     process = subprocess.Popen(command, cwd=there or None, env=environment)
 
     def hand_on(number: int, _: object) -> None:
-        if number != signal.SIGINT:  # Ctrl-C reaches both
+        if number not in TYPED:  # they reach both
             process.send_signal(number)
 
     with handled_by(hand_on):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from classifier.atomic import atomic_create, naming_path
+from classifier.atomic import atomic_create, discard, naming_path
 from classifier.platform import cleaning
 
 
@@ -32,7 +32,7 @@ class PredictionTable:
             FileExistsError: If there is such a file by then; names the one that has the rows.
             OSError: If it cannot be written.
         """
-        with atomic_create(self.path) as file, cleaning(Path(file.name).unlink):
+        with atomic_create(self.path) as file, cleaning(lambda: discard(file)):
             # Names of files may hold bytes that are not UTF-8; they stay.
             text = io.TextIOWrapper(file, "utf-8", "surrogateescape", "", write_through=True)
             self.rows = csv.writer(text)

@@ -4,14 +4,24 @@ A message may hold names that somebody else chose, such as those of files and cl
 command a terminal is written out, and pages of one value are cut.
 """
 
+import io
 import os
-import shlex
 import shutil
-import signal
 import sys
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
+
+from classifier import platform
+
+
+def write_out_what_stdout_lacks() -> None:
+    """Lets letters that its encoding does not have be written out, as those of stderr are.
+
+    Otherwise the name of a file could end a command whose output goes to a file on Windows.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def out(text: str) -> None:
@@ -22,7 +32,7 @@ def out(text: str) -> None:
         print(text, flush=True)  # noqa: T201
     except BrokenPipeError:  # whoever reads it has seen enough, as head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is flushed
-        raise SystemExit(128 + signal.SIGPIPE) from None
+        raise SystemExit(platform.BROKEN_PIPE) from None
 
 
 def note(text: str) -> None:
@@ -104,4 +114,4 @@ def display_path(path: str | Path) -> Path:
 
 def command(*arguments: str | Path) -> str:
     """A command to copy."""
-    return shlex.join(["classifier", *map(str, arguments)])
+    return platform.quoted(["classifier", *map(str, arguments)])

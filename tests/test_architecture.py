@@ -14,7 +14,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "classifier"
 LAYERS = [
     {"errors"},
-    {"atomic", "terminal", "platform"},
+    {"platform"},
+    {"atomic", "terminal"},
     {"internals"},
     {"anchored_yaml"},
     {"augment", "metrics", "splits", "seeds", "environment"},
@@ -137,3 +138,64 @@ def test_no_class_outside_internals_replaces_a_private_part_of_a_base_elsewhere(
                 replaced += [f"{kind.__qualname__}.{part} of {base}" for part in own & parts]
 
     assert not replaced
+
+
+# ---- what differs from system to system ----
+
+ASKS = {"platform.py", "internals/python.py"}  # which tests/windows.py has asked as on Windows
+QUESTIONS = {
+    "os": "fork getegid geteuid getgid getgroups getlogin getpgid getpgrp getuid kill killpg link"
+    " mkfifo name nice openpty sched_getaffinity setpgid setsid statvfs sysconf uname wait waitpid",
+    "sys": "getwindowsversion platform",
+    "signal": "SIGBREAK SIGCHLD SIGHUP SIGKILL SIGPIPE SIGUSR1 SIGUSR2 alarm pause setitimer",
+    "multiprocessing": "get_context set_start_method",
+    "shutil": "which",
+    "shlex": "join quote",
+}
+MODULES = {"fcntl", "grp", "msvcrt", "pwd", "resource", "select", "termios", "winreg"}
+ANYWHERE = {  # what is the same on all systems, where it is used
+    "atomic.py": {"os.link"},  # an OSError where there are none
+    "callbacks/rank_watch.py": {"os.kill"},  # with platform.KILL
+    "search/engines/slurm.py": {"shlex.join", "shlex.quote", "shutil.which"},  # for a Unix shell
+    "search/preflight.py": {"multiprocessing.get_context"},  # "spawn"
+    "search/process.py": {"multiprocessing.set_start_method"},  # back to the system's own
+}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_only_one_file_asks_the_operating_system_what_differs(path):
+    place = path.relative_to(PACKAGE).as_posix()
+    asked = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            if node.attr in QUESTIONS.get(node.value.id, "").split():
+                asked.add(f"{node.value.id}.{node.attr}")
+        elif isinstance(node, ast.ImportFrom):
+            names = {alias.name for alias in node.names}
+            names &= set(QUESTIONS.get(node.module or "", "").split())
+            asked.update(f"{node.module}.{name}" for name in names)
+        elif isinstance(node, ast.Import):
+            asked.update(alias.name for alias in node.names if alias.name in MODULES)
+
+    assert place in ASKS or asked == ANYWHERE.get(place, set())
+
+
+def opens_text(node: ast.Call) -> bool:
+    """Whether a call opens a file as text in an encoding that differs from system to system."""
+    name = node.func.attr if isinstance(node.func, ast.Attribute) else ast.unparse(node.func)
+    given = [*node.args, *(word.value for word in node.keywords if word.arg == "mode")]
+    if any(word.arg == "encoding" for word in node.keywords):
+        return False
+    if name in ("read_text", "write_text"):
+        return len(node.args) < (1 if name == "read_text" else 2)
+    if name != "open" or ast.unparse(node.func) in ("os.open", "Image.open"):
+        return False
+    mode = given[1:2] if isinstance(node.func, ast.Name) else given[:1]  # open(path) or path.open()
+    return not any("b" in getattr(word, "value", "b") for word in mode)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_every_text_is_read_and_written_with_its_encoding(path):
+    calls = [n for n in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(n, ast.Call)]
+
+    assert not [ast.unparse(call) for call in calls if opens_text(call)]

@@ -1,5 +1,6 @@
 """The processes that read data: a failed one is named, and none outlives its trainer."""
 
+import multiprocessing
 import os
 import re
 import subprocess
@@ -51,6 +52,10 @@ def photos(write_module):
         Path("photos", name).mkdir(parents=True)
         for index in range(20):
             Image.new("RGB", (12, 12), (9 * index, 80, 10)).save(f"photos/{name}/{index}.png")
+    yield
+    for left in multiprocessing.active_children():  # from 3.12 on an error may keep its loader
+        left.kill()
+        left.join()
 
 
 @pytest.fixture

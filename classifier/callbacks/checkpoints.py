@@ -22,7 +22,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, GradientAccumulationScheduler, ModelCheckpoint
 
-from classifier.atomic import atomic_copy, fsync_directory
+from classifier.atomic import atomic_copy
 from classifier.callbacks import epochs
 from classifier.callbacks.best_weights import BestWeights, write_best
 from classifier.callbacks.signals import StopOnSignal
@@ -30,6 +30,7 @@ from classifier.callbacks.stop_reasons import stop_reason
 from classifier.checkpoint.find import POSITION
 from classifier.errors import UserError
 from classifier.internals import lightning
+from classifier.platform import fsync_directory
 from classifier.runs import Direction, RunFolder
 
 OWN_NAMES = ("best", "last", "previous", "new")

@@ -1,6 +1,5 @@
 """What a person sees: what is trained on, each epoch, where the run is, what a test gives."""
 
-import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +8,7 @@ import torch
 from pytorch_lightning.callbacks import Callback, RichProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from classifier import runs, terminal
+from classifier import platform, runs, terminal
 from classifier.callbacks import stop_reasons
 from classifier.callbacks.checkpoints import RunCheckpoints, best_checkpoint
 from classifier.callbacks.epochs import EpochTracker, is_epoch_incomplete
@@ -80,7 +79,7 @@ class Console(EpochTracker):
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 parent = str(terminal.display_path(logger.log_dir).parent)
-                self._print(trainer, "  " + shlex.join(["tensorboard", "--logdir", parent]))
+                self._print(trainer, "  " + platform.quoted(["tensorboard", "--logdir", parent]))
 
     def _best(self, checkpoints: RunCheckpoints) -> str:
         """What best.ckpt has reached, and in which epoch."""

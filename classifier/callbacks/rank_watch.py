@@ -5,7 +5,6 @@ import functools
 import itertools
 import json
 import os
-import signal
 import socket
 import sys
 import threading
@@ -19,7 +18,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # documented, undeclared
 
-from classifier import terminal
+from classifier import platform, terminal
 from classifier.runs import RunFolder
 
 HANG_SECONDS = 600  # as long as a data worker may take
@@ -114,11 +113,11 @@ class RankWatch(Callback):
             time.sleep(HANG_SECONDS / BEATS)  # until it is said
         launcher: Any = trainer.strategy.launcher
         if hasattr(launcher, "kill"):
-            launcher.kill(signal.SIGKILL)
+            launcher.kill(platform.KILL)
         first = hung.get(0)
         if first and (first.host, first.pid) == (socket.gethostname(), os.getppid()):
             time.sleep(3 * HANG_SECONDS / BEATS)  # it may end itself, and this rank with it
-            os.kill(first.pid, signal.SIGKILL)
+            os.kill(first.pid, platform.KILL)
         os._exit(1)  # the main thread waits in a place that no exception reaches
 
 

@@ -1,7 +1,6 @@
 """Signals that tell a training to stop: noted, and obeyed when it has saved itself."""
 
 import contextlib
-import os
 import signal
 from types import FrameType
 
@@ -13,7 +12,7 @@ from classifier.platform import handled_by
 
 
 class StopOnSignal:
-    """Notes SIGTERM, SIGINT and SIGUSR1; a second one ends the process at once."""
+    """Notes what tells a command to end, as SIGTERM does; a second one ends the process at once."""
 
     def __init__(self) -> None:
         self.signal = 0  # the one that this process got
@@ -42,5 +41,5 @@ class StopOnSignal:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.signal:
             signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
         self.signal = number

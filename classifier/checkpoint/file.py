@@ -15,8 +15,9 @@ from typing import IO, Any
 
 import torch
 
-from classifier.atomic import atomic_write, fsync_directory
+from classifier.atomic import atomic_write
 from classifier.checkpoint import signature as signatures
+from classifier.platform import fsync_directory
 
 # The zip's comment: its checksum and, if there was a key, the signature.
 COMMENT = re.compile(r"sha256:([0-9a-f]{64})(?: hmac-sha256:([0-9a-f]{64}) crc32:([0-9a-f]{8}))?")

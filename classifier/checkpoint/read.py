@@ -21,7 +21,7 @@ from classifier.checkpoint.find import FORMAT, KEY, check_is_there
 from classifier.checkpoint.limits import check_archive, check_values
 from classifier.checkpoint.signature import Origin
 from classifier.errors import UserError
-from classifier.platform import memory_limit
+from classifier.platform import memory_limit, name_of_open
 
 READINGS = 3  # of a file that is written to meanwhile
 MAX_CONFIG = 1_000_000  # characters; reading YAML takes 10 s for so many
@@ -83,11 +83,10 @@ def _read(path: Path, file: IO[bytes]) -> OpenCheckpoint:
         origin = verify_checksum(file)
         file.seek(0)
         # The same file under another name, for torch maps none into memory that has no name.
-        same = Path(f"/dev/fd/{file.fileno()}")
-        mapped = same.exists()
+        same = name_of_open(file)
         with memory_limit(size):
             checkpoint = torch.load(
-                same if mapped else file, map_location="cpu", weights_only=True, mmap=mapped
+                same or file, map_location="cpu", weights_only=True, mmap=bool(same)
             )
         check_values(checkpoint, size)
     except pickle.UnpicklingError as error:

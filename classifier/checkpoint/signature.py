@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Literal
 
+from classifier import platform
 from classifier.atomic import create_private
 from classifier.runs import RunFolder
 
@@ -69,12 +70,10 @@ def key_file() -> Path:
         if not path.is_absolute():  # processes that are started elsewhere would miss it
             raise NoKeyError(f"{VARIABLE} is '{named}', but it needs the whole path, from / on.")
         return path
-    base = os.environ.get("APPDATA" if os.name == "nt" else "XDG_CONFIG_HOME", "")
     try:
-        folder = Path(base) if Path(base).is_absolute() else Path.home() / ".config"
+        return platform.settings_folder() / "classifier" / "key"
     except RuntimeError:
         raise NoKeyError(f"this user has no home for a key; {VARIABLE}=FILE names one.") from None
-    return folder / "classifier" / "key"
 
 
 def ends_with_container() -> bool:
@@ -128,16 +127,15 @@ def _content(path: Path) -> tuple[bytes, bool]:
         raise NoKeyError(f"'{path}' is not a regular file; {ANOTHER}.")
     with path.open("rb") as file:
         known = os.fstat(file.fileno())
-        if os.name == "posix":
-            _check_access(path, known)
+        _check_access(path, known)
         return file.read(LARGEST + 1), abs(time.time() - known.st_mtime) < FRESH
 
 
 def _check_access(path: Path, known: os.stat_result) -> None:
     shared = bool(os.environ.get(VARIABLE))
-    if not shared and known.st_uid != os.geteuid():
+    if not shared and not platform.is_own(known):
         raise NoKeyError(f"'{path}' belongs to another user; {VARIABLE}=FILE names one to share.")
-    if known.st_mode & (0o007 if shared else 0o077):
+    if platform.access_of_others(known) & (0o007 if shared else 0o077):
         remedy = "o=" if shared else "600"
         raise NoKeyError(f"'{path}' can be read by others: chmod {remedy} '{path}'.")
 

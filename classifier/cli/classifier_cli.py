@@ -3,8 +3,6 @@
 import contextlib
 import os
 import secrets
-import shlex
-import signal
 import sys
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -22,7 +20,7 @@ from torch.nn import Identity
 
 import classifier.augment
 import classifier.networks  # noqa: F401  # short class names work for what is imported
-from classifier import terminal
+from classifier import platform, terminal
 from classifier.anchored_yaml.aliases import anchors, with_aliases
 from classifier.anchored_yaml.text import load
 from classifier.callbacks.checkpoint_io import use_atomic_checkpoints
@@ -411,7 +409,7 @@ class ClassifierCLI(PlainCLI):
             terminal.note(
                 f"trained with precision {before}, evaluated with {here}, so the last digits "
                 "differ from those of the training; "
-                f"--trainer.precision {shlex.quote(before)} gives the same."
+                f"--trainer.precision {platform.quoted([before])} gives the same."
             )
 
     def _keep_threads(self) -> None:
@@ -461,7 +459,7 @@ class ClassifierCLI(PlainCLI):
             bar.progress.stop()
         launcher: Any = trainer.strategy.launcher
         if hasattr(launcher, "kill"):
-            launcher.kill(signal.SIGKILL)
+            launcher.kill(platform.KILL)
 
     @property
     def exit_code(self) -> int:

@@ -22,7 +22,7 @@ from lightning_fabric.utilities.seed import pl_worker_init_function
 from pytorch_lightning.callbacks import Callback
 
 from classifier.internals.torch import watch_workers_again
-from classifier.platform import die_with_parent, handled_by, ignore_first_stop
+from classifier.platform import CHILD_ENDED, die_with_parent, handled_by, ignore_first_stop
 
 HANG_SECONDS = 600
 PATH_BYTES = 4096
@@ -137,7 +137,7 @@ def _kill_stalled_workers() -> str | None:
     if not stalled:
         return None
     names = ", ".join(f"{number} {slot}" for number, slot in stalled)
-    with handled_by(signal.SIG_DFL, (signal.SIGCHLD,)):  # PyTorch's reaction is to raise again
+    with handled_by(signal.SIG_DFL, CHILD_ENDED):  # PyTorch's reaction is to raise again
         for _, slot in stalled:
             process = alive[slot.pid.value]
             process.kill()  # stopped or not; otherwise this process could not end

@@ -6,9 +6,10 @@ fails when a process is started in another way.
 """
 
 import contextlib
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from multiprocessing import util
+from multiprocessing import spawn, util
 from typing import Any
 
 APART = "import sys; sys.path[:1] = [folder for folder in sys.path[:1] if folder]; "
@@ -20,18 +21,23 @@ def isolate_children(prelude: Callable[[], str]) -> Iterator[None]:
 
     What ``prelude`` returns it executes next: statements, each with a semicolon behind it.
     """
-    original = util.spawnv_passfds
+    start, line = util.spawnv_passfds, spawn.get_command_line
 
-    def start(path: bytes, args: Sequence[Any], passfds: Sequence[int]) -> int:
-        given = list(args)
-        code = given.index("-c") + 1
-        given[code] = APART + prelude() + given[code]
+    def isolated(given: Sequence[Any]) -> list[Any]:
+        words, added = list(given), APART + prelude()
+        if sys.platform == "win32":  # where all words are put between quotes as they are
+            added = subprocess.list2cmdline([added])[1:-1]
+        code = words.index("-c") + 1
+        words[code] = added + words[code]
         if sys.version_info >= (3, 11):
-            given.insert(code - 1, "-P")
-        return original(path, given, passfds)
+            words.insert(code - 1, "-P")
+        return words
 
-    util.spawnv_passfds = start
+    if sys.platform == "win32":
+        spawn.get_command_line = lambda **settings: isolated(line(**settings))
+    else:
+        util.spawnv_passfds = lambda path, args, passfds: start(path, isolated(args), passfds)
     try:
         yield
     finally:
-        util.spawnv_passfds = original
+        util.spawnv_passfds, spawn.get_command_line = start, line

@@ -12,13 +12,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data._utils import signal_handling
 
+from classifier.platform import CHILD_ENDED
+
 
 def watch_workers_again() -> None:
     """Lets the next loader set PyTorch's handler of SIGCHLD, by which it notices a dead worker.
 
     PyTorch sets it only once, but Lightning takes it away at the end of each run.
     """
-    if signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL:
+    if any(signal.getsignal(number) is signal.SIG_DFL for number in CHILD_ENDED):
         signal_handling._SIGCHLD_handler_set = False
 
 

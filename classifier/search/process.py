@@ -5,7 +5,7 @@ alone, at the cost of a fork instead of the seconds of a start. Tried: one proce
 saves the last tenth of a second and shares every crash; a new interpreter costs 7 s a trial.
 """
 
-import contextlib
+import io
 import json
 import multiprocessing
 import os
@@ -19,6 +19,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from classifier import platform
 from classifier.atomic import open_to_append
 from classifier.cli.job import Job
 from classifier.cli.run import COMMAND
@@ -28,15 +29,17 @@ START = "started at "  # how the output of each start of a fit begins
 GRACE_SECONDS = 20.0  # that a fit gets to stop by itself; SLURM kills everything after 30
 SERVER_GONE = 255  # multiprocessing's exit code for that: it never knows that of the process
 
-# Every process is forked from one server; CUDA is not touched before that.
-context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["classifier.search.preload"])
+# Every process is forked from one server, if any; CUDA is not touched before that.
+context = platform.fresh_context("classifier.search.preload")
+forked = context.get_start_method() == "forkserver"
 # multiprocessing reads each exit code from a pipe, once, and whoever starts a process reads all.
 reading = threading.Lock()
 
 
 def warm_up() -> None:
-    """Starts the server and waits until it has imported torch."""
+    """Starts the server, if any, and waits until it has imported torch."""
+    if not forked:
+        return
     with reading:
         process = context.Process(target=int)
         process.start()
@@ -99,26 +102,23 @@ class FitProcess:
         """None while it runs; negative for the signal that killed it."""
         with reading:
             code = self.process.exitcode
-        return -signal.SIGKILL if code == SERVER_GONE else code  # it may go on, until we stop it
+        # It may go on, until we stop it.
+        return -platform.KILL if code == SERVER_GONE and forked else code
 
     def stop(self, should_stop: Callable[[int, float], bool] = lambda epoch, value: False) -> int:
         """Lets the fit end after its step, then kills what is left of it; returns its exit code.
 
         ``should_stop`` answers what the fit reports meanwhile, for which it would wait.
         """
-        pid = self.process.pid
-        assert pid is not None
         try:
             if self.exit_code is None:
-                self.process.terminate()
+                platform.tell_to_end(self.process)
             end = time.monotonic() + GRACE_SECONDS
             while self.exit_code is None and (left := end - time.monotonic()) > 0:
                 if measured := self.next_value(left):
                     self.answer(should_stop(*measured))
         finally:
-            # On macOS a group of which nobody is alive is a matter of permission.
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(pid, signal.SIGKILL)
+            platform.kill_group(self.process)
             wait([self.process.sentinel])
         code = self.exit_code
         assert code is not None
@@ -139,12 +139,15 @@ def _fit(
     trial: Trial, working_folder: Path, environment: Mapping[str, str], channel: Connection
 ) -> None:
     reset_inherited_state()
-    os.setsid()  # whatever it starts can be killed with it, and Ctrl-C does not reach it
+    platform.lead_group()
     with open_to_append(trial.job.folder / OUTPUT) as file:
         file.write(time.strftime(f"{START}%Y-%m-%d %H:%M:%S\n").encode())
         file.flush()
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # as it is read
     os.chdir(working_folder)
     os.environ.update(environment)
     # Lightning starts the ranks of several devices with it.

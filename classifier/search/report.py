@@ -1,7 +1,6 @@
 """What a person sees of a search: while it runs, at its end, and by the actions on its folder."""
 
 import difflib
-import shlex
 import sys
 import time
 from collections import Counter
@@ -15,7 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from classifier import terminal
+from classifier import platform, terminal
 from classifier.anchored_yaml.text import setting_in
 from classifier.atomic import atomic_create
 from classifier.errors import UserError
@@ -94,7 +93,7 @@ def conclude(results: Results, incomplete: bool) -> bool:
     terminal.out(f"{folder}: {count_trials(results)}")
     if incomplete:
         logs = sorted(study.folder.glob("workers/*.log"), key=lambda path: path.stat().st_mtime)
-        lines = logs[-1].read_text(errors="replace").splitlines() if logs else []
+        lines = logs[-1].read_text("utf-8", errors="replace").splitlines() if logs else []
         told = "all workers exited before the search was complete."
         terminal.error("\n".join([told, *lines[-LOG_LINES:], f"See '{folder / 'workers'}'."]))
     if not ranked:
@@ -111,7 +110,7 @@ def conclude(results: Results, incomplete: bool) -> bool:
     actions = ["table", *(["importance"] if comparable else []), "refit"]
     for action in ["table"] if study.settings.plan else actions:
         terminal.out(f"  {terminal.command('search', action, folder)}")
-    terminal.out(f"  {shlex.join(['tensorboard', '--logdir', str(folder)])}")
+    terminal.out(f"  {platform.quoted(['tensorboard', '--logdir', str(folder)])}")
     return True
 
 

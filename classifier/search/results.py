@@ -151,7 +151,7 @@ class TrialRun:
 def why_failed(folder: Path, code: int) -> str:
     """The last error that the fit printed since its newest start, on one line."""
     output = folder / OUTPUT
-    text = output.read_text(errors="replace") if output.is_file() else ""
+    text = output.read_text("utf-8", errors="replace") if output.is_file() else ""
     lines = text.rpartition(START)[2].splitlines()
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     return errors[-1] if errors else f"exit code {code}; see {output}"

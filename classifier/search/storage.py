@@ -4,7 +4,7 @@ import os
 import platform
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -103,7 +103,7 @@ class Worker:
             return True
         try:
             with FileLock(path, timeout=0):
-                path.unlink(missing_ok=True)
+                _remove(path)
         except Timeout:
             return False
         return True
@@ -118,7 +118,12 @@ def active_worker(folder: Path) -> Iterator[Worker]:
         try:
             yield worker
         finally:
-            path.unlink(missing_ok=True)  # before the release: a free lock is a sign of death
+            _remove(path)  # before the release: a free lock is a sign of death
+
+
+def _remove(lock: Path) -> None:
+    with suppress(PermissionError):  # Windows does so once it is released
+        lock.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,6 @@
 """The training of a trial: an ordinary fit that reports to its search, and is stopped by it."""
 
 import math
-import os
-import signal
 import threading
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
@@ -15,6 +13,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 
 from classifier import runs
 from classifier.cli.run import run as run_verb
+from classifier.platform import die
 from classifier.search import hparams
 from classifier.search.process import Trial
 
@@ -102,7 +101,7 @@ class _Channel:
         try:
             self.connection.send(report)
         except OSError:
-            _die()
+            die()
         return self.answers.get()
 
     def _listen(self) -> None:
@@ -110,12 +109,7 @@ class _Channel:
             try:
                 self.answers.put(self.connection.recv())
             except (EOFError, OSError):
-                _die()
-
-
-def _die() -> None:
-    """Kills this process and those that it started, at once: nothing more is written."""
-    os.kill(0 if os.getpgrp() == os.getpid() else os.getpid(), signal.SIGKILL)  # 0: its group
+                die()
 
 
 def _loggers(trainer: pl.Trainer) -> list[TensorBoardLogger]:

@@ -7,10 +7,12 @@ any machine that sees the search folder and its storage, work on one search.
 import errno
 import math
 import os
-import select
 import signal
+import threading
 import time
 from collections.abc import Mapping
+from multiprocessing import Pipe
+from multiprocessing.connection import wait
 from pathlib import Path
 from tempfile import TemporaryFile
 from types import FrameType
@@ -40,9 +42,10 @@ class Stop:
 
     def __init__(self, attached: bool = False) -> None:
         self.signal = 0  # the number of one that came
-        readable, self._writable = os.pipe()
-        # They become readable when it is time to stop.
-        self.descriptors = [readable, 0] if attached else [readable]
+        # A pipe, whose end all who wait see at once when it is time to stop, also on Windows.
+        self.pipe, self._open = Pipe(duplex=False)
+        if attached:
+            threading.Thread(target=self._set_with_input, daemon=True).start()
 
     @classmethod
     def on_signals(cls, attached: bool = False) -> "Stop":
@@ -53,13 +56,18 @@ class Stop:
         return stop
 
     def set(self, number: int = signal.SIGTERM, frame: FrameType | None = None) -> None:
-        self.signal = number
-        os.write(self._writable, b"!")
+        if not self.signal:
+            self.signal = number
+            self._open.close()
+
+    def _set_with_input(self) -> None:
+        os.read(0, 1)
+        self.set()
 
     def wait(self, seconds: float) -> bool:
         """Whether to stop; waits for that if not yet."""
-        if not self.signal and select.select(self.descriptors, [], [], seconds)[0]:
-            self.signal = self.signal or signal.SIGTERM  # whoever started this is gone
+        if not self.signal:
+            wait([self.pipe], seconds)
         return bool(self.signal)
 
     @property
@@ -160,9 +168,8 @@ def fit(trial: ClaimedTrial, stop: Stop, environment: Mapping[str, str]) -> int:
     alive = time.monotonic()
     try:
         while process.exit_code is None and not stop.signal:
-            if measured := process.next_value(heartbeat, *stop.descriptors):
+            if measured := process.next_value(heartbeat, stop.pipe):
                 process.answer(trial.should_stop_early(*measured))
-            stop.wait(0)
             late = time.monotonic() - alive >= heartbeat
             if (late or measured) and not trial.held():
                 break  # this machine slept, and another took the trial over

@@ -77,7 +77,8 @@ class Finder:
     def subfolders(self, folder: Path) -> list[Path]:
         """Lists the folders in a folder and the links to folders."""
         contents = self.contents(folder)
-        return sorted(map(Path, contents.folders + contents.links))
+        # Windows would take no notice of capitals, and classes would have other numbers there.
+        return sorted(map(Path, contents.folders + contents.links), key=lambda path: path.parts)
 
     def contents(self, folder: Path) -> Contents:
         """Looks into a folder, once: ``below`` does not do it again."""
@@ -253,6 +254,7 @@ def _find(pattern: str) -> list[str]:
 
 def _matches(pattern: str) -> Iterator[str]:
     """Does ``glob.glob``, which would go round and round where a link leads upwards."""
+    pattern = pattern.replace(os.sep, "/")
     head, *tail = re.split(r"(?:^|(?<=/))\*\*(?:/|$)", pattern, maxsplit=1)
     if not tail:
         yield from glob.glob(pattern)  # noqa: PTH207  # Path.glob takes no absolute patterns
@@ -289,5 +291,6 @@ def _place(folder: str | Path) -> tuple[int, int]:
 
 
 def key(path: str | Path, root: Path | None) -> str:
-    """A path below root, as it names an image."""
-    return str(path).removeprefix(os.path.join(root or "", ""))  # noqa: PTH118  # root may be "/"
+    """A path below root, as it names an image on any system."""
+    below = str(path).removeprefix(os.path.join(root or "", ""))  # noqa: PTH118  # root may be "/"
+    return below.replace(os.sep, "/")

@@ -4,7 +4,6 @@ What can be read in both ways is an error that shows both.
 """
 
 import re
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import permutations
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Literal
 
 from classifier.anchored_yaml.scalars import literal
 from classifier.errors import UserError, did_you_mean
+from classifier.platform import quoted
 from classifier.sources.finder import Contents, Finder
 
 WORDS = {
@@ -52,7 +52,7 @@ def find_splits(root: Path, given: Splits, finder: Finder) -> dict[str, Path]:
             others = {r: str(f.relative_to(root)) for r, f in folders.items() if r != left_out}
             raise UserError(
                 f"'{folder}' ({role}) is in '{path}' ({other}), so that images would be in both. "
-                f"Leave one out, such as with --data.splits {shlex.quote(literal(others))}"
+                f"Leave one out, such as with --data.splits {quoted([literal(others)])}"
             )
     return {role: folders[role] for role in WORDS if role in folders}
 
@@ -101,7 +101,7 @@ def _are_splits(root: Path, tops: Mapping[str, Contents], roles: Mapping[str, st
     remedies = ["If they are splits: each holds <class>/<image>; data.splits names them."]
     if splits := _likely_splits(classes, roles):
         names = _listed(classes[splits["train"]])
-        written = shlex.quote(literal(splits))
+        written = quoted([literal(splits)])
         remedies = [f"If they are splits of {names}: --data.splits {written}"]
     if len(tops) > 1:
         remedies.append(f"If {_listed(tops)} are classes: --data.splits none")

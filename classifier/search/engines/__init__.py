@@ -52,9 +52,9 @@ def start(settings: Settings, workers: int, until: float | None) -> Engine:
 class Local:
     """Workers on this machine, with its processors and GPUs shared out among them.
 
-    They are threads: all that takes time happens in the trials, which are processes, forked from
-    one server. All end with this process, however it ends. ``shares`` has for each worker the
-    variables that give its trials their GPUs.
+    They are threads: all that takes time happens in the trials, which are processes. All end with
+    this process, however it ends. ``shares`` has for each worker the variables that give its trials
+    their GPUs.
     """
 
     def __init__(self, folder: Path, shares: list[dict[str, str]], until: float | None) -> None:
@@ -122,7 +122,8 @@ def gpus() -> list[str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [gpu for gpu in visible.split(",") if gpu not in ("", "-1")]
-    query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+    program = platform.program("nvidia-smi")
+    query = [program or "", "--query-gpu=index", "--format=csv,noheader"]
     try:
         answer = subprocess.run(query, capture_output=True, text=True, timeout=SMI_SECONDS)
     except (OSError, subprocess.TimeoutExpired):  # many containers are without it
