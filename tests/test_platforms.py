@@ -107,10 +107,10 @@ def test_a_run_is_reproduced_and_tuned_with_the_answers_of_windows(write_config)
 def test_a_search_spawns_and_kills_its_trials_with_the_answers_of_windows():
     """Stopped in the midst of a trial, and resumed; 100 s."""
     base = write_files(n_trials=3) and Path("tiny.yaml").read_text("utf-8")
-    write_files(base.replace("epochs 2", "epochs 6"), n_trials=3)
+    write_files(base.replace("epochs 2", "epochs 20"), n_trials=3)
     command = (sys.executable, WINDOWS, "search", "--config", "search.yaml")
     with Search(*command) as search:
-        search.wait_for(lambda: search.running(0) and search.running(1))
+        search.wait_for(lambda: search.running(0) or search.running(1), 300)
         search.process.send_signal(signal.SIGINT)
         assert search.end() == 130
     with Search(*command) as search:
