@@ -13,6 +13,7 @@ from classifier.checkpoint.read import read_checkpoint
 from classifier.cli.quiet import quiet
 from classifier.module import ClassificationModule
 from classifier.networks import MNISTNet
+from classifier.platform import THREADS
 from classifier.tune.candidate import Candidate
 from classifier.tune.tuning import GROUPS, Tuning, choices_of, current_values
 
@@ -55,7 +56,8 @@ QUICK = ["--seconds", "0.1", "--model.compile", "false"]
 
 
 @pytest.fixture(autouse=True)
-def prepared(own_folder):
+def prepared(own_folder, monkeypatch):
+    monkeypatch.setenv(THREADS, "1")  # that is not tried then
     with quiet():  # as the command does
         yield
 
@@ -102,6 +104,30 @@ def test_what_the_command_line_says_is_not_tried_otherwise(write_config, capsys)
         "no channels_last",
     ]
     assert "the reference of the loss" in tried[2]
+
+
+def test_threads_are_tried_and_stand_in_the_command(
+    write_config, write_module, monkeypatch, capsys
+):
+    monkeypatch.delenv(THREADS, raising=False)
+    fast = "self.second.weight.is_contiguous(memory_format=torch.channels_last)"
+    write_module(OWN_NETWORK.replace(fast, "torch.get_num_threads() == 1"))
+    torch.set_num_threads(2)
+    config = write_config({"model.network": {"class_path": "own.Picky"}})
+    fixed = ["--trainer.precision=32-true", "--model.channels_last=false", "--data.batch_size=64"]
+
+    assert main(["tune", "--config", config, *QUICK, *fixed]) == 0
+
+    printed = capsys.readouterr().out
+    assert "1 thread: wins" in printed
+    assert printed.splitlines()[-1].startswith(
+        "  OMP_NUM_THREADS=1 classifier fit --config tiny.yaml"
+    )
+    assert THREADS not in (yaml.safe_load(Path("tiny.tuned.yaml").read_text()) or {})
+    assert torch.get_num_threads() == 2
+
+    monkeypatch.setenv(THREADS, "2")
+    assert THREADS not in current_values(Candidate(["--config", config]))
 
 
 def test_where_no_plan_is_faster_the_file_changes_nothing(write_config, capsys, fit):

@@ -19,6 +19,7 @@ from classifier.callbacks.speed import LeanHooks
 from classifier.cli.classifier_cli import ClassifierCLI
 from classifier.data import ImageDataModule
 from classifier.errors import UserError
+from classifier.platform import THREADS
 
 # They need a validation, a logger or a run folder.
 NOT_TIMED = (
@@ -96,7 +97,8 @@ class Meter(pl.Callback):
 class Candidate(ClassifierCLI):
     """A config, ``given`` by the options of ``fit``, under an execution plan.
 
-    That is settings by dotted key, which win. The module of data may have the images already.
+    That is settings by dotted key, which win, and the number of threads as ``OMP_NUM_THREADS``. The
+    module of data may have the images already.
     """
 
     def __init__(
@@ -110,8 +112,9 @@ class Candidate(ClassifierCLI):
         self.loss: float | None = None  # the mean of its first steps, once it is measured
         self.preparation = 0.0  # seconds until its first step, beyond those of the config as it is
         self.ratios: list[float] = []  # to the pace of the best so far, in each round
-        settings = self.plan.items()
+        settings = {key: value for key, value in self.plan.items() if key != THREADS}.items()
         options = (f"--{key}={yaml.safe_dump(value).split()[0]}" for key, value in settings)
+        self.threads = int(self.plan.get(THREADS, torch.get_num_threads()))
         super().__init__(args=[*given, *options], run=False)
 
     def before_instantiate_classes(self) -> None:
@@ -167,4 +170,9 @@ class Candidate(ClassifierCLI):
         self.meter.steps, self.meter.seconds = steps, seconds
         # What workers had read in advance is used up by then.
         self.meter.warm_up = WARM_UP + 2 * self.datamodule.num_workers
-        self.trainer.fit(self.model, datamodule=self.datamodule)
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads)
+        try:
+            self.trainer.fit(self.model, datamodule=self.datamodule)
+        finally:
+            torch.set_num_threads(before)

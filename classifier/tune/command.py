@@ -17,6 +17,7 @@ from classifier.cli.run import CommandParser, explained
 from classifier.cli.sources import is_text, run_beside
 from classifier.cli.words import take_option
 from classifier.errors import UserError
+from classifier.platform import THREADS
 from classifier.tune.tuning import Tuning
 
 
@@ -36,9 +37,9 @@ def _parse(given: Sequence[str]) -> argparse.Namespace:
         prog="classifier tune",
         usage="classifier tune --config FILE [--seconds NUMBER] [--tolerance NUMBER] "
         "[--output FILE] [--KEY VALUE ...]",
-        description="Measures how a config trains fastest on this machine: precision, memory "
-        "format, fused optimizer, torch.compile, reading processes and batch size, one after the "
-        "other, each by a few seconds of real training in turns with the best so far. What wins by "
+        description="Measures how a config trains fastest on this machine: threads, precision, "
+        "memory format, fused optimizer, torch.compile, reading processes and batch size, one after "
+        "the other, each by a few seconds of real training in turns with the best so far. What wins by "
         "more than the noise (3 percent, and in seven of nine rounds) is written to a small config "
         "for: fit --config FILE --config NAME.tuned.yaml",
         epilog="--KEY VALUE is any option of fit; what it sets is not tried otherwise. A larger "
@@ -94,6 +95,8 @@ def _tune(options: argparse.Namespace) -> int:
                 raise  # else Lightning turned it into exit(1)
             stopped = True
     fit = terminal.command("fit", *options.given, "--config", output)
+    if threads := tuning.best.plan.get(THREADS):  # which no config says
+        fit = f"{THREADS}={threads} {fit}"
     with atomic_create(output) as file:
         file.write(_text(tuning, fit, stopped).encode())
     found = f"{tuning.ratio:.2f} times as fast" if tuning.best.plan else "no faster plan found"
@@ -131,6 +134,7 @@ def _text(tuning: Tuning, fit: str, stopped: bool) -> str:
             f"data: {{init_args: {{batch_size: {size}}}}}",
         ]
     lines = [f"# {line}".rstrip() for line in comments]
-    plan = Namespace(tuning.best.plan).as_dict()  # type: ignore[no-untyped-call]  # nested
+    plan = {key: value for key, value in tuning.best.plan.items() if key != THREADS}
+    plan = Namespace(plan).as_dict()  # type: ignore[no-untyped-call]  # nested
     settings = yaml.safe_dump(plan, sort_keys=False)
     return "\n".join([*lines, settings])

@@ -1,13 +1,14 @@
 """The search for the fastest execution plan: what is tried, in which order, and what wins.
 
 One group of settings after the other, each on top of what won before:
-reading processes; precision and memory format together; the fused optimizer; torch.compile; reading
-processes once more, if what they feed became faster. This misses a plan whose parts each lose
-alone, and measures a dozen candidates instead of a hundred.
+reading processes; threads; precision and memory format together; the fused optimizer;
+torch.compile; reading processes once more, if what they feed became faster. This misses a plan
+whose parts each lose alone, and measures a dozen candidates instead of a hundred.
 """
 
 import itertools
 import math
+import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, median
@@ -18,14 +19,14 @@ from rich.status import Status
 
 from classifier import terminal
 from classifier.cli.errors import message_of
-from classifier.platform import cores, memory_may_double
+from classifier.platform import THREADS, cores, memory_may_double
 from classifier.tune.candidate import Candidate
 
 PRECISION, LAYOUT = "trainer.precision", "model.channels_last"
 PRODUCTS = "model.float32_matmul_precision"
 FUSED, COMPILE = "model.optimizer.init_args.fused", "model.compile"
 WORKERS, BATCH = "data.init_args.num_workers", "data.init_args.batch_size"
-GROUPS = ((PRECISION, LAYOUT), (PRODUCTS,), (FUSED,), (COMPILE,))
+GROUPS = ((THREADS,), (PRECISION, LAYOUT), (PRODUCTS,), (FUSED,), (COMPILE,))
 REFERENCE = {PRECISION: "32-true", LAYOUT: False, PRODUCTS: "highest", FUSED: False, COMPILE: False}
 # A candidate wins if it is 1.03 times as fast by the median of nine rounds, and faster in seven.
 # By chance the second happens in one of eleven comparisons of a plan with itself.
@@ -249,6 +250,8 @@ def current_values(candidate: Candidate) -> dict[str, Any]:
     }
     if candidate.device.type == "cuda":  # elsewhere it is slower, or does nothing
         values[PRODUCTS] = model.float32_matmul_precision or "highest"
+    elif THREADS not in os.environ:
+        values[THREADS] = torch.get_num_threads()
     optimizer = (model.optimizer or {}).get("init_args") or {}
     if "fused" in optimizer:
         values[FUSED] = bool(optimizer["fused"])
@@ -270,9 +273,9 @@ def choices_of(key: str, now: Any, on_gpu: bool = False) -> list[Any]:
         return list(dict.fromkeys((now, "32-true", "bf16-mixed", *half)))
     if key == PRODUCTS:
         return list(dict.fromkeys((now, "highest", "high")))
-    if key == WORKERS:
+    if key in (WORKERS, THREADS):
         doubled = (2**power for power in range(int(math.log2(cores())) + 1))
-        return sorted({now, 0, *doubled})
+        return sorted({now, *doubled, *([0] if key == WORKERS else [])})
     return [False, True]
 
 
@@ -287,6 +290,8 @@ def named(plan: Mapping[str, Any]) -> str:
         name = key.rpartition(".")[2]
         if key == PRECISION:
             words.append(str(value))
+        elif key == THREADS:
+            words.append(f"{value} thread{'s' * (value > 1)}")
         elif isinstance(value, bool):
             words.append(name if value else f"no {name}")
         elif isinstance(value, str):
