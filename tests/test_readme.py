@@ -11,6 +11,7 @@ from typing import NamedTuple
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from classifier.__main__ import VERBS, main
 
@@ -157,10 +158,18 @@ def test_a_command_of_a_readme_is_understood(command, as_described, trained, cap
 @pytest.mark.parametrize("block", PYTHON, ids=lambda block: f"{block.readme}: {block.text[:40]}")
 def test_the_python_of_a_readme_runs(block, as_described, trained):
     scope = {"images": torch.zeros(2, 1, 8, 8, dtype=torch.uint8)}
+    Image.linear_gradient("L").resize((30, 20)).save("digit.png")
 
     exec(block.text.replace("runs/digits/version_0", str(trained)), scope)
 
-    if "ClassifierCLI" in scope:
+    if "probabilities" in scope:  # as those of the command
+        words = ["--ckpt_path", str(trained), "--images", "digit.png", "--top_k", "1"]
+        assert main(["predict", *words]) == 0
+        told = Path("predictions.csv").read_text().splitlines()[1].split(",")
+        best = scope["probabilities"].max(dim=1)
+        assert told[1] == scope["module"].class_names[best.indices]
+        assert float(told[2]) == pytest.approx(best.values.item(), abs=1e-6)
+    elif "ClassifierCLI" in scope:
         assert [path.name for path in Path("runs").glob("*/*")] == ["version_0"]
     if "logits" in scope:
         assert scope["logits"].shape == (2, 10)
