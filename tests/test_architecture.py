@@ -51,7 +51,7 @@ def imported_parts(path: Path) -> set[str]:
             names -= {node.module} if not node.module.startswith("classifier.") else set()
         elif isinstance(node, ast.Import):
             names |= {a.name[11:] for a in node.names if a.name.startswith("classifier.")}
-    return {name.partition(".")[0] for name in names} - {"__version__"}
+    return {name.partition(".")[0] for name in names} - {"__version__", "DISTRIBUTION"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

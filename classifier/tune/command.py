@@ -40,7 +40,7 @@ def _parse(given: Sequence[str]) -> argparse.Namespace:
         description="Measures how a config trains fastest on this machine: threads, precision, "
         "memory format, fused optimizer, torch.compile, reading processes, batch size, one after "
         "the other, each by a few seconds of real training in turns with the best so far. What "
-        "wins by more than the noise (3 percent, and in seven of nine rounds) is written to a small "
+        "wins by more than the noise (3 percent, in seven of nine rounds) is written to a small "
         "config for: fit --config FILE --config NAME.tuned.yaml",
         epilog="--KEY VALUE is any option of fit; what it sets is not tried otherwise. A larger "
         "batch changes what is learnt: it is reported, and stands in the file as a comment.",
