@@ -13,6 +13,11 @@ from classifier.runs import RunFolder
 FORMAT = 2
 KEY = "classifier"  # the entry with the format, config text, data description and run record
 POSITION = "position"  # the entry that says where in the training it was saved
+# Settings that name a file or folder, be there one or not.
+PATH_SETTINGS = (
+    *("checkpoint_path", "ckpt_path", "default_root_dir", "dirpath", "filename"),
+    *("images", "output", "root", "save_dir", "weights"),
+)
 
 
 def epochs_done(checkpoint: Mapping[str, Any]) -> int:

@@ -19,6 +19,7 @@ from typing import Any
 import classifier
 from classifier.anchored_yaml.text import load
 from classifier.checkpoint import signature
+from classifier.checkpoint.find import PATH_SETTINGS
 from classifier.checkpoint.modules import OwnModules, digest, found_by_others, served, source_in
 from classifier.checkpoint.signature import Origin
 from classifier.errors import UserError
@@ -44,11 +45,6 @@ LOADERS = (
     *("torch.utils.cpp_extension", "torch.utils.model_zoo"),
 )
 FORCE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
-# Settings that name a file or folder, be there one or not.
-PATH_SETTINGS = (
-    *("checkpoint_path", "ckpt_path", "default_root_dir", "dirpath", "filename"),
-    *("images", "output", "root", "save_dir", "weights"),
-)
 # The entries of a run record that decide what its config may import.
 SIGNED = ("trusted", "working_folder", "code", "code_folders")
 

@@ -1,16 +1,14 @@
-"""Turns errors of the libraries into one to three lines: key, value, expectation, remedy."""
+"""Turns errors of the parser into one to three lines: key, value, expectation, remedy."""
 
-import errno
 import re
 import sys
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from classifier.checkpoint.trust import PACKAGES, folders_searched
-from classifier.errors import DataWorkerError, UserError, did_you_mean
+from classifier.cli.keys import OF_MODEL, close_key, without_module
+from classifier.errors import did_you_mean
 
-# What a path that somebody gave can be, besides missing.
-PATHS = {errno.EACCES, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EROFS}
 Where = Callable[[str], str]  # maps a dotted key to "file:line: ", or to "" when no file has it
 
 # jsonargparse tries every type of a union and reports each; these lines tell no cause.
@@ -24,21 +22,6 @@ UNKNOWN = re.compile(r"(?:unrecognized arguments:|does not accept option) '?([^\
 NOT_ACCEPTED = re.compile(r"Option '([^']+)' is not accepted(.*?)(?:\. Got value: .*)?$", re.M)
 KNOWN = {package.partition(".")[0] for package in PACKAGES}
 REPLACE = "Write 'import pytorch_lightning as pl' in place of 'import lightning.pytorch as pl'."
-RENAMED = {  # as other programs, or earlier versions of Lightning, call it
-    **dict.fromkeys(("gpus", "trainer.gpus", "trainer.num_processes"), "trainer.devices"),
-    **dict.fromkeys(("trainer.epochs", "max_epochs", "epochs"), "trainer.max_epochs"),
-    **dict.fromkeys(("resume", "checkpoint", "trainer.resume_from_checkpoint"), "ckpt_path"),
-    **dict.fromkeys(("trainer.amp_backend", "trainer.amp_level", "precision"), "trainer.precision"),
-    "trainer.checkpoint_callback": "trainer.enable_checkpointing",
-    "trainer.progress_bar_refresh_rate": "trainer.enable_progress_bar",
-    "trainer.weights_summary": "trainer.enable_model_summary",
-    "trainer.distributed_backend": "trainer.strategy",
-    "batch_size": "data.batch_size",
-    "lr": "model.optimizer.lr",
-    "seed": "seed_everything",
-    "output_dir": "trainer.default_root_dir",
-}
-OF_MODEL = ("optimizer", "lr_scheduler", "network", "loss")  # where LightningCLI has some itself
 PRECISIONS = {  # as other programs call those of Lightning
     **dict.fromkeys(("fp16", "float16", "half", "amp", "mixed"), "16-mixed"),
     **dict.fromkeys(("bfloat16", "bf16-amp"), "bf16-mixed"),
@@ -85,31 +68,11 @@ def explain(message: str, names: Iterable[str] = (), where: Where = lambda key: 
         names = [*names, *(f"model.{name}" for name in OF_MODEL)]
         if key in OF_MODEL:
             return f"{key}: no such setting, did you mean 'model.{key}'?"
-        return f"{where(key)}{key}: no such setting{_close_key(key, names)}"
+        return f"{where(key)}{key}: no such setting{close_key(key, names)}"
     key, cause = _key(message), _cause(message)
     if "${" in cause:
         cause += " A value has a name by an anchor, '&name 3', and is used again by '*name'."
     return f"{where(key)}{key}: {cause}" if key else cause
-
-
-def _close_key(key: str, names: Iterable[str]) -> str:
-    """Suggests a whole dotted name, of all the names that the parser knows."""
-    if key in RENAMED:
-        return f", did you mean '{RENAMED[key]}'?"
-    known = set(names)
-    groups = {name.rsplit(".", i)[0] for name in known for i in range(name.count(".") + 1)}
-    while "." in key and key.rpartition(".")[0] not in groups:
-        key = key.rpartition(".")[0]  # the first part that is wrong
-    return did_you_mean(key, known | groups)
-
-
-def no_such_setting(key: str, owner: str, names: Collection[str]) -> str:
-    """What is said of a setting that a section, or the class that owns it, does not have."""
-    *_, section, name = ["", *key.split(".")]
-    if section == owner:
-        return f"{key}: no such setting{_close_key(key, [f'{section}.{known}' for known in names])}"
-    hint = did_you_mean(name, names, f"; it has {', '.join(names)}.")
-    return f"{without_module(key)}: no such setting of {owner}{hint}"
 
 
 def _key(message: str) -> str:
@@ -122,15 +85,6 @@ def _key(message: str) -> str:
     if option := NOT_ACCEPTED.search(message):
         keys.append(option[1].partition(".")[0])
     return without_module(".init_args.".join(keys))
-
-
-def without_module(key: str) -> str:
-    """A dotted key as a config has it where the module is of the usual class.
-
-    >>> without_module("model.init_args.network.init_args.width")
-    'model.network.init_args.width'
-    """
-    return re.sub(r"^model\.init_args\.", "model.", key)
 
 
 def _cause(message: str) -> str:
@@ -274,52 +228,3 @@ def in_other_words(text: str) -> str:
         known = sys.modules["timm"].list_models() if "timm" in sys.modules else ()
         return f"model.network: timm has no model '{name[1]}'{did_you_mean(name[1], known)}"
     return ""
-
-
-def message_of(error: Exception) -> str:
-    """What an exception says, without its traceback."""
-    text = str(error).strip()
-    if type(error).__name__ == "OutOfMemoryError":  # torch's, which a message does not import
-        return out_of_memory(text)
-    if "Original Traceback" in text:  # raised in a worker of a DataLoader
-        text = text.splitlines()[-1].partition(": ")[2]
-    if "Parser key" in text or "Union subtypes" in text:  # a constructor refused its values
-        text = explain(text)
-    if type(error).__name__ == "MisconfigurationException":
-        text = f"trainer: {text}"
-        if backend := re.search(r"No supported (\w+) backend found", text):
-            text = (
-                f"trainer.accelerator: PyTorch finds no {backend[1]} here; name another, or auto."
-            )
-    if isinstance(error, OSError) and error.filename is not None:
-        text = f"'{error.filename}': {error.strerror}."
-    speaks = is_users(error) or is_explained(error)
-    return text if speaks and text else f"{type(error).__name__}: {text}"
-
-
-def out_of_memory(text: str) -> str:
-    """The 700 characters of PyTorch about a full GPU, in two lines with what can be done."""
-    wanted = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", text)
-    there = re.search(r"(GPU \d+) has a total capacity of ([\d.]+ \w+)", text)
-    place = f"{there[1]} with {there[2]}" if there else "the GPU"
-    more = f" at {wanted[1]} more" if wanted else ""
-    return (
-        f"{place} ran out of memory{more}.\nA smaller data.batch_size with "
-        "trainer.accumulate_grad_batches, a smaller data.eval_batch_size, or trainer.precision "
-        "bf16-mixed take less."
-    )
-
-
-def is_explained(error: Exception) -> bool:
-    """Whether it is a failure that this package tells of in its own words."""
-    full = type(error).__name__ == "OutOfMemoryError"
-    return full or isinstance(error, FloatingPointError | DataWorkerError)
-
-
-def is_users(error: Exception) -> bool:
-    """Whether the user can mend it: its class says so, wherever it was raised."""
-    if isinstance(error, UserError | FileNotFoundError | FileExistsError):
-        return True
-    # By name: a command that does without Lightning does not import it for a message.
-    trainers = type(error).__name__ == "MisconfigurationException"
-    return trainers or (isinstance(error, OSError) and error.errno in PATHS)

@@ -16,8 +16,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from classifier.checkpoint.trust import import_class
 from classifier.cli.command_line import CommandLine
-from classifier.cli.errors import TYPES, Where, without_module
-from classifier.cli.keys import LINKS
+from classifier.cli.errors import TYPES, Where
+from classifier.cli.keys import LINKS, without_module
 from classifier.data import ImageDataModule
 from classifier.errors import UserError
 from classifier.metrics import Mode, better

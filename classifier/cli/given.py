@@ -8,8 +8,17 @@ from classifier.anchored_yaml.aliases import Anchor
 from classifier.anchored_yaml.names import KEY, apply, split_arguments, values
 from classifier.anchored_yaml.text import ConfigSource, KeyPath, dotted, locate, setting_in
 from classifier.checkpoint.find import check_is_there, resolve_checkpoint, unsaved_run
-from classifier.cli.errors import OF_MODEL, RENAMED, no_such_setting
-from classifier.cli.keys import FILLED_IN, MODULE, OWNERS, Keys, known_keys, used_at
+from classifier.cli.keys import (
+    FILLED_IN,
+    MODULE,
+    OF_MODEL,
+    OWNERS,
+    RENAMED,
+    Keys,
+    known_keys,
+    no_such_setting,
+    used_at,
+)
 from classifier.cli.places import with_files_found
 from classifier.cli.sources import (
     CLASS_KEYS,

@@ -9,8 +9,9 @@ import contextlib
 import hashlib
 import inspect
 import json
+import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import classifier
 from classifier.anchored_yaml.text import KeyPath, dotted
 from classifier.atomic import write_text
 from classifier.checkpoint.modules import is_installed
+from classifier.errors import did_you_mean
 from classifier.platform import cache_folder
 
 COMMAND = "classifier.cli.classifier_cli.ClassifierCLI"  # the class behind the command classifier
@@ -33,6 +35,21 @@ LINKS = [  # what data is the source of, and what is filled in
     ("data.mean", f"{MODEL}.mean"),
     ("data.std", f"{MODEL}.std"),
 ]
+RENAMED = {  # as other programs, or earlier versions of Lightning, call it
+    **dict.fromkeys(("gpus", "trainer.gpus", "trainer.num_processes"), "trainer.devices"),
+    **dict.fromkeys(("trainer.epochs", "max_epochs", "epochs"), "trainer.max_epochs"),
+    **dict.fromkeys(("resume", "checkpoint", "trainer.resume_from_checkpoint"), "ckpt_path"),
+    **dict.fromkeys(("trainer.amp_backend", "trainer.amp_level", "precision"), "trainer.precision"),
+    "trainer.checkpoint_callback": "trainer.enable_checkpointing",
+    "trainer.progress_bar_refresh_rate": "trainer.enable_progress_bar",
+    "trainer.weights_summary": "trainer.enable_model_summary",
+    "trainer.distributed_backend": "trainer.strategy",
+    "batch_size": "data.batch_size",
+    "lr": "model.optimizer.lr",
+    "seed": "seed_everything",
+    "output_dir": "trainer.default_root_dir",
+}
+OF_MODEL = ("optimizer", "lr_scheduler", "network", "loss")  # where LightningCLI has some itself
 FILLED_IN = frozenset(target.rpartition(".")[2] for _, target in LINKS)
 Keys = Mapping[str, list[str]]  # as ``used_at`` names them
 
@@ -111,3 +128,35 @@ def _holds(files: Mapping[str, int]) -> bool:
     with contextlib.suppress(OSError):  # one is gone
         return all(Path(file).stat().st_mtime_ns == changed for file, changed in files.items())
     return False
+
+
+# ---- what is said of one that there is not ----
+
+
+def close_key(key: str, names: Iterable[str]) -> str:
+    """Suggests a whole dotted name, of all the names that the parser knows."""
+    if key in RENAMED:
+        return f", did you mean '{RENAMED[key]}'?"
+    known = set(names)
+    groups = {name.rsplit(".", i)[0] for name in known for i in range(name.count(".") + 1)}
+    while "." in key and key.rpartition(".")[0] not in groups:
+        key = key.rpartition(".")[0]  # the first part that is wrong
+    return did_you_mean(key, known | groups)
+
+
+def no_such_setting(key: str, owner: str, names: Collection[str]) -> str:
+    """What is said of a setting that a section, or the class that owns it, does not have."""
+    *_, section, name = ["", *key.split(".")]
+    if section == owner:
+        return f"{key}: no such setting{close_key(key, [f'{section}.{known}' for known in names])}"
+    hint = did_you_mean(name, names, f"; it has {', '.join(names)}.")
+    return f"{without_module(key)}: no such setting of {owner}{hint}"
+
+
+def without_module(key: str) -> str:
+    """A dotted key as a config has it where the module is of the usual class.
+
+    >>> without_module("model.init_args.network.init_args.width")
+    'model.network.init_args.width'
+    """
+    return re.sub(r"^model\.init_args\.", "model.", key)

@@ -75,7 +75,7 @@ def explained(command: Callable[[], Any]) -> int:
 
 
 def _told(error: Exception) -> int:
-    from classifier.cli.errors import is_explained, is_users, message_of
+    from classifier.cli.messages import is_explained, is_users, message_of
 
     terminal.error(message_of(error))
     if is_users(error):

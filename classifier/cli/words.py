@@ -10,7 +10,7 @@ import yaml
 
 from classifier.anchored_yaml.scalars import MAX_LEVELS
 from classifier.anchored_yaml.text import load
-from classifier.checkpoint.trust import PATH_SETTINGS
+from classifier.checkpoint.find import PATH_SETTINGS
 from classifier.errors import UserError
 
 VERBS = ("fit", "validate", "test", "predict")

@@ -18,7 +18,7 @@ import torch
 from rich.status import Status
 
 from classifier import terminal
-from classifier.cli.errors import message_of
+from classifier.cli.messages import message_of
 from classifier.platform import THREADS, cores, memory_may_double
 from classifier.tune.candidate import Candidate
 

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from classifier import platform
 from classifier.atomic import open_to_append
-from classifier.cli.errors import is_users, message_of
+from classifier.cli.messages import is_users, message_of
 from classifier.search.settings import Settings
 from classifier.search.signed import refuse_of_others
 from classifier.search.worker import Stop, work
