@@ -19,6 +19,7 @@ from PIL import Image
 from storms import context
 
 from classifier.__main__ import main
+from classifier.platform import cache_folder
 
 SECONDS = 20  # after which a case that does not train counts as hanging
 MEMORY = 4 << 30  # bytes of addresses that a case may take besides those of the libraries
@@ -129,7 +130,8 @@ def watch(folder: Path) -> None:
     )
     paths += ("os.chmod", "os.chown", "os.utime", "shutil.rmtree", "shutil.move", "shutil.copyfile")
     # The second is what multiprocessing keeps its sockets in, chosen before the fork.
-    allowed = (f"{folder}/", f"{SOCKETS}/pymp-", "/dev/", "/proc/")
+    cache = f"{cache_folder()}/classifier"  # with the list of settings
+    allowed = (f"{folder}/", f"{SOCKETS}/pymp-", "/dev/", "/proc/", cache)
     started = [0]
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:

@@ -810,8 +810,6 @@ def test_modules_beside_a_config_are_found_from_anywhere(project, command, monke
         ["fit", "--config", run / "config.yaml", "--config", project / "own.yaml"],
     ):
         assert command(*words) == 0, words
-    code, told = in_process(*CLASSIFIER, "reproduce", run)
-    assert (code, "identical" in told) == (0, True), told
 
 
 def test_two_modules_of_one_name_are_refused_and_both_shown(project, refused):
@@ -900,7 +898,7 @@ OTHERS = "class Second(torch.optim.Adam):\n    pass\n\n\nclass OwnAdam(torch.opt
 
 @pytest.mark.slow
 def test_the_trials_of_a_search_find_the_modules_beside_its_base_config(own_folder, monkeypatch):
-    """20 s: two trials with a choice between classes, and a refit."""
+    """30 s: two trials with a choice between classes, a refit, and one of them reproduced."""
     Path("project").mkdir()
     monkeypatch.chdir("project")
     search_of_ones_own(n_trials=2, workers=1)
@@ -917,6 +915,8 @@ def test_the_trials_of_a_search_find_the_modules_beside_its_base_config(own_fold
     refit = ("search", "refit", folder, "--top_k", "1", "--seeds", "1", "--workers", "1")
     code, told = in_process(*CLASSIFIER, *refit)
     assert code == 0, told
+    code, told = in_process(*CLASSIFIER, "reproduce", trial_folder(folder, 0))
+    assert (code, "identical" in told) == (0, True), told
 
 
 @pytest.mark.slow
