@@ -55,10 +55,9 @@ Train image classifiers from one YAML file.
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns 0, 1 (failed), 2 (the user can mend it) or 130/143 (signal)."""
-    if arguments is None:
-        terminal.write_out_what_stdout_lacks()
     words = sys.argv[1:] if arguments is None else arguments
     if arguments is None:  # the process is ours
+        terminal.write_out_what_stdout_lacks()
         let_threads_sleep()
     if words and words[0].startswith(("-c", "--config")):
         from classifier.cli.words import verb_first

@@ -29,6 +29,11 @@ class Numerics(Callback):
         self.repeatable = repeatable
         self.within = contextlib.ExitStack()
 
+    @classmethod
+    def of(cls, config: Any) -> "Numerics":
+        """That of a trainer, by its settings."""
+        return cls(config.deterministic is None and not config.benchmark)
+
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if self.repeatable and trainer.strategy.root_device.type == "cuda":
             self.within.enter_context(same_bits())

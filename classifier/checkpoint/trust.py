@@ -213,7 +213,7 @@ def _reach(name: str, folders: Sequence[Path]) -> None:
     found = list(filter(None, (source_in(folder, name) for folder in folders)))
     # A folder of that name may hold anything, such as images.
     modules = [file for file in found if file.is_file() or (file / "__init__.py").exists()]
-    if len({digest(module) for module in modules}) > 1:
+    if len(modules) > 1 and len({digest(module) for module in modules}) > 1:
         raise UserError(
             f"'{name}' may be '{modules[0]}' or '{modules[1]}': rename one, or start elsewhere."
         )

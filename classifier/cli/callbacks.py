@@ -53,7 +53,7 @@ def callbacks_for(cli: "ClassifierCLI", config: Namespace) -> tuple[list[Callbac
     # Who hears of an event first, and why. Lightning moves checkpoint callbacks to the end.
     before = [
         LeanHooks(),
-        Numerics(config.deterministic is None and not config.benchmark),  # before it is recorded
+        Numerics.of(config),  # before it is recorded
         keeper,  # the folder, before anybody looks at it
         checkpoints and ResumeRun(checkpoints, cli.config_text),  # before others do anything
         cli.worker_errors,  # completes an exception before others tell of it

@@ -1,6 +1,6 @@
 """The words of a command line and the configs that they name, before torch is there."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -150,21 +150,31 @@ class Given:
         """
         for source in self.given:
             for path, block in blocks(source):
-                owner = self._owner(path, source)
-                for key in block:
-                    where = f"{source.name}:{locate(source.text, (*path, key))}: "
-                    self._check_key(keys, owner, (*path, str(key)), where)
+                self._check_names(keys, self._owner(path, source), path, block, source)
         for name, _ in options_of(self.options):
             path = tuple(part for part in name.rstrip("+").split(".") if part != "init_args")
             for end in range(1, len(path) if path[-1] != "help" else 0):
                 owner = self._class_at(path[:end])
                 inside = () if owner in OWNERS else ("init_args",)
-                self._check_key(keys, owner, (*path[:end], *inside, path[end]))
+                self._check_names(keys, owner, (*path[:end], *inside), [path[end]])
 
-    def _check_key(self, keys: Keys, owner: str, path: KeyPath, where: str = "") -> None:
-        known = keys.get(used_at(path[:-1], owner))
-        if known and path[-1] not in (*known, *CLASS_KEYS, *FILLED_IN):
-            raise UserError(where + no_such_setting(dotted(path), owner, known))
+    def _check_names(
+        self,
+        keys: Keys,
+        owner: str,
+        path: KeyPath,
+        names: Iterable[Any],
+        source: ConfigSource | None = None,
+    ) -> None:
+        """Refuses names that stand at a place of a config, or of the command line."""
+        known = keys.get(used_at(path, owner))
+        if not known:
+            return
+        for name in names:
+            if str(name) not in (*known, *CLASS_KEYS, *FILLED_IN):
+                place = (*path, name)
+                where = f"{source.name}:{locate(source.text, place)}: " if source else ""
+                raise UserError(where + no_such_setting(dotted(place), owner, known))
 
     def _owner(self, path: KeyPath, source: ConfigSource) -> str:
         """The class or section that a block of a config holds the settings of; "" for others."""

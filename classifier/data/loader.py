@@ -80,8 +80,10 @@ class TrainLoader(LoaderProxy):
 
     def _fits_on_gpu(self, images: MemorySet) -> bool:
         """Whether a set takes less than a quarter of what is free there, if it is not there yet."""
+        if self.on_gpu is not None:
+            return True
         free, _ = torch.cuda.mem_get_info(self.trainer.strategy.root_device)
-        return self.on_gpu is not None or images.images.nbytes < free / 4
+        return images.images.nbytes < free / 4
 
     # Lightning warns of a loader that cannot go on inside an epoch unless it has these.
 

@@ -136,8 +136,7 @@ class Candidate(ClassifierCLI):
         config = self.config_init.trainer
         callbacks = [c for c in config.callbacks or [] if not isinstance(c, NOT_TIMED)]
         diverging = StopOnDivergence(None, self.settings.seed_everything)
-        numerics = Numerics(config.deterministic is None and not config.benchmark)
-        callbacks += [LeanHooks(), numerics, diverging, self.meter]
+        callbacks += [LeanHooks(), Numerics.of(config), diverging, self.meter]
         devices = config.devices[:1] if isinstance(config.devices, list) else 1
         return pl.Trainer(
             **{**vars(config), **TRAINER, "devices": devices, "callbacks": callbacks, **kwargs}

@@ -122,10 +122,13 @@ def gpus() -> list[str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [gpu for gpu in visible.split(",") if gpu not in ("", "-1")]
+    cards = [str(number) for number in range(platform.nvidia_cards())]
     program = platform.program("nvidia-smi")
-    query = [program or "", "--query-gpu=index", "--format=csv,noheader"]
+    if program is None:  # as in many containers
+        return cards
+    query = [program, "--query-gpu=index", "--format=csv,noheader"]
     try:
         answer = subprocess.run(query, capture_output=True, text=True, timeout=SMI_SECONDS)
-    except (OSError, subprocess.TimeoutExpired):  # many containers are without it
-        return [str(number) for number in range(platform.nvidia_cards())]
+    except (OSError, subprocess.TimeoutExpired):
+        return cards
     return answer.stdout.split() if answer.returncode == 0 else []
