@@ -65,6 +65,12 @@ IN_THE_FILE = {
         f"class_path: {NETWORK}\n    depth: 3",
         ["tiny.yaml:13", "depth", "init_args"],
     ),
+    "blank missing in settings": (
+        "batch_size: *batch_size",
+        "batch_size:*batch_size",
+        ["tiny.yaml:21", "'batch_size: *batch_size'"],
+    ),
+    "text for settings": ("      lr: *lr", "      fast", ["tiny.yaml:17", "optimizer", "NAME"]),
     "class path without value": (NETWORK, "null", ["tiny.yaml:12", "class_path"]),
     "null for a number": ("width: *width", "width: null", ["tiny.yaml:14", "width", "null"]),
     "wrong tag": ("lr: &lr 0.01", "lr: &lr !!float x", ["tiny.yaml:3", "'x'", "float"]),
@@ -170,6 +176,7 @@ ON_THE_COMMAND_LINE = {
         [*FIT, *folder_data("~/nowhere")],
         [f"'{Path('~/nowhere').expanduser()}'"],
     ),
+    "variable of the shell": ([*FIT, *folder_data("$HERE/x")], ["$HERE", "not replaced"]),
     "option misspelt": ([*FIT, "--trainer.max_epoch", "3"], ["max_epoch", "'trainer.max_epochs'"]),
     "section misspelt": ([*FIT, "--modle.monitor", "x"], ["modle", "'model'"]),
     "hyperparameter misspelt": (

@@ -120,12 +120,18 @@ def explanation(error: yaml.MarkedYAMLError, text: str) -> str:
         return f"no anchor '&{alias[1]}' for this alias{did_you_mean(alias[1], anchored)}"
     if error.problem_mark and re.search("mapping values|could not find expected", problem):
         for before in text.splitlines()[: error.problem_mark.line + 1][-2:]:
-            if glued := re.fullmatch(r"\s*([\w.-]+):([^\s:/].*)", before):
-                return f"a blank is missing behind a colon: '{glued[1]}: {glued[2]}'."
+            if said := missing_blank(before):
+                return said
     for pattern, words in EXPLANATIONS.items():
         if found := re.search(pattern, problem):
             return found.expand(words)
     return f"{problem}."
+
+
+def missing_blank(line: str) -> str:
+    """Says so of a line that would be a setting, had it a blank behind its colon; else ""."""
+    glued = re.fullmatch(r"\s*([\w.-]+):([^\s:/].*)", line)
+    return f"a blank is missing behind a colon: '{glued[1]}: {glued[2]}'." if glued else ""
 
 
 def inspect(node: yaml.Node, name: str, seen: dict[int, tuple[int, int] | None]) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from classifier.anchored_yaml.text import (
     dotted,
     load,
     locate,
+    missing_blank,
     places,
     setting_in,
 )
@@ -173,7 +174,8 @@ def check_sections(source: ConfigSource, known: Collection[str], remedy: str = "
             raise UserError(f"{source.name}:{line}: no section '{key}'{hint}")
         is_class = key == "model" and isinstance(value, str)
         if key in BLOCKS and not isinstance(value, dict | None) and not is_class:
-            raise UserError(f"{source.name}:{line}: {key} has settings of its own, not {value!r}.")
+            told = _not_settings(value) if isinstance(value, str) else f"{value!r} is no setting."
+            raise UserError(f"{source.name}:{line}: {key}: {told}")
 
 
 def _check_classes(source: ConfigSource) -> None:
@@ -189,6 +191,13 @@ def _check_classes(source: ConfigSource) -> None:
                 raise UserError(f"{where}: no setting '{key}' beside {named}{hint}")
             if key == "class_path" and value.tag != "tag:yaml.org,2002:str":
                 raise UserError(f"{where}: a class_path is a text such as package.module.Class.")
+            if key != "class_path" and isinstance(value, yaml.ScalarNode) and value.value:
+                raise UserError(f"{where}.{key}: {_not_settings(value.value)}")
+
+
+def _not_settings(text: str) -> str:
+    """Says what is wrong with a text in the place of settings, each with a name."""
+    return missing_blank(text) or f"'{text}' is no setting, expected NAME: VALUE."
 
 
 def blocks(source: ConfigSource) -> Iterator[tuple[KeyPath, dict[Any, yaml.Node]]]:

@@ -100,6 +100,8 @@ def check_root(root: Path) -> None:
         return
     if root.exists():
         raise UserError(f"'{root}' is a file; expected the folder of the class folders.")
+    if "$" in str(root):
+        raise FileNotFoundError(f"No folder '{root}': variables are not replaced; write it out.")
     beside = Finder().subfolders(root.parent) if root.parent.is_dir() else []
     names = [path.name for path in beside]
     hint = did_you_mean(root.name, names, "; set root to the folder of the class folders.")
