@@ -81,6 +81,9 @@ class LearningModule(LoadableModule):
         if self.groups or self.layer_decay is not None:
             self.grouping = self.grouping or self._grouped()
             self._freeze(0)
+            for name in self._held:  # by a training before; Lightning warns of them as it begins
+                self.network.get_submodule(name).train()
+            self._held.clear()
 
     @property
     def scales_rates(self) -> bool:
@@ -229,14 +232,14 @@ class LearningModule(LoadableModule):
         if self.rates is not None:
             length = TrainingLength(self.trainer)
             batches = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
-            self._begin_epoch(batches // length.window(self.trainer.current_epoch))
+            self.begin_epoch(batches // length.window(self.trainer.current_epoch))
 
     def on_train_epoch_start(self) -> None:
         """Trains what is trained from this epoch on."""
         if self.rates is not None:
-            self._begin_epoch(0)
+            self.begin_epoch()
 
-    def _begin_epoch(self, steps_done: int) -> None:
+    def begin_epoch(self, steps_done: int = 0) -> None:
         """Sets what is trained in this epoch, and since which step, so many steps after its start.
 
         The step is counted back from here, for epochs may have had other lengths before a resume.
@@ -245,6 +248,7 @@ class LearningModule(LoadableModule):
         if self.grouping is None:
             return
         epoch = self.trainer.current_epoch
+        self._hold_statistics(epoch)
         if self._freeze(epoch) and isinstance(self.trainer.strategy, DDPStrategy):
             # Its reducer knows only what had a gradient when it was made: ranks would drift apart.
             self.trainer.strategy.model = self
@@ -259,10 +263,7 @@ class LearningModule(LoadableModule):
             self.rates.begins[number] = begin if since <= epoch else float("inf")
 
     def _freeze(self, epoch: int) -> bool:
-        """Lets exactly what an epoch trains have a gradient; returns whether anything changed.
-
-        Layers of batch normalisation in a frozen part keep their running statistics.
-        """
+        """Lets exactly what an epoch trains have a gradient; returns whether anything changed."""
         assert self.grouping
         frozen, parameters = self.grouping.frozen_in(epoch), self._by_name()
         changed = False
@@ -271,6 +272,11 @@ class LearningModule(LoadableModule):
             if parameter.requires_grad != trained:
                 parameter.requires_grad_(trained)
                 parameter.grad, changed = None, True
+        return changed
+
+    def _hold_statistics(self, epoch: int) -> None:
+        """Lets batch normalisation in a part that is frozen keep its running statistics."""
+        assert self.grouping
         for name, epochs in self.grouping.norms.items():
             if epoch < epochs:
                 self.network.get_submodule(name).eval()
@@ -278,7 +284,6 @@ class LearningModule(LoadableModule):
             elif name in self._held:
                 self.network.get_submodule(name).train()
                 self._held.discard(name)
-        return changed
 
     # ---- what is shown ----
 
