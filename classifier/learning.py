@@ -278,11 +278,12 @@ class LearningModule(LoadableModule):
         """Lets batch normalisation in a part that is frozen keep its running statistics."""
         assert self.grouping
         for name, epochs in self.grouping.norms.items():
-            if epoch < epochs:
-                self.network.get_submodule(name).eval()
+            layer = self.network.get_submodule(name)  # which sync_batchnorm may have replaced
+            if epoch < epochs and layer.training:
+                layer.eval()
                 self._held.add(name)
-            elif name in self._held:
-                self.network.get_submodule(name).train()
+            elif epoch >= epochs and name in self._held:
+                layer.train()
                 self._held.discard(name)
 
     # ---- what is shown ----

@@ -1,4 +1,4 @@
-"""Learning rates: schedules that know their length, warm-up, groups; each step against a formula."""
+"""Learning rates: each step has that of a formula, by schedule, warm-up and group."""
 
 import json
 import math
