@@ -11,16 +11,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import Metric
 
-from classifier import optimization
 from classifier.divergence import DivergenceDetector, max_abs, mean_over_ranks
 from classifier.errors import UserError
 from classifier.internals.torch import mark_compile_shapes
-from classifier.loading import FROM_CONFIG, LoadableModule
+from classifier.learning import LearningModule
 from classifier.metrics import Accuracy, Mode, StageMetrics, better, evaluation_metrics, mode_of
-from classifier.optimization import OptimizerBuilder, SchedulerBuilder, build, parameter_groups
+from classifier.optimization.build import OptimizerBuilder, SchedulerBuilder
+from classifier.optimization.groups import Group
+from classifier.optimization.rates import Warmup
+from classifier.optimization.schedules import Interval
 
 EARLIER_NAMES = {  # of metrics, in checkpoints that were saved inside an epoch
     "losses.train_": "train_metrics.loss",
@@ -30,16 +31,17 @@ Batch = tuple[Tensor, Tensor]  # images (N, C, H, W); labels (N,), or (N, K) whe
 Stage = Literal["train", "val", "test"]
 
 
-class ClassificationModule(LoadableModule):
+class ClassificationModule(LearningModule):
     """Trains and evaluates a network that maps images to one of K classes.
 
     It logs ``{train,val,test}_loss`` and ``…_accuracy`` and, for validation and test,
     ``…_f1`` (mean over the classes) and, with more than five classes, ``…_accuracy_top5``.
 
     A subclass may have steps, metrics and optimizers of its own, as any LightningModule; where it
-    overrides ``on_before_optimizer_step``, ``on_train_start`` or a hook of checkpoints, it calls
-    that of this class too. With a ``training_step`` of its own, ``skip_bad_steps`` goes by the
-    gradient alone; with ``configure_optimizers`` of its own, a resumed training takes the state of
+    overrides ``setup``, ``on_fit_start``, ``on_train_start``, ``on_train_epoch_start``,
+    ``on_before_optimizer_step`` or a hook of checkpoints, it calls that of this class too. With a
+    ``training_step`` of its own, ``skip_bad_steps`` goes by the gradient alone; with
+    ``configure_optimizers`` of its own, a resumed training takes the state of
     optimizers and schedules from its checkpoint, whatever the settings.
 
     Args:
@@ -50,7 +52,8 @@ class ClassificationModule(LoadableModule):
         optimizer: Optimizer class and its settings. Adam with its own defaults if not given.
         lr_scheduler: Learning rate scheduler class and its settings. Constant rate if not given.
         monitor: The metric that chooses the best checkpoint and that ReduceLROnPlateau follows.
-        interval: Whether the scheduler steps after each epoch or each optimizer step.
+        interval: Whether the scheduler steps after each epoch or each optimizer step. If not given,
+            after each epoch, but OneCycleLR and CyclicLR after each step.
         no_decay_norm_bias: Exempts biases and normalisation layers (all parameters with fewer than
             two dimensions) from weight decay.
         mean: Mean of each channel, in 0..1.
@@ -68,6 +71,12 @@ class ClassificationModule(LoadableModule):
         float32_matmul_precision: How exactly float32 matrices are multiplied, while a trainer runs:
             with "high" GPUs round to TF32, with "medium" to bfloat16, which is faster. As torch has
             it, "highest", if not given; convolutions use TF32 in any case.
+        warmup: How long the learning rate rises to what the schedule says: ``{epochs: 1}``, also
+            parts of one, or ``{steps: 500}`` of the optimizer.
+        groups: Parameters that are trained at another rate, with another weight decay, later or not
+            at all; the first that matches counts. ``classifier/optimization/README.md`` shows how.
+        layer_decay: How large the rate of each layer is, that of the layer behind it being 1: for
+            networks that say what their layers are, as timm's do.
 
     Raises:
         ValueError: If ``monitor_mode`` contradicts the metric.
@@ -85,7 +94,7 @@ class ClassificationModule(LoadableModule):
         optimizer: OptimizerBuilder | None = None,
         lr_scheduler: SchedulerBuilder | None = None,
         monitor: str = "val_loss",
-        interval: Literal["epoch", "step"] = "epoch",
+        interval: Interval | None = None,
         no_decay_norm_bias: bool = False,
         mean: Sequence[float] = (0.0,),
         std: Sequence[float] = (1.0,),
@@ -94,6 +103,9 @@ class ClassificationModule(LoadableModule):
         compile: bool = False,
         monitor_mode: Mode | None = None,
         float32_matmul_precision: Literal["highest", "high", "medium"] | None = None,
+        warmup: Warmup | None = None,
+        groups: list[Group] | None = None,
+        layer_decay: float | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -104,10 +116,10 @@ class ClassificationModule(LoadableModule):
         self.lr_scheduler = lr_scheduler
         self.interval = interval
         self.no_decay_norm_bias = no_decay_norm_bias
+        self.warmup, self.groups, self.layer_decay = warmup, groups, layer_decay
         self.skip_bad_steps = skip_bad_steps
         self._step_is_bad = False
         self.divergence = DivergenceDetector()
-        self.replayed_steps: int | None = None  # of a schedule that was changed
         self.channels_last, self.compiled = channels_last, compile
         self.float32_matmul_precision = float32_matmul_precision
         if channels_last:
@@ -203,9 +215,6 @@ class ClassificationModule(LoadableModule):
         gradients = [p.grad for p in self._trained() if p.grad is not None]
         return math.isfinite(mean_over_ranks(max_abs(gradients)).item())
 
-    def _trained(self) -> list[nn.Parameter]:
-        return [p for p in self.parameters() if p.requires_grad]
-
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = -1) -> None:
         _refuse_several_loaders("val", dataloader_idx)
         self.step(batch, "val")
@@ -237,61 +246,10 @@ class ClassificationModule(LoadableModule):
 
     def setup(self, stage: str) -> None:
         """Forgets what a run that was broken off has measured."""
+        super().setup(stage)
         for metric in self.modules():
             if isinstance(metric, Metric):
                 metric.reset()
-
-    def configure_optimizers(self) -> Any:
-        self.require_objects()
-        groups = parameter_groups(self._trained(), self.no_decay_norm_bias)
-        optimizer = build("optimizer", self.optimizer, groups)
-        scheduler = self._scheduler_of(optimizer)
-        self._classes = {"optimizer": _class_of(optimizer), "lr_scheduler": _class_of(scheduler)}
-        if self.trainer.ckpt_path:
-            optimization.refuse_other_classes(self._trained_by, self._classes)
-        if scheduler is None:
-            return optimizer
-        settings: dict[str, Any] = {"scheduler": scheduler, "interval": self.interval}
-        if isinstance(scheduler, ReduceLROnPlateau):
-            settings |= self._settings_of_plateau(scheduler)
-        return {"optimizer": optimizer, "lr_scheduler": settings}
-
-    def _scheduler_of(self, optimizer: Optimizer) -> LRScheduler | None:
-        """Builds the schedule; one that has to know its length is answered with it."""
-        try:
-            return self.lr_scheduler and build("lr_scheduler", self.lr_scheduler, optimizer)
-        except UserError as error:
-            if "total_steps" not in str(error) or self.trainer.max_epochs in (None, -1):
-                raise
-            steps = {"epoch": self.trainer.max_epochs}
-            steps["step"] = int(self.trainer.estimated_stepping_batches)
-            other = "step" if self.interval == "epoch" else "epoch"
-            raise UserError(
-                f"model.lr_scheduler: set its total_steps, {steps[self.interval]} with "
-                f"model.interval {self.interval}, as here, or {steps[other]} with {other}."
-            ) from error
-
-    def _settings_of_plateau(self, scheduler: ReduceLROnPlateau) -> dict[str, Any]:
-        # Lightning's own subclass of it names its metric itself.
-        monitor = getattr(scheduler, "monitor", self.monitor)
-        mode = self.mode_of(monitor)
-        if self.run_format > 1 and mode not in (None, scheduler.mode):
-            raise UserError(
-                f"model.lr_scheduler: {type(scheduler).__name__} has mode={scheduler.mode!r}, "
-                f'but {better(monitor, mode)}; give it mode="{mode}".'
-            )
-        if self.interval == "epoch" and monitor.startswith("val_"):
-            return {"monitor": monitor, "frequency": self.trainer.check_val_every_n_epoch or 1}
-        return {"monitor": monitor}
-
-    def on_train_start(self) -> None:
-        """Plays a changed schedule up to the epoch or step at which training goes on."""
-        if self.replayed_steps is None:
-            return
-        (optimizer,) = self.trainer.optimizers
-        scheduler = optimization.replay_schedule(optimizer, self.lr_scheduler, self.replayed_steps)
-        if scheduler:
-            self.trainer.lr_scheduler_configs[0].scheduler = scheduler
 
     def metric_modes(self) -> dict[str, Mode | None]:
         """The metrics that a training logs, each of which can be monitored, and their best value.
@@ -315,13 +273,6 @@ class ClassificationModule(LoadableModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self.divergence = DivergenceDetector(**checkpoint.get("loss_watch", {}))
-        described = (checkpoint.get("hyper_parameters", {}), self.hparams)
-        if all(FROM_CONFIG in settings for settings in described) and not self._objects:
-            self._trained_by = {}
-            # Not if a subclass, or LightningCLI's add_optimizer_args, has a way of its own.
-            function = getattr(self.configure_optimizers, "__func__", None)
-            if function is ClassificationModule.configure_optimizers:
-                self.replayed_steps = optimization.follow_new_settings(checkpoint, self.hparams)
 
     def get_submodule(self, target: str) -> nn.Module:
         """Finds a part by its name, also a metric by the one in earlier checkpoints."""
@@ -335,7 +286,3 @@ def _refuse_several_loaders(stage: Stage, number: int) -> None:
             f"{stage}_dataloader returns several loaders, expected one: give it all images, "
             "as by torch.utils.data.ConcatDataset."
         )
-
-
-def _class_of(value: object) -> str | None:
-    return None if value is None else f"{type(value).__module__}.{type(value).__qualname__}"

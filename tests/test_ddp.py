@@ -1,5 +1,6 @@
 """Several processes on one training: on two CPU ranks, as on two GPUs or nodes."""
 
+import math
 import os
 import re
 import subprocess
@@ -100,6 +101,65 @@ def test_two_ranks_share_one_run_and_agree(write_config):
     lines = run.stdout.splitlines()
     assert len(lines) == 11
     assert lines[5].startswith("device   2 x cpu, 128 images a batch, ")
+
+
+UNFREEZING = {
+    "trainer.callbacks": [{"class_path": "own.Weights"}],
+    "trainer.max_epochs": 3,
+    "trainer.accumulate_grad_batches": 2,
+    "data.init_args.batch_size": 16,
+    "model.groups": [
+        {"match": "backbone", "freeze_epochs": 1},
+        {"match": "head", "lr_scale": 5},
+    ],
+    "model.warmup": {"epochs": 1},
+    "model.lr_scheduler": {"class_path": "torch.optim.lr_scheduler.CosineAnnealingLR"},
+    "model.interval": "step",
+}
+WEIGHTS = """
+import torch
+from pytorch_lightning.callbacks import Callback
+
+
+class Weights(Callback):
+    "Writes the rates of each step, and the weights after it."
+
+    def on_train_start(self, trainer, pl_module) -> None:
+        self.rates, self.weights = {}, {}
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
+        self.rates[trainer.global_step] = [group["lr"] for group in optimizer.param_groups]
+
+    def on_train_batch_end(self, trainer, pl_module, *_) -> None:
+        parameters = pl_module.named_parameters()
+        self.weights[trainer.global_step] = {n: p.detach().clone() for n, p in parameters}
+        torch.save([self.rates, self.weights], f"rank_{trainer.global_rank}.pt")
+"""
+
+
+@pytest.mark.slow
+def test_two_ranks_keep_the_same_weights_before_in_and_after_the_epoch_that_unfreezes(write_config):
+    Path("own.py").write_text(WEIGHTS)
+
+    run = classify("fit", "--config", write_config(UNFREEZING), *TWO_RANKS)
+
+    assert run.returncode == 0, run.stderr
+    assert run.stderr == ""
+    (rates, weights), (others, same) = (torch.load(f"rank_{rank}.pt") for rank in range(2))
+    assert sorted(weights) == [*range(7)]  # 4 batches an epoch, 2 a step
+    for step, values in weights.items():
+        assert all(torch.equal(value, same[step][name]) for name, value in values.items())
+    first, *later = [weights[step]["network.features.0.weight"] for step in range(2, 7)]
+    assert torch.equal(first, weights[0]["network.features.0.weight"])
+    assert not any(torch.equal(first, value) for value in later)
+    cosine = [0.005 * (1 + math.cos(math.pi * step / 6)) for step in range(6)]
+    assert rates == others
+    assert [head for _, head in rates.values()] == pytest.approx(
+        [5 * rate * min(1, (step + 1) / 2) for step, rate in enumerate(cosine)]
+    )
+    assert [body for body, _ in rates.values()] == pytest.approx(
+        [rate * min(1, max(0, step - 1) / 2) for step, rate in enumerate(cosine)]
+    )
 
 
 OWN_STRATEGY = """

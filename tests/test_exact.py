@@ -42,6 +42,10 @@ def plateau(**arguments):
     }
 
 
+def schedule(name, **arguments):
+    return {"class_path": f"torch.optim.lr_scheduler.{name}", "init_args": arguments}
+
+
 def callback(name, **arguments):
     return [{"class_path": name, "init_args": arguments}]
 
@@ -58,6 +62,12 @@ def folder_of_images(**arguments):
 AUGMENT = [
     {"class_path": "classifier.augment.RandomShift", "init_args": {"max_shift": 1}},
     {"class_path": "torchvision.transforms.v2.RandomInvert"},
+]
+FROZEN = [
+    {"match": ["features.0", "features.2"], "freeze_epochs": 1},
+    {"match": "features.4", "freeze_epochs": 2, "weight_decay": 0.1},
+    {"match": "features.6", "freeze": True},
+    {"match": "head", "lr_scale": 5},
 ]
 EMA = "pytorch_lightning.callbacks.EMAWeightAveraging"
 CONFIGS = {
@@ -104,6 +114,53 @@ CONFIGS = {
     },
     "checkpoints of the user": {
         "trainer.callbacks": callback("ModelCheckpoint", every_n_train_steps=5, save_top_k=-1)
+    },
+    "schedule of a length filled in": {
+        "model.lr_scheduler": schedule("CosineAnnealingLR"),
+        "model.interval": "step",
+        "model.warmup": {"epochs": 1.5},
+        "trainer.accumulate_grad_batches": 3,
+    },
+    "one cycle with a warm-up": {
+        "model.lr_scheduler": schedule("OneCycleLR", max_lr=0.05),
+        "model.warmup": {"steps": 15},
+        "model.groups": [{"match": "head", "lr_scale": 4}],
+        "model.no_decay_norm_bias": True,
+    },
+    "frozen for an epoch": {"model.groups": [{"match": "backbone", "freeze_epochs": 1}]},
+    "frozen in part, averaged": {
+        "model.groups": FROZEN,
+        "model.warmup": {"epochs": 0.75},
+        "trainer.callbacks": callback(EMA, decay=0.9),
+        "trainer.max_epochs": 4,
+    },
+    "frozen, accumulation and plateau": {
+        "model.groups": FROZEN,
+        "model.warmup": {"steps": 3},
+        "model.lr_scheduler": plateau(),
+        "trainer.accumulate_grad_batches": 5,
+        "trainer.max_epochs": 4,
+        "save_every.steps": 1,
+    },
+    "frozen, steps skipped": {
+        "model.groups": FROZEN,
+        "model.skip_bad_steps": True,
+        "model.lr_scheduler": schedule("PolynomialLR"),
+        "model.optimizer": {
+            "class_path": "torch.optim.SGD",
+            "init_args": {"lr": 0.1, "momentum": 0.9, "weight_decay": 1.0e-2},
+        },
+        "trainer.max_epochs": 4,
+    },
+    "layers at rates of their own": {
+        "model.network": {
+            "class_path": "timm.create_model",
+            "init_args": {"model_name": "test_vit"},
+            "dict_kwargs": {"img_size": 8, "patch_size": 4},
+        },
+        "model.layer_decay": 0.7,
+        "model.warmup": {"epochs": 1},
+        "model.lr_scheduler": schedule("CosineAnnealingLR"),
     },
     "files": folder_of_images(num_workers=0),
     "files, two workers": folder_of_images(num_workers=2),

@@ -139,6 +139,8 @@ def test_a_mistake_in_the_config_is_answered_with_key_and_remedy(old, new, words
 
 
 FIT = ["fit", "--config", "tiny.yaml"]
+ONE_CYCLE = ["--model.lr_scheduler=OneCycleLR", "--model.lr_scheduler.max_lr=0.1"]
+HEAD = "[{match: head, lr_scale: 2}]"
 # A command line, and words that the answer must have.
 ON_THE_COMMAND_LINE = {
     "nothing given": (["fit"], ["model.network", "--config", "--ckpt_path"]),
@@ -229,9 +231,83 @@ ON_THE_COMMAND_LINE = {
         [*FIT, "--trainer.precision", "fp16"],
         ["trainer.precision", "'fp16'", "'16-mixed'"],
     ),
-    "schedule without its length": (
-        [*FIT, "--model.lr_scheduler=OneCycleLR", "--model.lr_scheduler.max_lr=0.1"],
-        ["total_steps, 2 with model.interval epoch", "8 with step"],
+    "schedule too short for its steps": (
+        [*FIT, *ONE_CYCLE, "--model.lr_scheduler.total_steps=2"],
+        ["total_steps 2, but", "each of 8 steps", "model.interval to epoch"],
+    ),
+    "schedule without an end": (
+        [*FIT, *ONE_CYCLE, "--trainer.max_epochs=-1", "--trainer.max_time=00:00:01:00"],
+        ["OneCycleLR", "only trainer.max_time", "trainer.max_steps", "total_steps"],
+    ),
+    "schedule without a setting": ([*FIT, "--model.lr_scheduler=StepLR"], ["needs step_size"]),
+    "schedule of several": (
+        [*FIT, "--model.lr_scheduler=SequentialLR"],
+        ["lr_scheduler", "of several", "model.warmup"],
+    ),
+    "schedule of timm": (
+        [*FIT, "--model.lr_scheduler=timm.scheduler.CosineLRScheduler"],
+        ["CosineLRScheduler", "CosineAnnealingLR", "model.warmup"],
+    ),
+    "warm-up in two units": (
+        [*FIT, "--model.warmup={epochs: 1, steps: 9}"],
+        ["model.warmup", "one length"],
+    ),
+    "warm-up misspelt": ([*FIT, "--model.warmup={step: 9}"], ["'step'", "'steps'"]),
+    "warm-up longer than the training": (
+        [*FIT, "--model.warmup.epochs=2.5"],
+        ["10 steps", "the training has 8", "shorter"],
+    ),
+    "warm-up negative": ([*FIT, "--model.warmup.steps=-1"], ["model.warmup.steps is -1"]),
+    "group that matches nothing": (
+        [*FIT, "--model.groups=[{match: feature.0, lr_scale: 2}]"],
+        ["'feature.0' matches no parameter", "'features.0'"],
+    ),
+    "group that another has taken": (
+        [*FIT, "--model.groups=[{match: '*'}, {match: head, lr_scale: 2}]"],
+        ["'head'", "taken by *", "put it first"],
+    ),
+    "group without a match": ([*FIT, "--model.groups=[{lr_scale: 2}]"], ["groups", "lacks match"]),
+    "group setting misspelt": (
+        [*FIT, "--model.groups=[{match: head, freeze_epoch: 1}]"],
+        ["'freeze_epoch'", "'freeze_epochs'"],
+    ),
+    "group with a negative rate": (
+        [*FIT, "--model.groups=[{match: head, lr_scale: -1}]"],
+        ["head: lr_scale is -1", "freeze: true"],
+    ),
+    "group frozen and trained": (
+        [*FIT, "--model.groups=[{match: backbone, freeze: true, weight_decay: 0.1}]"],
+        ["backbone", "freeze: true and weight_decay contradict"],
+    ),
+    "group frozen to the end": (
+        [*FIT, "--model.groups=[{match: backbone, freeze_epochs: 2}]"],
+        ["freeze_epochs is 2", "2 epochs", "freeze: true"],
+    ),
+    "all frozen": (
+        [*FIT, "--model.groups=[{match: '*', freeze_epochs: 1}]"],
+        ["nothing to train", "the head"],
+    ),
+    "group and schedule with rates": (
+        [*FIT, *ONE_CYCLE, "--model.lr_scheduler.max_lr=[0.1, 0.2]", f"--model.groups={HEAD}"],
+        ["max_lr is the list [0.1, 0.2]", "lr_scale"],
+    ),
+    "group with a decay that there is not": (
+        [*FIT, "--model.optimizer=Rprop", "--model.groups=[{match: head, weight_decay: 0.1}]"],
+        ["head", "Rprop has no weight_decay"],
+    ),
+    "layers that the network does not say": (
+        [*FIT, "--model.layer_decay=0.7"],
+        ["layer_decay", "MNISTNet", "model.groups"],
+    ),
+    "layers of growing rates": ([*FIT, "--model.layer_decay=1.5"], ["layer_decay is 1.5", "0 and"]),
+    "optimizer of matrices": ([*FIT, "--model.optimizer=torch.optim.Muon"], ["timm.optim.Muon"]),
+    "fine-tuning of Lightning": (
+        [*FIT, "--trainer.callbacks=BackboneFinetuning"],
+        ["BackboneFinetuning", "model.groups", "freeze_epochs"],
+    ),
+    "finder of rates": (
+        [*FIT, "--trainer.callbacks=LearningRateFinder"],
+        ["LearningRateFinder", "classifier search"],
     ),
     "data module of Lightning": (
         [*FIT, "--data=pytorch_lightning.LightningDataModule"],

@@ -107,7 +107,7 @@ def test_the_config_of_the_readme_trains(own_folder, fit):
     folder = fit("--config", "readme.yaml", "--hyperparameters.epochs", "1")
 
     saved = yaml.safe_load((folder / "config.yaml").read_text())
-    assert saved["model"]["lr_scheduler"]["init_args"]["T_max"] == 1
+    assert saved["trainer"]["max_epochs"] == 1
 
 
 def test_the_search_file_of_the_readme_is_the_shipped_one():

@@ -15,7 +15,7 @@ from classifier import runs
 from classifier.__main__ import main
 from classifier.data import Digits
 from classifier.module import ClassificationModule
-from classifier.optimization import follow_new_settings
+from classifier.optimization.resumed import follow_new_settings
 
 KEPT = {"best.ckpt", "last.ckpt", "previous.ckpt"}
 COSINE = {

@@ -194,10 +194,20 @@ def _network(trainer: pl.Trainer) -> str:
         name, origin = name_and_origin(settings)
     if trainer.ckpt_path:
         origin = f"weights of {terminal.display_path(trainer.ckpt_path)}"
-    counts = [p.numel() for p in module.parameters()]
-    trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
-    frozen = f" ({trained:,} of them trained)" if trained < sum(counts) else ""
-    return ", ".join(filter(None, [name, f"{sum(counts):,} parameters{frozen}", origin]))
+    every = sum(p.numel() for p in module.parameters())
+    return ", ".join(filter(None, [name, f"{every:,} parameters{_trained(module, every)}", origin]))
+
+
+def _trained(module: Any, every: int) -> str:
+    """How many of a module's parameters are trained, and from which epoch on more; "" if all."""
+    (_, first), *later = module.trained_from()
+    if first == every:
+        return ""
+    more = [
+        f"{'all' if count == every else f'{count:,}'} from epoch {epoch + 1} on"
+        for epoch, count in later
+    ]
+    return f" ({', '.join([f'{first:,} of them trained', *more])})"
 
 
 def _device(trainer: pl.Trainer) -> str:

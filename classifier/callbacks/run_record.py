@@ -203,7 +203,8 @@ class RunRecord(EpochTracker):
 
 
 def _rate(trainer: pl.Trainer) -> float:
-    return float(trainer.optimizers[0].param_groups[0]["lr"]) if trainer.optimizers else 0.0
+    module: Any = trainer.lightning_module
+    return float(module.learning_rate())
 
 
 def _now() -> str:

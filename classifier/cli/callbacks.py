@@ -4,7 +4,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jsonargparse import Namespace
-from pytorch_lightning.callbacks import Callback, ProgressBar, Timer
+from pytorch_lightning.callbacks import (
+    BaseFinetuning,
+    BatchSizeFinder,
+    Callback,
+    LearningRateFinder,
+    ProgressBar,
+    Timer,
+)
 
 from classifier import terminal
 from classifier.callbacks.checkpoints import RunCheckpoints, refuse_taken_names
@@ -21,12 +28,21 @@ from classifier.callbacks.run_record import RunRecord
 from classifier.callbacks.same_conditions import SameConditions
 from classifier.callbacks.speed import FreedMemory, LeanHooks
 from classifier.callbacks.stop_reasons import StopAtStep
+from classifier.callbacks.true_rates import with_true_rates
 from classifier.cli.monitors import best_of, check_monitors
 from classifier.cli.record import facts_of, note_signature
 from classifier.cli.run_folder import folder_that_is_there
 from classifier.data.workers import WorkerErrorReporter
 from classifier.errors import UserError
 from classifier.runs import RunFolder, claim_folder
+
+REPLACED: dict[type, str] = {
+    BaseFinetuning: "freezes again what it had unfrozen when a training resumes; freeze by "
+    "model.groups, such as [{match: backbone, freeze_epochs: 3}, {match: head, lr_scale: 10}]",
+    LearningRateFinder: "needs a rate in the module; classifier search finds one, with "
+    "model.optimizer.lr in its space, and model.warmup makes high rates safe",
+    BatchSizeFinder: "needs a batch size in the module; classifier tune finds the fastest",
+}
 
 if TYPE_CHECKING:
     from classifier.cli.classifier_cli import ClassifierCLI
@@ -40,7 +56,10 @@ def callbacks_for(cli: "ClassifierCLI", config: Namespace) -> tuple[list[Callbac
     """
     line, predicts, fits = cli.command_line, cli.verb == "predict", not cli.command_line.evaluates
     if fits:
+        _refuse_replaced(config)
         check_monitors(cli, config)
+        if cli.model.scales_rates:
+            config.callbacks = with_true_rates(config.callbacks)
     else:
         config.logger = False
     _print_notes(cli)
@@ -73,6 +92,14 @@ def callbacks_for(cli: "ClassifierCLI", config: Namespace) -> tuple[list[Callbac
         RankWatch(run),
     ]
     return [c for c in before if c is not None], [c for c in after if c is not None]
+
+
+def _refuse_replaced(config: Namespace) -> None:
+    """Refuses callbacks of Lightning's that fail here, or resume in another way than they began."""
+    for callback in config.callbacks:
+        told = next((told for kind, told in REPLACED.items() if isinstance(callback, kind)), None)
+        if told:
+            raise UserError(f"trainer.callbacks: {type(callback).__name__} {told}.")
 
 
 def _keeper(cli: "ClassifierCLI", config: Namespace, run: RunFolder) -> RunKeeper:

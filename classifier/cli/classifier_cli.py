@@ -50,6 +50,7 @@ from classifier.data.workers import WorkerErrorReporter
 from classifier.errors import DataWorkerError, UserError
 from classifier.internals.lightning import PlainCLI, described, without_signal_handlers
 from classifier.module import ClassificationModule
+from classifier.optimization.schedules import LENGTHS
 from classifier.platform import THREADS, cleaning, cores
 from classifier.runs import RunFolder
 from classifier.sources.finder import find_images
@@ -247,7 +248,8 @@ class ClassifierCLI(PlainCLI):
         words = self.written.argv
         self.config = parser.parse_args([self.verb, *words] if self.runs_verb else words)
         if self.runs_verb and self.trainer_class is pl.Trainer:
-            remember(_path_of(type(self)), self.settings.as_dict())
+            left_out = {_path_of(kind): name for kind, name in LENGTHS.items()}
+            remember(_path_of(type(self)), self.settings.as_dict(), left_out)
         seed = self.settings.seed_everything
         if not isinstance(seed, bool) and seed is not None and not 0 <= seed < 2**32:
             where = line.where("seed_everything")

@@ -8,6 +8,8 @@ from pathlib import Path
 from classifier.checkpoint.trust import PACKAGES, folders_searched
 from classifier.cli.keys import OF_MODEL, close_key, without_module
 from classifier.errors import did_you_mean
+from classifier.optimization.groups import Group
+from classifier.optimization.rates import Warmup
 
 Where = Callable[[str], str]  # maps a dotted key to "file:line: ", or to "" when no file has it
 
@@ -33,6 +35,11 @@ OTHER_SIZE = re.compile(
     r"Wrong image \w+! Expected (?P<wanted>\d+) but got (?P<got>\d+)"
     r"|Input \w+ \((?P<got_>\d+)\) doesn't match model \((?P<wanted_>\d+)\)"
 )
+OTHER_SCHEDULE = re.compile(r"(timm\.scheduler|transformers)(\.\w+)+")
+WARMED_UP = (
+    "take one of torch.optim.lr_scheduler, such as CosineAnnealingLR, with a rise in front by "
+    "model.warmup, such as {epochs: 1}."
+)
 TYPES = {
     "int": "a whole number",
     "float": "a number",
@@ -57,6 +64,8 @@ def explain(message: str, names: Iterable[str] = (), where: Where = lambda key: 
         if key == "model":
             keys = [f"model.{name}" for name in keys]
         elif key:
+            if "schedulers" in keys:  # objects, which no config holds
+                return f"{where(key)}{key}: a schedule of several cannot be written; {WARMED_UP}"
             return f"{where(key)}{key}: needs {' and '.join(keys)}, which is not given."
         return (
             f"{' and '.join(keys)}: not given. Name a config file, --config FILE, or a checkpoint "
@@ -142,6 +151,22 @@ def _expected(line: str) -> list[str]:
 
 
 def _translated(line: str, given: str) -> str:
+    return _of_learning(line, given) or _of_classes(line, given)
+
+
+def _of_learning(line: str, given: str) -> str:
+    """What is said of schedules, warm-up and groups of parameters; "" for anything else."""
+    if other := OTHER_SCHEDULE.search(f"{line} {given}"):
+        return f"'{other[0]}' is not a schedule of torch's; {WARMED_UP}"
+    if keys := re.match(r"(Unexpected|Missing required) keys: \{'(\w+)'", line):
+        if keys[1] != "Unexpected":
+            return f"an entry lacks {keys[2]}."
+        known = [*Group.__annotations__, *Warmup.__annotations__]
+        return f"no setting '{keys[2]}'{did_you_mean(keys[2], known)}"
+    return ""
+
+
+def _of_classes(line: str, given: str) -> str:
     if path := re.match(r"Expected a dot import path string: ?(.*)$", line):
         return f"'{path[1]}' is not a class path{_class_for(path[1])}"
     if other := re.match(r"Import path (\S*) ?does not correspond to a subclass of (\w+)", line):

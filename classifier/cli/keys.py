@@ -69,10 +69,16 @@ def used_at(path: Iterable[str | int], owner: str) -> str:
     return place if place in OWNERS else f"{place} {owner}"
 
 
-def remember(cli: str, settings: Mapping[str, Any]) -> None:
-    """Keeps the names of the settings in a config that was parsed, which has all defaults."""
+def remember(cli: str, settings: Mapping[str, Any], left_out: Mapping[str, str]) -> None:
+    """Keeps the names of the settings in a config that was parsed, which has all defaults.
+
+    Those of some classes lack one, which is ``left_out``.
+    """
     before = _read(cli)
-    found = [(used_at(path, kind), kind, keys) for path, kind, keys in _found_in(settings)]
+    found = [
+        (used_at(path, kind), kind, keys | ({left_out[kind]: None} if kind in left_out else {}))
+        for path, kind, keys in _found_in(settings)
+    ]
     found += [(name, kind, settings[name]) for name, kind in OWNERS.items() if name in settings]
     entries = {
         name: {"keys": list(keys), "files": files}

@@ -20,7 +20,14 @@ from classifier.cli.errors import Where, explain
 from classifier.cli.keys import MODULE
 from classifier.cli.words import options_of
 from classifier.errors import did_you_mean
-from classifier.internals.jsonargparse import Formatter, groups_of, names_of, shown_groups
+from classifier.internals.jsonargparse import (
+    Formatter,
+    groups_of,
+    leave_out,
+    names_of,
+    shown_groups,
+)
+from classifier.optimization.schedules import LENGTHS
 from classifier.terminal import truncate
 
 NOT_WRITABLE = "Unable to serialize instance"  # what jsonargparse writes for such a default
@@ -139,6 +146,13 @@ class Parser(LightningArgumentParser):
     def add_optimizer_args(self, *args: Any, **kwargs: Any) -> None:
         self.has_optimizer = True
         super().add_optimizer_args(*args, **kwargs)
+
+    def add_class_arguments(self, theclass: type, *args: Any, **kwargs: Any) -> Any:
+        """Adds the settings of a class; a schedule's length is optional, for it is filled in."""
+        added = super().add_class_arguments(theclass, *args, **kwargs)
+        if name := LENGTHS.get(theclass):
+            leave_out(self, name)
+        return added
 
     def add_function_arguments(
         self, function: Callable[..., Any], *args: Any, linked_targets: Any = None, **kwargs: Any

@@ -5,6 +5,7 @@ checkpoint's. tests/test_security.py fails when it asks in another way. No publi
 parser's arguments or orders their groups; tests/test_cli.py fails when that changes.
 """
 
+import argparse
 import contextlib
 import re
 import threading
@@ -94,6 +95,13 @@ def names_of(parser: Any) -> list[str]:
     commands = parser._subcommands_action
     parsers = commands.choices.values() if commands else [parser]
     return [a.dest for part in parsers for a in part._actions if a.option_strings]
+
+
+def leave_out(parser: Any, name: str) -> None:
+    """Lets a setting be left out of configs, also of those that hold all defaults."""
+    for action in parser._actions:
+        if action.dest == name:
+            action.required, action.default = False, argparse.SUPPRESS
 
 
 def groups_of(parser: Any) -> list[tuple[Any, list[str]]]:

@@ -1,53 +1,29 @@
-"""Optimizer and schedule: how they are made, and how a resumed training goes on with others.
+"""How a resumed training goes on with another optimizer, schedule or grouping of parameters.
 
 The command line and the config files win over the checkpoint. PyTorch's ``load_state_dict``
 does the opposite: it brings back the learning rate and every other saved setting.
 """
 
-import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from classifier.checkpoint.find import epochs_done
-from classifier.errors import UserError
+from classifier.checkpoint.find import KEY, epochs_done
+from classifier.optimization.build import SchedulerBuilder
+from classifier.optimization.groups import patterns_of
 
-OptimizerBuilder = Callable[[Iterable[Any]], Optimizer]
-SchedulerBuilder = Callable[[Optimizer], LRScheduler]
 Settings = Mapping[str, Any]
-Built = TypeVar("Built")
 
 
-def build(setting: str, builder: Callable[[Any], Built], argument: Any) -> Built:
-    """Calls a class, or a function that has its other settings; UserError if one is off."""
-    try:
-        built = builder(argument)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"model.{setting}: {error}") from error
-    for group in built.param_groups if isinstance(built, Optimizer) else ():
-        if not 0 <= group["lr"] < math.inf:  # also false for NaN, which SGD itself accepts
-            raise UserError(f"model.{setting}: lr must be a number >= 0, not {group['lr']}.")
-    return built
-
-
-def parameter_groups(parameters: list[nn.Parameter], no_decay_norm_bias: bool) -> list[Any]:
-    """Returns what an optimizer is built of; a second group does not decay, if that is asked for.
-
-    It has all parameters with fewer than two dimensions: biases and those of normalisation layers.
-    """
-    if not no_decay_norm_bias:
-        return parameters
-    return [
-        {"params": [p for p in parameters if p.ndim > 1]},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-
-
-def follow_new_settings(checkpoint: dict[str, Any], settings: Settings) -> int | None:
+def follow_new_settings(
+    checkpoint: dict[str, Any],
+    settings: Settings,
+    schedule: Settings | None = None,
+    decays: Sequence[float | None] = (),
+) -> int | None:
     """Edits the saved optimizer and scheduler states so that changed settings take effect.
 
     Another optimizer class starts with a fresh state, another scheduler class at its beginning. A
@@ -58,6 +34,9 @@ def follow_new_settings(checkpoint: dict[str, Any], settings: Settings) -> int |
     Args:
         checkpoint: A loaded Lightning checkpoint; changed in place.
         settings: The ``model`` settings that hold now, as plain mappings.
+        schedule: What is filled into the schedule now, and its interval.
+        decays: The weight decay of each parameter group now, None for the optimizer's; empty where
+            they are not grouped by pattern.
 
     Returns:
         How many steps of a new schedule to play; None to keep the saved one.
@@ -65,16 +44,21 @@ def follow_new_settings(checkpoint: dict[str, Any], settings: Settings) -> int |
     saved = checkpoint.get("hyper_parameters", {})
     if "optimizer_states" not in checkpoint or "optimizer" not in saved:
         return None  # weights only, or not made from the command line
-    regrouped = saved.get("no_decay_norm_bias") != settings.get("no_decay_norm_bias")
+    saved = _with_filled(saved, checkpoint.get(KEY, {}).get("schedule", {}))
+    settings = _with_filled(settings, schedule or {})
+    regrouped = _grouping(saved) != _grouping(settings)
     if regrouped or _class_path(saved, "optimizer") != _class_path(settings, "optimizer"):
         checkpoint["optimizer_states"] = []
-        changed = {"lr": None}  # of the new optimizer
+        changed: dict[str, Any] = {"lr": None}  # of the new optimizer
     else:
         changed = _changed(saved, settings, "optimizer")
     for state in checkpoint["optimizer_states"]:
         for number, group in enumerate(state["param_groups"]):
-            # The second does not decay.
-            new = {k: v for k, v in changed.items() if number == 0 or k != "weight_decay"}
+            # Without patterns the second does not decay.
+            own = decays[number] if decays else 0.0 if number else None
+            new = {k: v for k, v in changed.items() if own is None or k != "weight_decay"}
+            if decays and saved.get("groups") != settings.get("groups"):
+                new["weight_decay"] = _weight_decay(settings) if own is None else own
             group.update({key: value for key, value in new.items() if key in group})
             if "lr" in new and "initial_lr" in group:
                 group["initial_lr"] = new["lr"]
@@ -96,20 +80,6 @@ def replay_schedule(
         for _ in range(steps):
             scheduler.step()
     return scheduler
-
-
-def refuse_other_classes(before: Mapping[str, str | None], now: Mapping[str, str | None]) -> None:
-    """Raises UserError if a training resumes with an optimizer or schedule of another class.
-
-    For those that are objects; unlike settings, they cannot be compared.
-    """
-    for name, then in before.items():
-        if then not in (None, now[name]):
-            raise UserError(
-                f"the checkpoint was trained with {then}, but the {name} of this module is "
-                f"{now[name]}. Give it that one, or train without ckpt_path, from the weights of "
-                "load_from_checkpoint."
-            )
 
 
 def _follow_metric(checkpoint: dict[str, Any], saved: Settings, settings: Settings) -> None:
@@ -145,6 +115,30 @@ def _follow_schedule(
         by_epoch = settings.get("interval") == "epoch"
         position = epochs_done(checkpoint) if by_epoch else checkpoint["global_step"]
     return position
+
+
+def _grouping(settings: Settings) -> list[Any]:
+    """What decides how many groups there are, and which parameters are in each."""
+    groups = [[patterns_of(g), bool(g.get("freeze"))] for g in settings.get("groups") or ()]
+    by_layer = settings.get("layer_decay") is not None
+    return [bool(settings.get("no_decay_norm_bias")), by_layer, groups]
+
+
+def _with_filled(settings: Settings, schedule: Settings) -> Settings:
+    """Settings with what was filled into the schedule, and when it moves on, written out."""
+    spec = settings.get("lr_scheduler")
+    filled = {key: value for key, value in schedule.items() if key != "interval"}
+    if isinstance(spec, Mapping) and filled:
+        spec = {**spec, "init_args": {**(spec.get("init_args") or {}), **filled}}
+    interval = schedule.get("interval", settings.get("interval"))
+    return {**settings, "lr_scheduler": spec, "interval": interval}
+
+
+def _weight_decay(settings: Settings) -> float:
+    """That of the optimizer; 0 for Adam, which is the one where none is given."""
+    spec = settings.get("optimizer")
+    given = (spec.get("init_args") or {}) if isinstance(spec, Mapping) else {}
+    return float(given.get("weight_decay", 0.0))
 
 
 def _class_path(settings: Settings, name: str) -> str | None:

@@ -1,0 +1,74 @@
+"""How long a training is to be, as its trainer's settings have it."""
+
+import math
+from functools import cached_property
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import GradientAccumulationScheduler
+
+from classifier.errors import UserError
+
+
+class TrainingLength:
+    """Epochs and optimizer steps from the first to the last of a training, whenever resumed.
+
+    Accumulation of batches, also where it changes from epoch to epoch, devices and limits of
+    batches are respected; what ends a training earlier, as early stopping does, is not known.
+    """
+
+    def __init__(self, trainer: pl.Trainer) -> None:
+        self.trainer = trainer
+
+    @cached_property
+    def _batches(self) -> int:
+        """Of a whole epoch, on each device."""
+        if self.trainer.train_dataloader is None:
+            self.trainer.fit_loop.setup_data()  # as Trainer.estimated_stepping_batches does
+        batches = self.trainer.num_training_batches
+        if batches == math.inf:
+            raise UserError(
+                "trainer.limit_train_batches: the data does not say how many batches an epoch "
+                "has, of which lengths in model are filled in; set it to a number."
+            )
+        return int(batches)
+
+    @cached_property
+    def _windows(self) -> dict[int, int]:
+        """How many batches a step accumulates, by the epoch from which on it does."""
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]  # undeclared
+            if isinstance(callback, GradientAccumulationScheduler):
+                return dict(callback.scheduling)
+        return {0: self.trainer.accumulate_grad_batches}
+
+    def window(self, epoch: int) -> int:
+        """How many batches a step accumulates in an epoch, counted from 0."""
+        return self._windows[max(begin for begin in self._windows if begin <= epoch)]
+
+    def steps_in(self, epoch: int) -> int:
+        """How many steps an epoch has, counted from 0."""
+        return max(1, math.ceil(self._batches / self.window(epoch)))
+
+    def steps_before(self, epoch: float) -> int:
+        """How many steps there are before an epoch, counted from 0, or before a part of it."""
+        whole = int(epoch)
+        part = (epoch - whole) * self.steps_in(whole) if epoch > whole else 0
+        return sum(map(self.steps_in, range(whole))) + round(part)
+
+    def epochs(self) -> int | None:
+        """How many epochs there are; None where only the time ends the training."""
+        epochs, steps = self.trainer.max_epochs, self.trainer.max_steps
+        if steps < 0:
+            return None if epochs in (None, -1) else epochs
+        number, done = 0, 0
+        while done < steps and number != epochs:
+            done += self.steps_in(number)
+            number += 1
+        return number
+
+    def steps(self) -> int | None:
+        """How many steps there are; None where only the time ends the training."""
+        epochs, steps = self.trainer.max_epochs, self.trainer.max_steps
+        if epochs in (None, -1):
+            return None if steps < 0 else steps
+        every = self.steps_before(epochs)
+        return every if steps < 0 else min(steps, every)

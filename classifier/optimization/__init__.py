@@ -1,0 +1,1 @@
+"""How a network is optimized: optimizer, rates, schedule, and what a resumed training keeps."""
