@@ -1,6 +1,7 @@
 """A module that its checkpoints describe: what they hold of it, and how it is built again."""
 
 import copy
+import functools
 import inspect
 import warnings
 from argparse import ArgumentError
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.utilities.parsing import collect_init_args
+from torch import nn
 from typing_extensions import Self
 
 from classifier.checkpoint.find import FORMAT, KEY, resolve_checkpoint
@@ -19,6 +21,7 @@ from classifier.checkpoint.modules import serve_on
 from classifier.checkpoint.read import OpenCheckpoint, is_plain, open_checkpoint
 from classifier.checkpoint.trust import PACKAGES, Found, Trust, confined, import_class
 from classifier.errors import UnfitWeightsError, UserError, did_you_mean, told_by
+from classifier.internals.jsonargparse import tensors_as_lists
 from classifier.weights import switch_off_pretrained
 
 OF_TRAINING = {"optimizer", "lr_scheduler"}  # arguments that inference does without
@@ -128,7 +131,7 @@ class LoadableModule(pl.LightningModule):
             own = f"{cls.__module__}.{cls.__qualname__}"
             allowed = Trust(PACKAGES, words=[own], trusted=trust, found=found)
             try:
-                with confined(allowed), warnings.catch_warnings():
+                with confined(allowed), tensors_as_lists(), warnings.catch_warnings():
                     # Lightning builds by what jsonargparse 5 will remove; both are pinned.
                     warnings.simplefilter("ignore", DeprecationWarning)
                     module = cls._class_in(read, own)._load(read, path, allowed, settings)
@@ -193,6 +196,37 @@ class LoadableModule(pl.LightningModule):
     def require_objects(self) -> None:
         """Raises UserError if the module was loaded without what a training needs."""
         _refuse_missing("the checkpoint", sorted(self._missing))
+
+
+def keep_given_tensors(part: nn.Module) -> bool:
+    """Keeps tensors that are arguments of a class out of checkpoints, which have the settings.
+
+    Else those of a checkpoint would win over what is written. One that an earlier checkpoint has
+    is left out. Returns whether any were given.
+    """
+    found = False
+    for module in part.modules():
+        names = _tensor_arguments(type(module))
+        if not names:
+            continue
+        buffers = dict(module.named_buffers(recurse=False))
+        for name in names & buffers.keys():
+            module.register_buffer(name, buffers[name], persistent=False)
+            found = True
+        module.register_load_state_dict_pre_hook(_leave_given_tensors)
+    return found
+
+
+def _leave_given_tensors(module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
+    for name in _tensor_arguments(type(module)):
+        if not isinstance(getattr(module, name, None), nn.Parameter):
+            state.pop(f"{prefix}{name}", None)
+
+
+@functools.cache
+def _tensor_arguments(kind: type) -> frozenset[str]:
+    parameters = inspect.signature(kind).parameters.values()
+    return frozenset(p.name for p in parameters if "Tensor" in str(p.annotation))
 
 
 def _check_names(settings: Mapping[str, Any], own: Collection[str]) -> None:

@@ -99,8 +99,8 @@ class ResumeRun(Callback):
         terminal.note(
             f"epoch {trainer.current_epoch + 1} begins again, so that the first "
             f"{seen * images_per_batch:,} of its images are trained on once more: with another "
-            "data.batch_size, accumulation, number of devices or of batches, or seed no step "
-            "begins where it was left."
+            "data.batch_size, data.sampler, accumulation, number of devices or of batches, or seed "
+            "no step begins where it was left."
         )
         return False
 
@@ -114,7 +114,8 @@ def _order_of(config: dict[str, Any]) -> tuple[list[Any], list[Any]]:
     trainer = config["trainer"]
     schedulers = stop_reasons.named(trainer, "GradientAccumulationScheduler")
     window = [trainer.get("accumulate_grad_batches"), *schedulers]
-    return window, [config.get("seed_everything"), trainer.get("overfit_batches")]
+    sampler = (config.get("data", {}).get("init_args") or {}).get("sampler")
+    return window, [config.get("seed_everything"), trainer.get("overfit_batches"), sampler]
 
 
 def resume_at_image(

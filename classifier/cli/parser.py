@@ -14,13 +14,20 @@ import torch
 import yaml
 from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser
+from torchmetrics import Metric
 
 from classifier.checkpoint.trust import import_class
 from classifier.cli.errors import Where, explain
-from classifier.cli.keys import MODULE
+from classifier.cli.keys import MODULE, OF_METRICS
 from classifier.cli.words import options_of
 from classifier.errors import did_you_mean
-from classifier.internals.jsonargparse import Formatter, groups_of, names_of, shown_groups
+from classifier.internals.jsonargparse import (
+    Formatter,
+    groups_of,
+    names_of,
+    require_none_of,
+    shown_groups,
+)
 from classifier.terminal import truncate
 
 NOT_WRITABLE = "Unable to serialize instance"  # what jsonargparse writes for such a default
@@ -146,6 +153,12 @@ class Parser(LightningArgumentParser):
         # jsonargparse 4.53 passes linked_targets on for a function such as
         # torchvision.models.resnet18, but only its counterpart for classes takes it.
         return super().add_function_arguments(function, *args, **kwargs)
+
+    def add_class_arguments(self, class_type: type, *args: Any, **kwargs: Any) -> list[str]:
+        added: list[str] = super().add_class_arguments(class_type, *args, **kwargs)
+        if issubclass(class_type, Metric):  # no link reaches it: it stands in a mapping
+            require_none_of(self, OF_METRICS)
+        return added
 
     def instantiate_classes(self, cfg: Namespace, **settings: Any) -> Namespace:
         """Builds what a config says; LightningCLI calls it by this former name."""

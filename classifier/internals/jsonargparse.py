@@ -1,21 +1,25 @@
-"""jsonargparse: what is asked before a class path is imported, and how help is laid out.
+"""jsonargparse: what is asked before a class path is imported, lists for tensors, layout of help.
 
 Its settings hold for the process and for good, and cannot tell the user's text from a
 checkpoint's. tests/test_security.py fails when it asks in another way. No public method lists a
-parser's arguments or orders their groups; tests/test_cli.py fails when that changes.
+parser's arguments or orders their groups; tests/test_cli.py fails when that changes. Nor does one
+take the registration of a type back; tests/test_tensors.py fails when it outlives a command.
 """
 
 import contextlib
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from typing import Any
 
+import torch
 from jsonargparse import DefaultHelpFormatter, _typehints, _util, set_parsing_settings
 from jsonargparse._common import ImportDenied as ImportDenied  # for others to import from here
 from jsonargparse._common import check_import_path as check_import_path
 from jsonargparse._common import parsing_settings
+from jsonargparse.typing import register_type, registered_type_handlers
+from torch import Tensor
 
 _lock = threading.Lock()
 _users = 0
@@ -53,6 +57,51 @@ def asking(check: Callable[[str], None], never: Sequence[str]) -> Iterator[None]
 def _replace(check: Callable[[str], None]) -> None:
     for module in (_util, _typehints):
         module.check_import_path = check  # type: ignore[attr-defined]
+
+
+_readers = 0
+_registered: dict[Any, Any] = {}  # the handler of tensors that somebody had registered before
+
+
+@contextlib.contextmanager
+def tensors_as_lists() -> Iterator[None]:
+    """Within, a parameter that is a tensor takes a list of numbers, nested for more dimensions.
+
+    Whole numbers become floating-point ones. A config that is written holds lists again.
+    """
+    global _readers
+    with _lock:
+        _readers += 1
+        if _readers == 1:
+            known = registered_type_handlers
+            _registered.update({kind: known[kind] for kind in (Tensor,) if kind in known})
+            register_type(Tensor, _numbers_of, _tensor_of)
+    try:
+        yield
+    finally:
+        with _lock:
+            _readers -= 1
+            if _readers == 0:
+                del registered_type_handlers[Tensor]
+                registered_type_handlers.update(_registered)
+                _registered.clear()
+
+
+def _tensor_of(value: Any) -> Tensor:
+    try:
+        tensor = torch.tensor(value if isinstance(value, list) else None)  # a number may be one
+    except (RuntimeError, TypeError, ValueError):
+        told = "a list of numbers, or of lists of them that are equally long"
+        raise ValueError(f"expected {told}, not {value}") from None
+    is_whole = not (tensor.is_floating_point() or tensor.dtype == torch.bool)
+    return tensor.to(torch.get_default_dtype()) if is_whole else tensor
+
+
+def _numbers_of(tensor: Tensor) -> Any:
+    if not tensor.is_floating_point():
+        return tensor.tolist()
+    # By their shortest texts: 0.1 in single precision is 0.10000000149011612 in double.
+    return tensor.detach().cpu().numpy().astype(str).astype(float).tolist()
 
 
 def defining_paths(path: str) -> set[str]:
@@ -94,6 +143,12 @@ def names_of(parser: Any) -> list[str]:
     commands = parser._subcommands_action
     parsers = commands.choices.values() if commands else [parser]
     return [a.dest for part in parsers for a in part._actions if a.option_strings]
+
+
+def require_none_of(parser: Any, names: Collection[str]) -> None:
+    """Lets settings of a parser be left out, for they are filled in later."""
+    for action in parser._actions:
+        action.required = action.required and action.dest not in names
 
 
 def groups_of(parser: Any) -> list[tuple[Any, list[str]]]:
