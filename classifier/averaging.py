@@ -43,10 +43,11 @@ class MovingAverage(WeightAveraging):
 def warmed_up(decay: float) -> Average:
     """Returns what updates averaged tensors, in place, by the current ones."""
 
-    @torch.no_grad()  # type: ignore[untyped-decorator]
+    @torch.no_grad()
     def update(averaged: Any, current: Any, number: Tensor | int) -> None:
         done = int(number)
-        get_ema_multi_avg_fn(min(decay, (1 + done) / (10 + done)))(averaged, current, number)
+        average: Any = get_ema_multi_avg_fn  # whose types torch lacks
+        average(min(decay, (1 + done) / (10 + done)))(averaged, current, number)
 
     return update
 
@@ -59,6 +60,18 @@ def refuse_another_average(trainer: pl.Trainer) -> None:
                 f"model.moving_average and {type(callback).__name__} of trainer.callbacks both "
                 "average the weights; leave one out."
             )
+
+
+def drop_average(checkpoint: dict[str, Any], trainer: pl.Trainer | None) -> None:
+    """Lets a training that averages no more go on from the weights themselves, in place.
+
+    In the checkpoint of one that did, the average stands in their place.
+    """
+    if trainer is None or trainer.state.fn != "fit" or "current_model_state" not in checkpoint:
+        return
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]  # set, undeclared
+    if not any(isinstance(callback, WeightAveraging) for callback in callbacks):
+        checkpoint["state_dict"] = checkpoint["current_model_state"]
 
 
 def check_decay(decay: float) -> float:

@@ -85,14 +85,10 @@ class WeightedLoss:
         """What there is to say of the weights before a training, in sentences."""
         notes = []
         if isinstance(self.given, dict) and (rest := len(self.class_names) - len(self.given)):
-            who = (
-                "1 class that has no weight counts"
-                if rest == 1
-                else f"{rest} classes that have no weight count"
-            )
             notes.append(
-                f"model.class_weights: the {who} 1, before all are divided by "
-                "their mean over the training images."
+                f"model.class_weights names {len(self.given)} of {len(self.class_names)} classes; "
+                f"the weight of the other {rest} is 1, before all are divided by their mean over "
+                "the training images."
             )
         if self.depends_on_batch:
             notes.append(

@@ -1,7 +1,6 @@
 """A module that its checkpoints describe: what they hold of it, and how it is built again."""
 
 import copy
-import functools
 import inspect
 import warnings
 from argparse import ArgumentError
@@ -205,28 +204,30 @@ def keep_given_tensors(part: nn.Module) -> bool:
     is left out. Returns whether any were given.
     """
     found = False
+    names = {kind: _tensor_arguments(kind) for kind in {type(module) for module in part.modules()}}
     for module in part.modules():
-        names = _tensor_arguments(type(module))
-        if not names:
-            continue
+        own = names[type(module)]
         buffers = dict(module.named_buffers(recurse=False))
-        for name in names & buffers.keys():
+        for name in own & buffers.keys():
             module.register_buffer(name, buffers[name], persistent=False)
             found = True
-        module.register_load_state_dict_pre_hook(_leave_given_tensors)
+        if own:
+            leave_out: Any = module.register_load_state_dict_pre_hook  # whose types torch lacks
+            leave_out(_leave_out_given_tensors)
     return found
 
 
-def _leave_given_tensors(module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
+def _leave_out_given_tensors(
+    module: nn.Module, state: dict[str, Any], prefix: str, *_: object
+) -> None:
     for name in _tensor_arguments(type(module)):
         if not isinstance(getattr(module, name, None), nn.Parameter):
             state.pop(f"{prefix}{name}", None)
 
 
-@functools.cache
-def _tensor_arguments(kind: type) -> frozenset[str]:
+def _tensor_arguments(kind: type) -> set[str]:
     parameters = inspect.signature(kind).parameters.values()
-    return frozenset(p.name for p in parameters if "Tensor" in str(p.annotation))
+    return {p.name for p in parameters if "Tensor" in str(p.annotation)}
 
 
 def _check_names(settings: Mapping[str, Any], own: Collection[str]) -> None:

@@ -16,7 +16,12 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import Metric
 
 from classifier import optimization
-from classifier.averaging import MovingAverage, check_decay, refuse_another_average
+from classifier.averaging import (
+    MovingAverage,
+    check_decay,
+    drop_average,
+    refuse_another_average,
+)
 from classifier.class_weights import ClassWeights, WeightedLoss, try_out
 from classifier.divergence import DivergenceDetector, max_abs, mean_over_ranks
 from classifier.errors import UserError
@@ -324,7 +329,8 @@ class ClassificationModule(LoadableModule):
             if is_costly(metric) and size > COSTLY:
                 notes.append(
                     f"{name} keeps the logits of all {len(images):,} images, {size / 1e6:,.0f} MB, "
-                    "and sorts them class by class after each validation; thresholds: 200 counts."
+                    "and sorts them class by class after each validation; with thresholds: 50 it "
+                    "keeps counts instead."
                 )
         return notes
 
@@ -402,6 +408,7 @@ class ClassificationModule(LoadableModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self.divergence = DivergenceDetector(**checkpoint.get("loss_watch", {}))
+        drop_average(checkpoint, self._trainer)
         described = (checkpoint.get("hyper_parameters", {}), self.hparams)
         if all(FROM_CONFIG in settings for settings in described) and not self._objects:
             self._trained_by = {}
