@@ -30,8 +30,16 @@ class MovingAverage(WeightAveraging):
     def __init__(self, decay: float) -> None:
         super().__init__(multi_avg_fn=warmed_up(decay))
 
+    # A trainer that has trained evaluates what it is given: Lightning's callback would put the
+    # weights of the checkpoint in place of their average, or the last average in their place.
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if trainer.state.fn == "fit":
+            super().on_load_checkpoint(trainer, pl_module, checkpoint)
+
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # After a training, trainer.validate is asked of the weights of a checkpoint.
         if trainer.state.fn == "fit":
             super().on_validation_epoch_start(trainer, pl_module)
 
@@ -60,18 +68,6 @@ def refuse_another_average(trainer: pl.Trainer) -> None:
                 f"model.moving_average and {type(callback).__name__} of trainer.callbacks both "
                 "average the weights; leave one out."
             )
-
-
-def drop_average(checkpoint: dict[str, Any], trainer: pl.Trainer | None) -> None:
-    """Lets a training that averages no more go on from the weights themselves, in place.
-
-    In the checkpoint of one that did, the average stands in their place.
-    """
-    if trainer is None or trainer.state.fn != "fit" or "current_model_state" not in checkpoint:
-        return
-    callbacks = trainer.callbacks  # type: ignore[attr-defined]  # set, undeclared
-    if not any(isinstance(callback, WeightAveraging) for callback in callbacks):
-        checkpoint["state_dict"] = checkpoint["current_model_state"]
 
 
 def check_decay(decay: float) -> float:

@@ -166,11 +166,9 @@ def _shares(labels: Tensor, logits: Tensor) -> Tensor:
 def _place_of_weights(loss: nn.Module) -> str:
     """Where in a loss the weights of the classes are, which it must not have been given."""
     for name, part in loss.named_modules():
-        if "weight" in inspect.signature(type(part)).parameters:
-            value = getattr(part, "weight", None)
-            if isinstance(value, nn.Parameter):
-                continue
-            if value is not None:
+        takes = "weight" in inspect.signature(type(part)).parameters and hasattr(part, "weight")
+        if takes and not isinstance(part.weight, nn.Parameter):
+            if part.weight is not None:
                 raise UserError(
                     "model.class_weights and the weight of model.loss say the same; leave one out "
                     "(that of the loss counts in val_loss, too)."

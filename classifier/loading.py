@@ -12,7 +12,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.utilities.parsing import collect_init_args
-from torch import nn
 from typing_extensions import Self
 
 from classifier.checkpoint.find import FORMAT, KEY, resolve_checkpoint
@@ -20,7 +19,7 @@ from classifier.checkpoint.modules import serve_on
 from classifier.checkpoint.read import OpenCheckpoint, is_plain, open_checkpoint
 from classifier.checkpoint.trust import PACKAGES, Found, Trust, confined, import_class
 from classifier.errors import UnfitWeightsError, UserError, did_you_mean, told_by
-from classifier.internals.jsonargparse import tensors_as_lists
+from classifier.tensors import tensors_as_lists
 from classifier.weights import switch_off_pretrained
 
 OF_TRAINING = {"optimizer", "lr_scheduler"}  # arguments that inference does without
@@ -195,39 +194,6 @@ class LoadableModule(pl.LightningModule):
     def require_objects(self) -> None:
         """Raises UserError if the module was loaded without what a training needs."""
         _refuse_missing("the checkpoint", sorted(self._missing))
-
-
-def keep_given_tensors(part: nn.Module) -> bool:
-    """Keeps tensors that are arguments of a class out of checkpoints, which have the settings.
-
-    Else those of a checkpoint would win over what is written. One that an earlier checkpoint has
-    is left out. Returns whether any were given.
-    """
-    found = False
-    names = {kind: _tensor_arguments(kind) for kind in {type(module) for module in part.modules()}}
-    for module in part.modules():
-        own = names[type(module)]
-        buffers = dict(module.named_buffers(recurse=False))
-        for name in own & buffers.keys():
-            module.register_buffer(name, buffers[name], persistent=False)
-            found = True
-        if own:
-            leave_out: Any = module.register_load_state_dict_pre_hook  # whose types torch lacks
-            leave_out(_leave_out_given_tensors)
-    return found
-
-
-def _leave_out_given_tensors(
-    module: nn.Module, state: dict[str, Any], prefix: str, *_: object
-) -> None:
-    for name in _tensor_arguments(type(module)):
-        if not isinstance(getattr(module, name, None), nn.Parameter):
-            state.pop(f"{prefix}{name}", None)
-
-
-def _tensor_arguments(kind: type) -> set[str]:
-    parameters = inspect.signature(kind).parameters.values()
-    return {p.name for p in parameters if "Tensor" in str(p.annotation)}
 
 
 def _check_names(settings: Mapping[str, Any], own: Collection[str]) -> None:

@@ -15,18 +15,17 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import Metric
 
-from classifier import optimization
+from classifier import optimization, terminal
 from classifier.averaging import (
     MovingAverage,
     check_decay,
-    drop_average,
     refuse_another_average,
 )
 from classifier.class_weights import ClassWeights, WeightedLoss, try_out
 from classifier.divergence import DivergenceDetector, max_abs, mean_over_ranks
 from classifier.errors import UserError
 from classifier.internals.torch import mark_compile_shapes
-from classifier.loading import FROM_CONFIG, LoadableModule, keep_given_tensors
+from classifier.loading import FROM_CONFIG, LoadableModule
 from classifier.metrics import (
     Accuracy,
     Mode,
@@ -37,6 +36,7 @@ from classifier.metrics import (
     mode_of,
 )
 from classifier.optimization import OptimizerBuilder, SchedulerBuilder, build, parameter_groups
+from classifier.tensors import changed_tensors, keep_given_tensors
 
 EARLIER_NAMES = {  # of metrics, in checkpoints that were saved inside an epoch
     "losses.train_": "train_metrics.loss",
@@ -163,8 +163,9 @@ class ClassificationModule(LoadableModule):
     def _settle_loss(self, class_weights: ClassWeights | None) -> None:
         """Finds out whether the loss fits the classes, and takes their weights, where given."""
         num_classes = len(self.class_names)
-        keep_given_tensors(self.network)
-        if keep_given_tensors(self.loss):
+        parts = {"loss": self.loss, "network": self.network}
+        self._given = {name: keep_given_tensors(part) for name, part in parts.items()}
+        if self._given["loss"]:
             try_out(self.loss, num_classes)
         self.weighted_loss: WeightedLoss | None = None
         if class_weights is not None:
@@ -404,11 +405,18 @@ class ClassificationModule(LoadableModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         checkpoint["loss_watch"] = dataclasses.asdict(self.divergence)
+        for part, given in self._given.items():
+            for name in changed_tensors(getattr(self, part), given):
+                del given[name]  # it is said once
+                terminal.warn(
+                    f"{part}.{name} changes while it trains, but, as an argument of its class, is "
+                    "a setting, which no checkpoint keeps: keep what is trained in a buffer of "
+                    "another name, or else a training that is resumed begins anew with it."
+                )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self.divergence = DivergenceDetector(**checkpoint.get("loss_watch", {}))
-        drop_average(checkpoint, self._trainer)
         described = (checkpoint.get("hyper_parameters", {}), self.hparams)
         if all(FROM_CONFIG in settings for settings in described) and not self._objects:
             self._trained_by = {}

@@ -18,7 +18,7 @@ LAYERS = [
     {"atomic", "terminal"},
     {"internals"},
     {"anchored_yaml"},
-    {"augment", "class_weights", "metrics", "splits", "seeds", "environment"},
+    {"augment", "class_weights", "metrics", "splits", "seeds", "tensors", "environment"},
     {"images"},
     {"sources"},
     {"runs"},

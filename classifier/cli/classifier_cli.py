@@ -51,12 +51,12 @@ from classifier.cli.written import Written, comment
 from classifier.data import ImageDataModule
 from classifier.data.workers import WorkerErrorReporter
 from classifier.errors import DataWorkerError, UserError
-from classifier.internals.jsonargparse import tensors_as_lists
 from classifier.internals.lightning import PlainCLI, described, without_signal_handlers
 from classifier.module import ClassificationModule
 from classifier.platform import THREADS, cleaning, cores
 from classifier.runs import RunFolder
 from classifier.sources.finder import find_images
+from classifier.tensors import tensors_as_lists
 from classifier.weights import switch_off_pretrained
 
 MAX_PROCESSES = max(8, os.cpu_count() or 1)  # of one training on this machine

@@ -33,6 +33,7 @@ OTHER_SIZE = re.compile(
     r"Wrong image \w+! Expected (?P<wanted>\d+) but got (?P<got>\d+)"
     r"|Input \w+ \((?P<got_>\d+)\) doesn't match model \((?P<wanted_>\d+)\)"
 )
+TENSOR = "a list of numbers, or of lists of them that are equally long"
 TYPES = {
     "int": "a whole number",
     "float": "a number",
@@ -114,6 +115,7 @@ def _not_one_of(choice: list[str], given: str) -> str:
     """A sentence about a value that is none of those expected."""
     if (meant := PRECISIONS.get(given.strip("'").lower())) in choice:
         return f"{given} is not known, did you mean '{meant}'?"
+    choice = [kind for kind in choice if kind != TENSOR] or choice  # a number may be one, too
     listed = " or ".join(choice) if len(choice) < 4 else f"one of {', '.join(choice)}"
     return f"{given} is not {listed}."
 
@@ -134,6 +136,8 @@ def _plain(line: str) -> str:
 def _expected(line: str) -> list[str]:
     if kind := re.match(r"Expected a <class '(?!NoneType)([\w.]+)'>$", line):
         return [TYPES.get(kind[1], kind[1].rpartition(".")[2])]
+    if line.startswith("Not of type Tensor"):
+        return [TENSOR]
     if choices := re.match(r"Expected a typing\.Literal\[(.*)\]$", line):
         return [choice.strip("'") for choice in choices[1].split(", ")]
     if members := re.match(r"Expected a member of <enum '\w+'>: \{(.*)\}$", line):

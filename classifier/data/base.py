@@ -315,6 +315,11 @@ class ImageDataModule(pl.LightningDataModule):
         return notes
 
     def setup(self, stage: str) -> None:
+        if stage == "fit" and self.sampler and self.trainer and self.trainer.overfit_batches:  # type: ignore[attr-defined]  # undeclared
+            raise UserError(
+                "data.sampler draws other images in each epoch, and trainer.overfit_batches trains "
+                "on the same ones; leave one out."
+            )
         if stage == "predict" or self.sets:
             return
         if self._restored is not None:
@@ -390,11 +395,6 @@ class ImageDataModule(pl.LightningDataModule):
         # Trainer(overfit_batches=…) trains on the same batches in every epoch.
         trainer: Any = self.trainer
         shuffle = not (trainer and trainer.overfit_batches)
-        if self.sampler and not shuffle:
-            raise UserError(
-                "data.sampler draws other images in each epoch, and trainer.overfit_batches trains "
-                "on the same ones; leave one out."
-            )
         if trainer:
             sampler = self._new_sampler(self.train_set, shuffle)
             return TrainLoader(self._loader(sampler, self.batch_size), trainer)

@@ -1,4 +1,4 @@
-"""jsonargparse: what is asked before a class path is imported, lists for tensors, layout of help.
+"""jsonargparse: what is asked before a class path is imported, types of values, layout of help.
 
 Its settings hold for the process and for good, and cannot tell the user's text from a
 checkpoint's. tests/test_security.py fails when it asks in another way. No public method lists a
@@ -13,13 +13,11 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-import torch
 from jsonargparse import DefaultHelpFormatter, _typehints, _util, set_parsing_settings
 from jsonargparse._common import ImportDenied as ImportDenied  # for others to import from here
 from jsonargparse._common import check_import_path as check_import_path
 from jsonargparse._common import parsing_settings
 from jsonargparse.typing import register_type, registered_type_handlers
-from torch import Tensor
 
 _lock = threading.Lock()
 _users = 0
@@ -59,49 +57,36 @@ def _replace(check: Callable[[str], None]) -> None:
         module.check_import_path = check  # type: ignore[attr-defined]
 
 
-_readers = 0
-_registered: dict[Any, Any] = {}  # the handler of tensors that somebody had registered before
+_registrations: dict[type, int] = {}  # how many of those below are under way
+_earlier: dict[type, Any] = {}  # the handlers that others have registered for these types
 
 
 @contextlib.contextmanager
-def tensors_as_lists() -> Iterator[None]:
-    """Within, a parameter that is a tensor takes a list of numbers, nested for more dimensions.
+def registered(
+    kind: type, serializer: Callable[[Any], Any], deserializer: Callable[[Any], Any]
+) -> Iterator[None]:
+    """Within, a parameter of a type takes what a function turns into one, and is written likewise.
 
-    Whole numbers become floating-point ones. A config that is written holds lists again.
+    Args:
+        kind: The type.
+        serializer: Turns one into a plain value.
+        deserializer: Turns a plain value into one; raises ValueError.
     """
-    global _readers
     with _lock:
-        _readers += 1
-        if _readers == 1:
-            known = registered_type_handlers
-            _registered.update({kind: known[kind] for kind in (Tensor,) if kind in known})
-            register_type(Tensor, _numbers_of, _tensor_of)
+        _registrations[kind] = _registrations.get(kind, 0) + 1
+        if _registrations[kind] == 1:
+            if kind in registered_type_handlers:
+                _earlier[kind] = registered_type_handlers.pop(kind)
+            register_type(kind, serializer, deserializer)
     try:
         yield
     finally:
         with _lock:
-            _readers -= 1
-            if _readers == 0:
-                del registered_type_handlers[Tensor]
-                registered_type_handlers.update(_registered)
-                _registered.clear()
-
-
-def _tensor_of(value: Any) -> Tensor:
-    try:
-        tensor = torch.tensor(value if isinstance(value, list) else None)  # a number may be one
-    except (RuntimeError, TypeError, ValueError):
-        told = "a list of numbers, or of lists of them that are equally long"
-        raise ValueError(f"expected {told}, not {value}") from None
-    is_whole = not (tensor.is_floating_point() or tensor.dtype == torch.bool)
-    return tensor.to(torch.get_default_dtype()) if is_whole else tensor
-
-
-def _numbers_of(tensor: Tensor) -> Any:
-    if not tensor.is_floating_point():
-        return tensor.tolist()
-    # By their shortest texts: 0.1 in single precision is 0.10000000149011612 in double.
-    return tensor.detach().cpu().numpy().astype(str).astype(float).tolist()
+            _registrations[kind] -= 1
+            if _registrations[kind] == 0:
+                del registered_type_handlers[kind], _registrations[kind]
+                if kind in _earlier:
+                    registered_type_handlers[kind] = _earlier.pop(kind)
 
 
 def defining_paths(path: str) -> set[str]:
