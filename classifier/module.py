@@ -36,7 +36,7 @@ from classifier.metrics import (
     mode_of,
 )
 from classifier.optimization import OptimizerBuilder, SchedulerBuilder, build, parameter_groups
-from classifier.tensors import changed_tensors, keep_given_tensors
+from classifier.tensors import changed_tensors, keep_given_tensors, without_given_tensors
 
 EARLIER_NAMES = {  # of metrics, in checkpoints that were saved inside an epoch
     "losses.train_": "train_metrics.loss",
@@ -163,9 +163,8 @@ class ClassificationModule(LoadableModule):
     def _settle_loss(self, class_weights: ClassWeights | None) -> None:
         """Finds out whether the loss fits the classes, and takes their weights, where given."""
         num_classes = len(self.class_names)
-        parts = {"loss": self.loss, "network": self.network}
-        self._given = {name: keep_given_tensors(part) for name, part in parts.items()}
-        if self._given["loss"]:
+        self._given = keep_given_tensors(self)
+        if any(name.startswith("loss.") for name in self._given):
             try_out(self.loss, num_classes)
         self.weighted_loss: WeightedLoss | None = None
         if class_weights is not None:
@@ -300,6 +299,7 @@ class ClassificationModule(LoadableModule):
 
     def configure_callbacks(self) -> list[pl.Callback]:
         """What belongs to the module: in a training, its moving average."""
+        self._given = {**keep_given_tensors(self), **self._given}  # also those of a subclass
         if self.moving_average is None or self.trainer.state.fn != "fit":
             return []
         refuse_another_average(self.trainer)
@@ -405,18 +405,20 @@ class ClassificationModule(LoadableModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         checkpoint["loss_watch"] = dataclasses.asdict(self.divergence)
-        for part, given in self._given.items():
-            for name in changed_tensors(getattr(self, part), given):
-                del given[name]  # it is said once
-                terminal.warn(
-                    f"{part}.{name} changes while it trains, but, as an argument of its class, is "
-                    "a setting, which no checkpoint keeps: keep what is trained in a buffer of "
-                    "another name, or else a training that is resumed begins anew with it."
-                )
+        for name in changed_tensors(self, self._given):
+            del self._given[name]  # it is said once
+            terminal.warn(
+                f"{name} changes while it trains, but, as an argument of its class, is a setting, "
+                "which no checkpoint keeps: keep what is trained in a buffer of another name, or "
+                "else a training that is resumed begins anew with it."
+            )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self.divergence = DivergenceDetector(**checkpoint.get("loss_watch", {}))
+        self._given = {**keep_given_tensors(self), **self._given}  # also those of a subclass
+        for key in {"state_dict", "current_model_state"} & checkpoint.keys():
+            checkpoint[key] = without_given_tensors(self, checkpoint[key])
         described = (checkpoint.get("hyper_parameters", {}), self.hparams)
         if all(FROM_CONFIG in settings for settings in described) and not self._objects:
             self._trained_by = {}

@@ -38,8 +38,7 @@ def _numbers_of(tensor: Tensor) -> Any:
 def keep_given_tensors(part: nn.Module) -> dict[str, Tensor]:
     """Keeps tensors that are arguments of a class out of checkpoints, which have the settings.
 
-    Else those of a checkpoint would win over what is written. One that an earlier checkpoint has
-    is left out.
+    Else those of a checkpoint would win over what is written.
 
     Returns:
         Copies of those that were given, by dotted name.
@@ -52,9 +51,6 @@ def keep_given_tensors(part: nn.Module) -> dict[str, Tensor]:
         for name in own & buffers.keys():
             module.register_buffer(name, buffers[name], persistent=False)
             given[f"{place}.{name}".lstrip(".")] = buffers[name].clone()
-        if own:
-            leave_out: Any = module.register_load_state_dict_pre_hook  # whose types torch lacks
-            leave_out(_leave_out_given_tensors)
     return given
 
 
@@ -64,12 +60,15 @@ def changed_tensors(part: nn.Module, given: Mapping[str, Tensor]) -> list[str]:
     return [name for name, then in given.items() if not now[name].equal(then.to(now[name].dtype))]
 
 
-def _leave_out_given_tensors(
-    module: nn.Module, state: dict[str, Any], prefix: str, *_: object
-) -> None:
-    for name in _tensor_arguments(type(module)):
-        if not isinstance(getattr(module, name, None), nn.Parameter):
-            state.pop(f"{prefix}{name}", None)
+def without_given_tensors(part: nn.Module, weights: Mapping[str, Any]) -> dict[str, Any]:
+    """The weights of an earlier checkpoint, in which such tensors still were."""
+    left_out = {
+        f"{place}.{name}".lstrip(".")
+        for place, module in part.named_modules()
+        for name in _tensor_arguments(type(module))
+        if not isinstance(getattr(module, name, None), nn.Parameter)
+    }
+    return {name: value for name, value in weights.items() if name not in left_out}
 
 
 def _tensor_arguments(kind: type) -> set[str]:

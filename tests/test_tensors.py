@@ -17,6 +17,7 @@ OWN = """
 import torch
 import pytorch_lightning as pl
 from torch import nn
+from classifier.module import ClassificationModule
 
 
 class Scaled(nn.Sequential):
@@ -28,9 +29,16 @@ class Scaled(nn.Sequential):
         return super().forward(images) * self.scales.sum()
 
 
+class Mine(ClassificationModule):
+    def __init__(self, prior: torch.Tensor, **settings) -> None:
+        super().__init__(**settings)
+        self.register_buffer("prior", prior)
+
+
 class Notes(pl.Callback):
     def on_train_batch_end(self, trainer, pl_module, *args, **kwargs):
-        torch.save([pl_module.loss.weight, pl_module.network.scales], "trained_with.pt")
+        prior = getattr(pl_module, "prior", None)
+        torch.save([pl_module.loss.weight, pl_module.network.scales, prior], "trained_with.pt")
 """
 WEIGHT = [1, 2, 0.1, 1, 1, 1, 1, 1, 1, 1]
 
@@ -83,6 +91,18 @@ def test_tensors_are_lists_in_configs_and_win_over_those_of_a_checkpoint(config,
     assert trained_with()[0] is None
 
 
+def test_those_of_a_module_of_ones_own_win_likewise(config, fit):
+    options = ["--model=own.Mine", "--model.prior=[1, 2]", "--model.moving_average=0.9"]
+    folder = fit("--config", config, *options)
+
+    goes_on = ["fit", "--ckpt_path", str(folder), "--trainer.max_epochs=3"]
+    assert main([*goes_on, "--model.prior=[3]"]) == 0
+
+    assert trained_with()[2].equal(torch.tensor([3.0]))
+    module = ClassificationModule.load_from_checkpoint(folder, trust=["own"])
+    assert module.prior.numel() in (1, 2)
+
+
 class Counts(nn.CrossEntropyLoss):
     """Trains one of its arguments, which no checkpoint keeps."""
 
@@ -108,13 +128,17 @@ def test_a_checkpoint_that_holds_such_tensors_still_loads():
         MNISTNet(10, 1), [*"0123456789"], nn.CrossEntropyLoss(torch.tensor(WEIGHT))
     )
     earlier = {**module.state_dict(), "loss.weight": torch.zeros(10)}
+    torch.save({"state_dict": earlier, "pytorch-lightning_version": "2.6.0"}, "earlier.ckpt")
+    own = {"network": MNISTNet(10, 1), "class_names": [*"0123456789"]}
+    path = Path("earlier.ckpt")
 
-    module.load_state_dict(earlier)
+    weighted = ClassificationModule.load_from_checkpoint(path, **own, loss=module.loss)
+    plain = ClassificationModule.load_from_checkpoint(path, **own)
 
-    assert module.loss.weight.equal(torch.tensor(WEIGHT))
-    plain = ClassificationModule(MNISTNet(10, 1), [*"0123456789"])
-    plain.load_state_dict(earlier)
+    assert weighted.loss.weight.equal(torch.tensor(WEIGHT))
     assert plain.loss.weight is None
+    name = "network.head.1.weight"
+    assert plain.state_dict()[name].equal(module.state_dict()[name])
 
 
 MISTAKES = {
