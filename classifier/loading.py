@@ -19,6 +19,7 @@ from classifier.checkpoint.modules import serve_on
 from classifier.checkpoint.read import OpenCheckpoint, is_plain, open_checkpoint
 from classifier.checkpoint.trust import PACKAGES, Found, Trust, confined, import_class
 from classifier.errors import UnfitWeightsError, UserError, did_you_mean, told_by
+from classifier.tensors import tensors_as_lists
 from classifier.weights import switch_off_pretrained
 
 OF_TRAINING = {"optimizer", "lr_scheduler"}  # arguments that inference does without
@@ -128,7 +129,7 @@ class LoadableModule(pl.LightningModule):
             own = f"{cls.__module__}.{cls.__qualname__}"
             allowed = Trust(PACKAGES, words=[own], trusted=trust, found=found)
             try:
-                with confined(allowed), warnings.catch_warnings():
+                with confined(allowed), tensors_as_lists(), warnings.catch_warnings():
                     # Lightning builds by what jsonargparse 5 will remove; both are pinned.
                     warnings.simplefilter("ignore", DeprecationWarning)
                     module = cls._class_in(read, own)._load(read, path, allowed, settings)

@@ -1,12 +1,18 @@
 """What is measured in training and evaluation, and which way each metric is better."""
 
+import warnings
 from collections.abc import Iterable, Mapping
+from textwrap import shorten
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from classifier.errors import UserError, did_you_mean
+
+DEFAULTS = ("accuracy", "f1", "accuracy_top5")
+TRIED = 100  # images at most that a metric is tried out on: some take seconds for 1,000 classes
 Mode = Literal["min", "max"]  # as torch and Lightning write which value of a metric is the best
 
 
@@ -134,12 +140,71 @@ class StageMetrics(nn.ModuleDict):
         return cast(Iterable[tuple[str, Metric]], self.items())  # ModuleDict hides the types
 
 
-def evaluation_metrics(num_classes: int) -> dict[str, Metric]:
-    """Accuracy, macro F1 and, with more than five classes, top-5 accuracy."""
-    metrics: dict[str, Metric] = {"accuracy": Accuracy(), "f1": MacroF1(num_classes)}
+def evaluation_metrics(
+    num_classes: int, chosen: Mapping[str, Metric | None] | None = None
+) -> dict[str, Metric]:
+    """Accuracy, macro F1 and, with more than five classes, top-5 accuracy; and those chosen.
+
+    Args:
+        num_classes: K.
+        chosen: More metrics by name, of which copies are returned. One that has the name of
+            another takes its place; None leaves that out.
+
+    Raises:
+        UserError: If a name cannot be one, or a metric does not turn logits ``(N, K)`` and classes
+            ``(N,)`` into a number.
+    """
+    metrics: dict[str, Metric | None] = {"accuracy": Accuracy(), "f1": MacroF1(num_classes)}
     if num_classes > 5:
         metrics["accuracy_top5"] = Accuracy(top_k=5)
-    return metrics
+    for name, metric in (chosen or {}).items():
+        _check_name(name, metric)
+        if metric is not None:
+            _try_out(name, metric, num_classes)
+        metrics[name] = None if metric is None else metric.clone()
+    return {name: metric for name, metric in metrics.items() if metric is not None}
+
+
+def _check_name(name: str, metric: Metric | None) -> None:
+    place = f"model.metrics.{name}"
+    if metric is None and name not in DEFAULTS:
+        hint = did_you_mean(name, DEFAULTS, f"; there are {', '.join(DEFAULTS)}.")
+        raise UserError(f"{place}: null leaves a metric out, but there is none of this name{hint}")
+    if not str(name).isidentifier() or hasattr(nn.ModuleDict(), name):
+        raise UserError(
+            f"{place}: a metric is logged as val_NAME; its name consists of letters, digits and _, "
+            f"and is none that torch.nn.ModuleDict has itself; such as 'my_{name}'."
+        )
+    if name == "loss":
+        raise UserError(f"{place}: val_loss is that of model.loss; give the metric another name.")
+
+
+def _try_out(name: str, metric: Metric, num_classes: int) -> None:
+    """Measures images that are made up, for after the first epoch it is too late."""
+    kind, number = type(metric).__name__, min(num_classes, TRIED)
+    trial = metric.clone()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of classes that do not occur
+            trial.update(torch.eye(num_classes)[:number], torch.arange(number))
+            value = trial.compute()
+    except Exception as error:  # of any library
+        told = shorten(str(error) or type(error).__name__, 300, placeholder=" …")
+        raise UserError(
+            f"model.metrics.{name}: {kind} does not measure logits (N, {num_classes}) against "
+            f"classes (N,): {told}"
+        ) from error
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        shape = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise UserError(
+            f"model.metrics.{name}: {kind} gives no number but a {shape}; a mean over the classes "
+            "is one (average: macro), and what is no number cannot be logged."
+        )
+
+
+def is_costly(metric: Metric) -> bool:
+    """Whether a metric keeps the logits of all images, and sorts them when the epoch ends."""
+    return any(isinstance(state, list) for state in metric.metric_state.values())
 
 
 def mode_of(metric: Metric) -> Mode | None:

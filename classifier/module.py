@@ -8,25 +8,39 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
+from classifier import terminal
+from classifier.averaging import MovingAverage, check_decay, refuse_another_average
+from classifier.class_weights import ClassWeights, WeightedLoss, try_out
 from classifier.divergence import DivergenceDetector, max_abs, mean_over_ranks
 from classifier.errors import UserError
 from classifier.internals.torch import mark_compile_shapes
 from classifier.learning import LearningModule
-from classifier.metrics import Accuracy, Mode, StageMetrics, better, evaluation_metrics, mode_of
+from classifier.metrics import (
+    Accuracy,
+    Mode,
+    StageMetrics,
+    better,
+    evaluation_metrics,
+    is_costly,
+    mode_of,
+)
 from classifier.optimization.build import OptimizerBuilder, SchedulerBuilder
 from classifier.optimization.groups import Group
 from classifier.optimization.rates import Warmup
 from classifier.optimization.schedules import Interval
+from classifier.tensors import changed_tensors, keep_given_tensors, without_given_tensors
 
 EARLIER_NAMES = {  # of metrics, in checkpoints that were saved inside an epoch
     "losses.train_": "train_metrics.loss",
     "metrics.train_.train_accuracy": "train_metrics.accuracy",
 }
+COSTLY = 2e7  # bytes that a metric may keep before it is said: sorting them takes a second
 Batch = tuple[Tensor, Tensor]  # images (N, C, H, W); labels (N,), or (N, K) when they are mixed
 Stage = Literal["train", "val", "test"]
 
@@ -38,10 +52,11 @@ class ClassificationModule(LearningModule):
     ``…_f1`` (mean over the classes) and, with more than five classes, ``…_accuracy_top5``.
 
     A subclass may have steps, metrics and optimizers of its own, as any LightningModule; where it
-    overrides ``setup``, ``on_fit_start``, ``on_train_start``, ``on_train_epoch_start``,
-    ``on_before_optimizer_step`` or a hook of checkpoints, it calls that of this class too. With a
-    ``training_step`` of its own, ``skip_bad_steps`` goes by the gradient alone; with
-    ``configure_optimizers`` of its own, a resumed training takes the state of
+    overrides ``setup``, ``configure_callbacks``, ``on_fit_start``, ``on_train_start``,
+    ``on_train_epoch_start``, ``on_before_optimizer_step`` or a hook of checkpoints, it calls that
+    of this class too. With a ``training_step`` of its own, ``class_weights`` count in what ``step``
+    returns, and ``skip_bad_steps`` goes by the gradient alone; with ``configure_optimizers`` of its
+    own, a resumed training takes the state of
     optimizers and schedules from its checkpoint, whatever the settings.
 
     Args:
@@ -77,13 +92,24 @@ class ClassificationModule(LearningModule):
             at all; the first that matches counts. ``classifier/optimization/README.md`` shows how.
         layer_decay: How large the rate of each layer is, that of the layer behind it being 1: for
             networks that say what their layers are, as timm's do.
+        metrics: What else is measured in validation and test, by name: any class of torchmetrics
+            that turns logits (N, K) and classes (N,) into a number. One of the name accuracy, f1 or
+            accuracy_top5 takes the place of that; null leaves it out.
+        class_weights: How much the images of each class count in the training loss: numbers by
+            class name, of which a class that is left out has 1, or "balanced", which lets all
+            classes count alike: N / (K n) with n images of N in a class. They are divided by their
+            mean over the training images. ``val_loss`` and ``test_loss`` are not weighted.
+        moving_average: Validates and keeps a moving average of the weights instead of the weights:
+            the share of it that a step leaves, such as 0.99. The first steps leave less.
 
     Raises:
-        ValueError: If ``monitor_mode`` contradicts the metric.
+        ValueError: If ``monitor_mode`` contradicts the metric, or if a metric, a weight or the
+            average cannot be as given.
     """
 
     mean: Tensor
     std: Tensor
+    class_weights: Tensor  # (K,), with the argument only
 
     def __init__(
         self,
@@ -106,6 +132,9 @@ class ClassificationModule(LearningModule):
         warmup: Warmup | None = None,
         groups: list[Group] | None = None,
         layer_decay: float | None = None,
+        metrics: dict[str, Metric | None] | None = None,
+        class_weights: ClassWeights | None = None,
+        moving_average: float | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -127,7 +156,9 @@ class ClassificationModule(LearningModule):
         if compile:
             network.compile()  # in place: a checkpoint has the same names with it and without
         self._register_normalisation(mean, std)
-        self._add_metrics()
+        self._settle_loss(class_weights)
+        self.moving_average = None if moving_average is None else check_decay(moving_average)
+        self._add_metrics(metrics)
         self.monitor, self.monitor_mode = monitor, monitor_mode
         self._check_monitor_mode()
 
@@ -138,11 +169,23 @@ class ClassificationModule(LearningModule):
             buffer = 255 * torch.tensor(values).view(-1, 1, 1)
             self.register_buffer(name, buffer, persistent=False)
 
-    def _add_metrics(self) -> None:
+    def _settle_loss(self, class_weights: ClassWeights | None) -> None:
+        """Finds out whether the loss fits the classes, and takes their weights, where given."""
+        num_classes = len(self.class_names)
+        self._given = keep_given_tensors(self)
+        if any(name.startswith("loss.") for name in self._given):
+            try_out(self.loss, num_classes)
+        self.weighted_loss: WeightedLoss | None = None
+        if class_weights is not None:
+            self.weighted_loss = WeightedLoss(class_weights, self.loss, self.class_names)
+            # Not among the weights: they follow from the data.
+            self.register_buffer("class_weights", torch.ones(num_classes), persistent=False)
+
+    def _add_metrics(self, chosen: dict[str, Metric | None] | None) -> None:
         self.train_metrics = StageMetrics("train", {"accuracy": Accuracy()})
         num_classes = len(self.class_names)
-        self.val_metrics = StageMetrics("val", evaluation_metrics(num_classes))
-        self.test_metrics = StageMetrics("test", evaluation_metrics(num_classes))
+        self.val_metrics = StageMetrics("val", evaluation_metrics(num_classes, chosen))
+        self.test_metrics = StageMetrics("test", evaluation_metrics(num_classes, chosen))
 
     def _check_monitor_mode(self) -> None:
         own = self.metric_modes().get(self.monitor)
@@ -165,13 +208,15 @@ class ClassificationModule(LearningModule):
 
     def step(self, batch: Batch, stage: Stage) -> Tensor:
         """Computes the loss of a batch and logs it with the metrics of the stage."""
-        logits, loss = self._logits_and_loss(batch)
+        logits, loss = self._logits_and_loss(batch, stage)
         self._measure(logits, loss, batch, stage)
         return loss
 
-    def _logits_and_loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _logits_and_loss(self, batch: Batch, stage: Stage) -> tuple[Tensor, Tensor]:
         images, labels = batch
         logits = self._checked(self(images), len(images))
+        if stage == "train" and self.weighted_loss:
+            return logits, self.weighted_loss(self.loss, self.class_weights, logits, labels)
         return logits, self.loss(logits, labels)
 
     def _measure(self, logits: Tensor, loss: Tensor, batch: Batch, stage: Stage) -> None:
@@ -188,7 +233,7 @@ class ClassificationModule(LearningModule):
         if not self.skip_bad_steps:
             return self.step(batch, "train")
         statistics = [buffer.clone() for buffer in self.network.buffers()]
-        logits, loss = self._logits_and_loss(batch)
+        logits, loss = self._logits_and_loss(batch, "train")
         if self.divergence.allows(mean_over_ranks(loss.detach()).item()):
             self._measure(logits, loss, batch, "train")
             return loss
@@ -245,11 +290,57 @@ class ClassificationModule(LearningModule):
     # ---- a training ----
 
     def setup(self, stage: str) -> None:
-        """Forgets what a run that was broken off has measured."""
+        """Forgets what a run that was broken off has measured; counts the classes to train on."""
         super().setup(stage)
         for metric in self.modules():
             if isinstance(metric, Metric):
                 metric.reset()
+        if stage == "fit" and self.weighted_loss:
+            counts = getattr(self._data, "class_counts", lambda: None)()
+            if counts is None:
+                raise UserError(
+                    "model.class_weights: how many images of each class there are to train on is "
+                    "not known; a data module says it by class_counts, as those of classifier.data."
+                )
+            self.class_weights.copy_(self.weighted_loss.numbers(counts))
+
+    def configure_callbacks(self) -> list[pl.Callback]:
+        """What belongs to the module: in a training, its moving average."""
+        self._given = {**keep_given_tensors(self), **self._given}  # also those of a subclass
+        if self.moving_average is None or self.trainer.state.fn != "fit":
+            return []
+        refuse_another_average(self.trainer)
+        return [MovingAverage(self.moving_average)]
+
+    @property
+    def _data(self) -> Any:
+        return getattr(self.trainer, "datamodule", None)  # undeclared by Lightning
+
+    def summary(self) -> dict[str, str]:
+        """Says what a training does that its data and network do not show, after ``setup``."""
+        if self.weighted_loss is None:
+            return {}
+        weights = self.weighted_loss.describe(self.class_weights)
+        return {"loss": f"{type(self.loss).__name__}, in training weighted by class: {weights}"}
+
+    def notes(self) -> list[str]:
+        """Says, in sentences, what a person should know of the settings before a training."""
+        notes = self.weighted_loss.notes() if self.weighted_loss else []
+        if self.weighted_loss and getattr(self._data, "sampler", None):
+            notes.append(
+                "model.class_weights and data.sampler both make up for classes with few images, "
+                "which then count more than the others; one of them is usually meant."
+            )
+        images = getattr(self._data, "sets", {}).get("val", ())
+        size = 4 * len(images) * len(self.class_names)
+        for name, metric in self.val_metrics.by_logged_name().items():
+            if is_costly(metric) and size > COSTLY:
+                notes.append(
+                    f"{name} keeps the logits of all {len(images):,} images, {size / 1e6:,.0f} MB, "
+                    "and sorts them class by class after each validation; with thresholds: 50 it "
+                    "keeps counts instead."
+                )
+        return notes
 
     def metric_modes(self) -> dict[str, Mode | None]:
         """The metrics that a training logs, each of which can be monitored, and their best value.
@@ -269,10 +360,20 @@ class ClassificationModule(LearningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         checkpoint["loss_watch"] = dataclasses.asdict(self.divergence)
+        for name in changed_tensors(self, self._given):
+            del self._given[name]  # it is said once
+            terminal.warn(
+                f"{name} changes while it trains, but, as an argument of its class, is a setting, "
+                "which no checkpoint keeps: keep what is trained in a buffer of another name, or "
+                "else a training that is resumed begins anew with it."
+            )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self.divergence = DivergenceDetector(**checkpoint.get("loss_watch", {}))
+        self._given = {**keep_given_tensors(self), **self._given}  # also those of a subclass
+        for key in {"state_dict", "current_model_state"} & checkpoint.keys():
+            checkpoint[key] = without_given_tensors(self, checkpoint[key])
 
     def get_submodule(self, target: str) -> nn.Module:
         """Finds a part by its name, also a metric by the one in earlier checkpoints."""

@@ -169,10 +169,6 @@ ON_THE_COMMAND_LINE = {
         ["'torchvision.models.resnet18'"],
     ),
     "class in other letters": ([*FIT, "--model.optimizer", "torch.optim.Adamw"], ["'AdamW'?"]),
-    "list for a tensor": (
-        [*FIT, "--model.loss=torch.nn.CrossEntropyLoss", "--model.loss.weight=[1, 4]"],
-        ["model.loss.init_args.weight: '[1, 4]' is not a Tensor"],
-    ),
     "data is a folder": ([*FIT, "--data", "pairs"], ["'pairs'", "a folder", "data.root"]),
     "folder below the home folder": (
         [*FIT, *folder_data("~/nowhere")],

@@ -35,7 +35,8 @@ class Console(EpochTracker):
         super().on_train_start(trainer, pl_module)
         rows = {"run": str(self.run.shown)} if self.run else {}
         data = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning, undeclared
-        rows |= {"network": _network(trainer), **data.summary(), "device": _device(trainer)}
+        rows |= {"network": _network(trainer), **data.summary(), **pl_module.summary()}  # type: ignore[operator]
+        rows["device"] = _device(trainer)
         self._print(trainer, terminal.table(rows))
         if trainer.current_epoch:
             self._print(trainer, f"resumed in epoch {trainer.current_epoch + 1}")
@@ -133,14 +134,15 @@ class Console(EpochTracker):
 
 
 class DataNotes(Callback):
-    """Prints what the data module notes of its data, such as images that it left out."""
+    """Prints what the data module notes of its data, and the module of its settings."""
 
     state_key = "DataNotes"
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning, undeclared
         if trainer.is_global_zero and data is not None:
-            for note in data.notes(stage):
+            of_module = pl_module.notes() if stage == "fit" else []  # type: ignore[operator]
+            for note in [*data.notes(stage), *of_module]:
                 terminal.note(note)
 
 

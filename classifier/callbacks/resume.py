@@ -6,7 +6,7 @@ Under changed settings an epoch is resumed at the image where it was left, or be
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.callbacks import Callback, WeightAveraging
 
 from classifier import terminal
 from classifier.anchored_yaml.text import load
@@ -32,10 +32,15 @@ class ResumeRun(Callback):
         self.at_epoch_start = False  # resumed between two epochs
         self.stopped_by: str | None = None  # what had ended the training, if that still holds
 
-    def on_load_checkpoint(self, trainer: pl.Trainer, _: Any, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         if POSITION not in checkpoint:
             return
         self.loaded = checkpoint
+        averages = any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks)  # type: ignore[attr-defined]  # undeclared
+        if "current_model_state" in checkpoint and not averages:  # it did, and then has both
+            pl_module.load_state_dict(checkpoint["current_model_state"])
         then, now = (config.get("trainer") or {} for config in self._configs())
         stop_reasons.follow_new_arguments(trainer, checkpoint["callbacks"], then, now)
         cause = checkpoint[POSITION].get("stopped_by")
@@ -99,8 +104,8 @@ class ResumeRun(Callback):
         terminal.note(
             f"epoch {trainer.current_epoch + 1} begins again, so that the first "
             f"{seen * images_per_batch:,} of its images are trained on once more: with another "
-            "data.batch_size, accumulation, number of devices or of batches, or seed no step "
-            "begins where it was left."
+            "data.batch_size, data.sampler, accumulation, number of devices or of batches, or seed "
+            "no step begins where it was left."
         )
         return False
 
@@ -114,7 +119,8 @@ def _order_of(config: dict[str, Any]) -> tuple[list[Any], list[Any]]:
     trainer = config["trainer"]
     schedulers = stop_reasons.named(trainer, "GradientAccumulationScheduler")
     window = [trainer.get("accumulate_grad_batches"), *schedulers]
-    return window, [config.get("seed_everything"), trainer.get("overfit_batches")]
+    sampler = (config.get("data", {}).get("init_args") or {}).get("sampler")
+    return window, [config.get("seed_everything"), trainer.get("overfit_batches"), sampler]
 
 
 def resume_at_image(

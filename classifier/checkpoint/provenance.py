@@ -17,7 +17,11 @@ IGNORED_SETTINGS = (
     *(f"data.init_args.{name}" for name in ("root", "download", "num_workers")),
 )
 # Not in earlier configs: where they are null, digests are as they were.
-LATER_SETTINGS = tuple(f"model.{init}float32_matmul_precision" for init in ("", "init_args."))
+OF_MODEL = ("float32_matmul_precision", "metrics", "class_weights", "moving_average")
+LATER_SETTINGS = (
+    *(f"model.{init}{name}" for init in ("", "init_args.") for name in OF_MODEL),
+    "data.init_args.sampler",
+)
 
 
 def flatten(value: Any, name: str = "") -> dict[str, Any]:

@@ -5,6 +5,7 @@ import os
 import secrets
 import sys
 from collections.abc import Collection, Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from pytorch_lightning.callbacks import Callback, RichProgressBar
 from pytorch_lightning.cli import SaveConfigCallback
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch.nn import Identity
+from torchmetrics import Metric
 
 import classifier.augment
 import classifier.networks  # noqa: F401  # short class names work for what is imported
@@ -31,6 +33,7 @@ from classifier.cli.callbacks import callbacks_for
 from classifier.cli.command_line import CommandLine
 from classifier.cli.errors import in_other_words
 from classifier.cli.fill import (
+    fill_metrics,
     fill_modes,
     fill_network,
     refuse_contradictions,
@@ -54,6 +57,7 @@ from classifier.optimization.schedules import LENGTHS
 from classifier.platform import THREADS, cleaning, cores
 from classifier.runs import RunFolder
 from classifier.sources.finder import find_images
+from classifier.tensors import tensors_as_lists
 from classifier.weights import switch_off_pretrained
 
 MAX_PROCESSES = max(8, os.cpu_count() or 1)  # of one training on this machine
@@ -143,6 +147,7 @@ class ClassifierCLI(PlainCLI):
         self.undirected: list[str] = []
         self.notes: list[str] = []
         with contextlib.ExitStack() as self._during, self._failures_explained():
+            self._during.enter_context(tensors_as_lists())
             super().__init__(
                 model_class,
                 datamodule_class,
@@ -306,17 +311,33 @@ class ClassifierCLI(PlainCLI):
         assert data is not None
         if not line.evaluates and line.format > 1:
             # A module without a network has the same metrics.
-            metrics = ClassificationModule(Identity(), data.class_names).metric_modes()
-            self.undirected = fill_modes(config, metrics, self.written.keys, line.where)
+            module = ClassificationModule(
+                Identity(), data.class_names, metrics=self._built_metrics(data)
+            )
+            modes = module.metric_modes()
+            self.undirected = fill_modes(config, modes, self.written.keys, line.where)
         resumable = config.clone()
         if "ckpt_path" in resumable:  # a config that is run again starts again
             resumable.ckpt_path = None
         self.config_text = self.command_parser.dump(resumable, skip_unset=False)
         refuse_contradictions(line, data)
+        fill_metrics(config.model, data, line.where)
         if network := config.model.get("init_args.network"):
             fill_network(network, data)
             if line.checkpoint_path:
                 switch_off_pretrained(network)
+
+    def _built_metrics(self, data: ImageDataModule) -> dict[str, Metric | None]:
+        """Builds the metrics of the config, for they say which way they are better."""
+        metrics = fill_metrics(deepcopy(self.settings.model), data, self.command_line.where)
+        if not metrics:
+            return {}
+        parser = Parser()
+        parser.add_argument("--metrics", type=dict[str, Metric | None])
+        built: dict[str, Metric | None] = parser.instantiate(
+            Namespace(metrics=metrics)  # type: ignore[no-untyped-call]
+        ).metrics
+        return built
 
     def _built_data(
         self,

@@ -40,6 +40,7 @@ WARMED_UP = (
     "take one of torch.optim.lr_scheduler, such as CosineAnnealingLR, with a rise in front by "
     "model.warmup, such as {epochs: 1}."
 )
+TENSOR = "a list of numbers, or of lists of them that are equally long"
 TYPES = {
     "int": "a whole number",
     "float": "a number",
@@ -123,6 +124,7 @@ def _not_one_of(choice: list[str], given: str) -> str:
     """A sentence about a value that is none of those expected."""
     if (meant := PRECISIONS.get(given.strip("'").lower())) in choice:
         return f"{given} is not known, did you mean '{meant}'?"
+    choice = [kind for kind in choice if kind != TENSOR] or choice  # a number may be one, too
     listed = " or ".join(choice) if len(choice) < 4 else f"one of {', '.join(choice)}"
     return f"{given} is not {listed}."
 
@@ -143,6 +145,8 @@ def _plain(line: str) -> str:
 def _expected(line: str) -> list[str]:
     if kind := re.match(r"Expected a <class '(?!NoneType)([\w.]+)'>$", line):
         return [TYPES.get(kind[1], kind[1].rpartition(".")[2])]
+    if line.startswith("Not of type Tensor"):
+        return [TENSOR]
     if choices := re.match(r"Expected a typing\.Literal\[(.*)\]$", line):
         return [choice.strip("'") for choice in choices[1].split(", ")]
     if members := re.match(r"Expected a member of <enum '\w+'>: \{(.*)\}$", line):

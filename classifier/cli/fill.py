@@ -1,9 +1,9 @@
 """All that is filled into a config once its data is known, so that nobody has to write it.
 
 In this order: the links (data → network and module); ``fill_modes`` (metric → what follows it),
-which a saved config shows; ``fill_network`` (data → networks that no link reaches) and
-``switch_off_pretrained`` (checkpoint → network), which it does not. What the user writes wins, and
-a contradiction is an error.
+which a saved config shows; ``fill_metrics`` (data → metrics), ``fill_network`` (data → networks
+that no link reaches) and ``switch_off_pretrained`` (checkpoint → network), which it does not. What
+the user writes wins, and a contradiction is an error.
 """
 
 import inspect
@@ -13,11 +13,12 @@ from typing import Any
 
 from jsonargparse import Namespace
 from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torchmetrics import Metric
 
 from classifier.checkpoint.trust import import_class
 from classifier.cli.command_line import CommandLine
 from classifier.cli.errors import TYPES, Where
-from classifier.cli.keys import LINKS, without_module
+from classifier.cli.keys import LINKS, OF_METRICS, without_module
 from classifier.data import ImageDataModule
 from classifier.errors import UserError
 from classifier.metrics import Mode, better
@@ -59,6 +60,33 @@ def fill_network(network: Namespace, data: ImageDataModule) -> None:
             name=name, num_classes=data.num_classes, in_channels=data.in_channels, weights=weights
         )
         network["dict_kwargs"] = {**settings, **given}
+
+
+def fill_metrics(model: Namespace, data: ImageDataModule, where: Where) -> dict[str, Any]:
+    """Completes the settings of the metrics, in place: the number of classes, and what they are.
+
+    Returns:
+        The settings of each, None for one that is left out.
+
+    Raises:
+        UserError: If a metric is told another number of classes than there are.
+    """
+    metrics: dict[str, Any] = model.get("init_args.metrics") or {}
+    values = dict(zip(OF_METRICS, (data.num_classes, "multiclass"), strict=True))
+    for metric, spec in metrics.items():
+        if spec is None:
+            continue
+        settings = spec["init_args"] = spec.get("init_args") or Namespace()  # type: ignore[no-untyped-call]
+        for name in inspect.signature(import_class(spec.class_path)).parameters.keys() & values:
+            value = settings.get(name)
+            if value not in (None, values[name]):
+                key = f"model.metrics.{metric}.init_args.{name}"
+                raise UserError(
+                    f"{where(key)}{key} is {value}, expected {values[name]}, as it is filled in: "
+                    "leave it out."
+                )
+            settings[name] = values[name]
+    return metrics
 
 
 def _without_defaults(network: Namespace) -> dict[str, Any]:
@@ -110,7 +138,11 @@ def _nulls(block: dict[str, Any]) -> Iterator[tuple[str, str]]:
     settings = block.get("init_args")
     if "class_path" not in block or not isinstance(settings, dict):
         return
-    for name, parameter in inspect.signature(import_class(block["class_path"])).parameters.items():
+    kind = import_class(block["class_path"])
+    is_metric = isinstance(kind, type) and issubclass(kind, Metric)
+    for name, parameter in inspect.signature(kind).parameters.items():
+        if is_metric and name in OF_METRICS:  # filled in
+            continue
         plain = TYPES.get(getattr(parameter.annotation, "__name__", ""))
         if plain and parameter.default is not None and settings.get(name, "left out") is None:
             yield name, plain

@@ -35,6 +35,7 @@ LINKS = [  # what data is the source of, and what is filled in
     ("data.mean", f"{MODEL}.mean"),
     ("data.std", f"{MODEL}.std"),
 ]
+OF_METRICS = ("num_classes", "task")  # what is filled in for each of model.metrics
 RENAMED = {  # as other programs, or earlier versions of Lightning, call it
     **dict.fromkeys(("gpus", "trainer.gpus", "trainer.num_processes"), "trainer.devices"),
     **dict.fromkeys(("trainer.epochs", "max_epochs", "epochs"), "trainer.max_epochs"),
@@ -50,7 +51,7 @@ RENAMED = {  # as other programs, or earlier versions of Lightning, call it
     "output_dir": "trainer.default_root_dir",
 }
 OF_MODEL = ("optimizer", "lr_scheduler", "network", "loss")  # where LightningCLI has some itself
-FILLED_IN = frozenset(target.rpartition(".")[2] for _, target in LINKS)
+FILLED_IN = frozenset([*(target.rpartition(".")[2] for _, target in LINKS), *OF_METRICS])
 Keys = Mapping[str, list[str]]  # as ``used_at`` names them
 
 

@@ -14,10 +14,11 @@ import torch
 import yaml
 from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser
+from torchmetrics import Metric
 
 from classifier.checkpoint.trust import import_class
 from classifier.cli.errors import Where, explain
-from classifier.cli.keys import MODULE
+from classifier.cli.keys import MODULE, OF_METRICS
 from classifier.cli.words import options_of
 from classifier.errors import did_you_mean
 from classifier.internals.jsonargparse import (
@@ -148,10 +149,12 @@ class Parser(LightningArgumentParser):
         super().add_optimizer_args(*args, **kwargs)
 
     def add_class_arguments(self, theclass: type, *args: Any, **kwargs: Any) -> Any:
-        """Adds the settings of a class; a schedule's length is optional, for it is filled in."""
+        """Adds the settings of a class; what is filled in where no link reaches is optional."""
         added = super().add_class_arguments(theclass, *args, **kwargs)
         if name := LENGTHS.get(theclass):
             leave_out(self, name)
+        elif issubclass(theclass, Metric):
+            leave_out(self, *OF_METRICS)
         return added
 
     def add_function_arguments(

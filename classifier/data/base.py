@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import pytorch_lightning as pl
 import torch
@@ -76,6 +76,9 @@ class ImageDataModule(pl.LightningDataModule):
             batches after augment; labels become shares of the classes (N, K).
         mean: Mean of each channel in 0..1, for normalisation. The data set's own if not given.
         std: Standard deviation of each channel in 0..1. The data set's own if not given.
+        sampler: "balanced" trains on each class equally often, in an epoch of as many images: those
+            of a class with few come several times, each time augmented anew, and of one with many
+            another part in each epoch. Otherwise each image comes once.
     """
 
     format: int = FORMAT  # of the run: one of an earlier version lists the images as that did
@@ -105,8 +108,10 @@ class ImageDataModule(pl.LightningDataModule):
         mix: nn.Module | None = None,
         mean: list[float] | None = None,
         std: list[float] | None = None,
+        sampler: Literal["balanced"] | None = None,
     ) -> None:
         super().__init__()
+        self.sampler = sampler
         self.batch_size = at_least_one("batch_size", batch_size)
         eval_size = 4 * batch_size if eval_batch_size is None else eval_batch_size
         self.eval_batch_size = at_least_one("eval_batch_size", eval_size)
@@ -209,15 +214,25 @@ class ImageDataModule(pl.LightningDataModule):
         there = f", {sizes} images to train / validate / test" if sizes else ""
         return {
             "data": f"{self.title}{there}",
-            "classes": f"{self.num_classes:,}{self._class_sizes()}",
+            "classes": f"{self.num_classes:,}{self._class_sizes()}{self._drawn()}",
             "images": f"{self._image_kind()}; {self._augmentation()}",
         }
 
+    def class_counts(self) -> Tensor | None:
+        """How many images of each class there are to train on, int64 ``(K,)``, after ``setup``.
+
+        None for a subclass with sets of another kind, unless it says it itself.
+        """
+        if "train" not in self.sets:
+            return None
+        return self.sets["train"].labels.bincount(minlength=self.num_classes)
+
     def _class_sizes(self) -> str:
         """How many images of each class there are to train on; of many, the ends."""
-        if "train" not in self.sets:
+        known = self.class_counts()
+        if known is None:
             return ""
-        counts = self.sets["train"].labels.bincount(minlength=self.num_classes).tolist()
+        counts = known.tolist()
         ordered = sorted(zip(counts, self.class_names, strict=False))
         (few, rarest), (many, commonest) = ordered[0], ordered[-1]
         if many <= 1.2 * few:
@@ -227,6 +242,18 @@ class ImageDataModule(pl.LightningDataModule):
             return f", with {few:,} ({rarest}) to {many:,} ({commonest}) images to train"
         listed = (f"{name} ({n:,})" for name, n in zip(self.class_names, counts, strict=False))
         return f", images to train: {', '.join(listed)}"
+
+    def _drawn(self) -> str:
+        """How often the balanced sampler draws from each class in an epoch, and how often again."""
+        counts = self.class_counts()
+        if self.sampler is None or counts is None:
+            return ""
+        number = int(counts.sum()) // max(1, int((counts > 0).sum()))
+        rarest, commonest = (number / n for n in (counts[counts > 0].min(), counts.max()))
+        return (
+            f"; each drawn {number:,} times an epoch, so that an image comes {commonest:.2g} to "
+            f"{rarest:.2g} times"
+        )
 
     def _image_kind(self) -> str:
         """The size of the images that the network gets, as height x width, and their colours."""
@@ -272,7 +299,8 @@ class ImageDataModule(pl.LightningDataModule):
         if self._has_own_loader and training:
             notes.append(
                 f"{type(self).__name__} has its own train_dataloader, so a training that is "
-                "stopped and resumed may see other images than one that is not."
+                "stopped and resumed may see other images than one that is not"
+                f"{', and data.sampler has no effect' if self.sampler else ''}."
             )
         for part in NOTED.get(stage, ()):
             present = set(self.sets[part].labels.tolist()) if part in self.sets else ()
@@ -280,10 +308,18 @@ class ImageDataModule(pl.LightningDataModule):
             if missing and present:
                 names = ", ".join(f"'{name}'" for name in missing[:5])
                 more = f" and {len(missing) - 5} other classes" if len(missing) > 5 else ""
-                notes.append(f"there are no {PARTS[part]} images of {names}{more}.")
+                notes.append(
+                    f"there are no {PARTS[part]} images of {names}{more}; once predicted, such a "
+                    "class counts as 0 in a mean over the classes."
+                )
         return notes
 
     def setup(self, stage: str) -> None:
+        if stage == "fit" and self.sampler and self.trainer and self.trainer.overfit_batches:  # type: ignore[attr-defined]  # undeclared
+            raise UserError(
+                "data.sampler draws other images in each epoch, and trainer.overfit_batches trains "
+                "on the same ones; leave one out."
+            )
         if stage == "predict" or self.sets:
             return
         if self._restored is not None:
@@ -438,7 +474,8 @@ class ImageDataModule(pl.LightningDataModule):
 
     def _new_sampler(self, images: ImageSet, shuffle: bool) -> EpochSampler:
         ranks = (self.trainer and self.trainer.distributed_sampler_kwargs) or {}
-        return EpochSampler(images, shuffle, seed=self.seed, **ranks)
+        balanced = shuffle and self.sampler == "balanced"
+        return EpochSampler(images, shuffle, seed=self.seed, balanced=balanced, **ranks)
 
     def _loader(self, sampler: EpochSampler, batch_size: int) -> DataLoader[Batch]:
         images = sampler.dataset

@@ -20,6 +20,7 @@ from classifier.seeds import derive_seed, seeded
 Batch = tuple[Tensor, Tensor]  # images, uint8 (N, C, H, W) in 0..255; labels, int64 (N,)
 Buffer = bytes | memoryview
 T = TypeVar("T")
+EPOCHS = 1 << 20  # more than any training has: keys of images that come again lie behind them
 
 
 class ImageFiles(NamedTuple):
@@ -34,7 +35,8 @@ class ImageSet(Dataset[Batch]):
     """Labelled images that are read by the batch.
 
     Images are asked for by key. A key is ``epoch * len(set) + index``, so that random transforms
-    can depend on the epoch even in worker processes that outlive it.
+    can depend on the epoch even in worker processes that outlive it. A balanced sampler adds a
+    multiple of ``EPOCHS * len(set)`` for an image that comes again in the epoch.
     """
 
     labels: Tensor  # int64 (N,)
@@ -115,14 +117,23 @@ class EpochSampler(DistributedSampler[int]):
     In a distributed run all training ranks get equally many images (the remainder is left out,
     another one each epoch) and evaluation sees every image exactly once, without padding.
 
+    A balanced one draws each class equally often.
+
     It is a DistributedSampler because Lightning replaces any other kind by a padded one; its
     arguments are of that.
     """
 
     def __init__(
-        self, images: ImageSet, shuffle: bool, num_replicas: int = 1, rank: int = 0, seed: int = 0
+        self,
+        images: ImageSet,
+        shuffle: bool,
+        num_replicas: int = 1,
+        rank: int = 0,
+        seed: int = 0,
+        balanced: bool = False,
     ) -> None:
         super().__init__(images, num_replicas, rank, shuffle, seed, drop_last=shuffle)
+        self.labels = images.labels if balanced else None
         self.number = len(images)
         if not shuffle:
             self.num_samples = len(range(rank, self.number, num_replicas))  # without padding
@@ -136,9 +147,50 @@ class EpochSampler(DistributedSampler[int]):
         if not self.shuffle:
             return torch.arange(self.start + self.rank, self.number, self.num_replicas)
         generator = torch.Generator().manual_seed(derive_seed(self.seed, self.epoch))
-        order = torch.randperm(self.number, generator=generator) + self.epoch * self.number
+        if self.labels is None:
+            order = torch.randperm(self.number, generator=generator)
+        else:
+            order = balanced_order(self.labels, generator)
+        order = order + self.epoch * self.number
         left = (self.number - self.start) // self.num_replicas * self.num_replicas
         return order[self.start :][self.rank : left : self.num_replicas]
+
+
+def balanced_order(labels: Tensor, generator: torch.Generator) -> Tensor:
+    """Draws as many images as there are, equally many of each class, in random order.
+
+    Of a class all images come before one comes again. The r-th time it is index
+    ``i + r * EPOCHS * N``, so that its random transforms are others.
+
+    Args:
+        labels: The classes of N images, int64 ``(N,)``.
+        generator: Where the random numbers come from.
+
+    Returns:
+        Indices, int64 ``(N,)``.
+    """
+    number, counts = len(labels), labels.bincount()
+    classes = counts.nonzero()[:, 0]
+    slots = torch.zeros_like(counts)
+    slots[classes] = number // len(classes)
+    slots[classes[torch.randperm(len(classes), generator=generator)][: number % len(classes)]] += 1
+    # A permutation of a class for each time that it is gone through, all by one sort: a loop over
+    # 1,000 classes of 1.28 million images takes 24 s.
+    times = -(-slots // counts.clamp(min=1))
+    images = torch.arange(number).repeat_interleave(times[labels])
+    first = torch.cat([torch.zeros(1, dtype=torch.long), times[labels].cumsum(0)[:-1]])
+    again = torch.arange(len(images)) - first.repeat_interleave(times[labels])
+    shuffled = torch.randperm(len(images), generator=generator)
+    images, again = images[shuffled], again[shuffled]
+    group = labels[images] * (int(times.max()) + 1) + again
+    order = group.argsort(stable=True)
+    images, again = images[order], again[order]
+    drawn = labels[images]
+    sizes = drawn.bincount(minlength=len(counts))
+    place = torch.arange(len(images)) - (sizes.cumsum(0) - sizes)[drawn]
+    kept = place < slots[drawn]
+    indices = images[kept] + again[kept] * (EPOCHS * number)
+    return indices[torch.randperm(number, generator=generator)]
 
 
 @dataclass(eq=False)

@@ -1,8 +1,9 @@
-"""jsonargparse: what is asked before a class path is imported, and how help is laid out.
+"""jsonargparse: what is asked before a class path is imported, types of values, layout of help.
 
 Its settings hold for the process and for good, and cannot tell the user's text from a
 checkpoint's. tests/test_security.py fails when it asks in another way. No public method lists a
-parser's arguments or orders their groups; tests/test_cli.py fails when that changes.
+parser's arguments or orders their groups; tests/test_cli.py fails when that changes. Nor does one
+take the registration of a type back; tests/test_tensors.py fails when it outlives a command.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from jsonargparse import DefaultHelpFormatter, _typehints, _util, set_parsing_se
 from jsonargparse._common import ImportDenied as ImportDenied  # for others to import from here
 from jsonargparse._common import check_import_path as check_import_path
 from jsonargparse._common import parsing_settings
+from jsonargparse.typing import register_type, registered_type_handlers
 
 _lock = threading.Lock()
 _users = 0
@@ -54,6 +56,38 @@ def asking(check: Callable[[str], None], never: Sequence[str]) -> Iterator[None]
 def _replace(check: Callable[[str], None]) -> None:
     for module in (_util, _typehints):
         module.check_import_path = check  # type: ignore[attr-defined]
+
+
+_registrations: dict[type, int] = {}  # how many of those below are under way
+_earlier: dict[type, Any] = {}  # the handlers that others have registered for these types
+
+
+@contextlib.contextmanager
+def registered(
+    kind: type, serializer: Callable[[Any], Any], deserializer: Callable[[Any], Any]
+) -> Iterator[None]:
+    """Within, a parameter of a type takes what a function turns into one, and is written likewise.
+
+    Args:
+        kind: The type.
+        serializer: Turns one into a plain value.
+        deserializer: Turns a plain value into one; raises ValueError.
+    """
+    with _lock:
+        _registrations[kind] = _registrations.get(kind, 0) + 1
+        if _registrations[kind] == 1:
+            if kind in registered_type_handlers:
+                _earlier[kind] = registered_type_handlers.pop(kind)
+            register_type(kind, serializer, deserializer)
+    try:
+        yield
+    finally:
+        with _lock:
+            _registrations[kind] -= 1
+            if _registrations[kind] == 0:
+                del registered_type_handlers[kind], _registrations[kind]
+                if kind in _earlier:
+                    registered_type_handlers[kind] = _earlier.pop(kind)
 
 
 def defining_paths(path: str) -> set[str]:
@@ -97,10 +131,10 @@ def names_of(parser: Any) -> list[str]:
     return [a.dest for part in parsers for a in part._actions if a.option_strings]
 
 
-def leave_out(parser: Any, name: str) -> None:
-    """Lets a setting be left out of configs, also of those that hold all defaults."""
+def leave_out(parser: Any, *names: str) -> None:
+    """Lets settings be left out of configs, also of those that hold all defaults."""
     for action in parser._actions:
-        if action.dest == name:
+        if action.dest in names:
             action.required, action.default = False, argparse.SUPPRESS
 
 

@@ -92,7 +92,12 @@ def check_new(settings: Settings) -> None:
     if here:
         share_cores(settings.workers)
     variants = _variants(Space(settings.space), settings.base.read_text(encoding="utf-8"))
-    job = Job(folder, monitor=settings.monitor, code_folder=settings.code_folder)
+    job = Job(
+        folder,
+        monitor=settings.monitor,
+        direction=settings.direction,
+        code_folder=settings.code_folder,
+    )
     rehearse(settings.base, variants, job, here)
 
 

@@ -69,8 +69,13 @@ def _rehearse(
 def _build(words: Sequence[str], job: Job) -> int:
     from classifier.cli.classifier_cli import ClassifierCLI
     from classifier.cli.monitors import check_monitor
+    from classifier.metrics import better
 
     cli = ClassifierCLI(args=words, run=False, job=job)
-    check_monitor(cli.model, "monitor", str(job.monitor))
+    monitor = str(job.monitor)
+    check_monitor(cli.model, "monitor", monitor)
+    mode = cli.model.mode_of(monitor)
+    if mode and not job.direction.startswith(mode):
+        raise UserError(f"direction: {job.direction}, but {better(monitor, mode)}; leave it out.")
     cli.datamodule.prepare_data()
     return 0

@@ -32,6 +32,13 @@ DIRECTIONS: dict[str, runs.Direction] = {
     "accuracy_top5": "maximize",
     "f1": "maximize",
 }
+# Those of torchmetrics by class, without "Multiclass"; the others do not say it themselves.
+TORCHMETRICS: dict[str, runs.Direction] = {
+    **dict.fromkeys(("CalibrationError", "HammingDistance", "HingeLoss"), "minimize"),
+    **dict.fromkeys(("Accuracy", "AUROC", "AveragePrecision", "CohenKappa"), "maximize"),
+    **dict.fromkeys(("ExactMatch", "F1Score", "FBetaScore", "JaccardIndex"), "maximize"),
+    **dict.fromkeys(("LogAUC", "MatthewsCorrCoef", "Precision", "Recall"), "maximize"),
+}
 MODES: dict[str, runs.Direction] = {"min": "minimize", "max": "maximize"}  # of the base config
 # What may be changed when a search is resumed; everything else would mix two searches.
 FREE = ("n_trials", "max_seconds", "workers", "engine", "engine_options", "heartbeat")
@@ -256,14 +263,18 @@ def _direction(
     if same and held in MODES.values() and given in (None, held):
         return cast(runs.Direction, held)
     stage, _, name = monitor.partition("_")
-    right = DIRECTIONS.get(name) if stage in ("train", "val") else None
+    right = None
+    if stage in ("train", "val"):
+        right = _by_class(name, base) if stage == "val" else None
+        right = right or DIRECTIONS.get(name)
     if right is None and monitor == setting_in(base, ("model", "monitor")):
         right = MODES.get(setting_in(base, ("model", "monitor_mode")))
     if right is None and given is None:
         names = [f"{stage}_{name}" for stage in ("train", "val") for name in DIRECTIONS]
         raise UserError(
             f"{where('monitor')}monitor: no metric '{monitor}'{did_you_mean(monitor, names)} One "
-            "that a callback logs needs a direction, minimize or maximize."
+            "that a callback or a class of your own measures needs a direction, minimize or "
+            "maximize."
         )
     if given and right not in (None, given):
         raise UserError(
@@ -271,6 +282,16 @@ def _direction(
             "out."
         )
     return cast(runs.Direction, given or right)
+
+
+def _by_class(name: str, base: str) -> runs.Direction | None:
+    """Which way a metric of the base config's model.metrics is better, if it is torchmetrics'."""
+    for model in (("model",), ("model", "init_args")):
+        spec = setting_in(base, (*model, "metrics", name))
+        path = str(spec.get("class_path") if isinstance(spec, dict) else spec)
+        if path.startswith("torchmetrics."):
+            return TORCHMETRICS.get(path.rpartition(".")[2].removeprefix("Multiclass"))
+    return None
 
 
 def _check_budget(n_trials: int | None, space: Space) -> None:
