@@ -21,6 +21,7 @@ from classifier.internals.torch import mark_compile_shapes
 from classifier.loading import FROM_CONFIG, LoadableModule
 from classifier.metrics import Accuracy, Mode, StageMetrics, better, evaluation_metrics, mode_of
 from classifier.optimization import OptimizerBuilder, SchedulerBuilder, build, parameter_groups
+from classifier.weights.start import start_from
 
 EARLIER_NAMES = {  # of metrics, in checkpoints that were saved inside an epoch
     "losses.train_": "train_metrics.loss",
@@ -65,6 +66,9 @@ class ClassificationModule(LoadableModule):
             of evaluation. Needs a C++ compiler on a CPU. Results change by rounding only.
         monitor_mode: Whether a small (min) or a large (max) value of ``monitor`` is good, where the
             metric does not say so itself: one that a callback logs.
+        init_from: Where training starts from: a run, which means its best checkpoint, a checkpoint
+            or a file of weights; of another program too. All but the head must fit, whose rows are
+            kept for classes of the same name. A checkpoint of this module needs it no more.
         float32_matmul_precision: How exactly float32 matrices are multiplied, while a trainer runs:
             with "high" GPUs round to TF32, with "medium" to bfloat16, which is faster. As torch has
             it, "highest", if not given; convolutions use TF32 in any case.
@@ -94,6 +98,7 @@ class ClassificationModule(LoadableModule):
         compile: bool = False,
         monitor_mode: Mode | None = None,
         float32_matmul_precision: Literal["highest", "high", "medium"] | None = None,
+        init_from: str | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -110,6 +115,8 @@ class ClassificationModule(LoadableModule):
         self.replayed_steps: int | None = None  # of a schedule that was changed
         self.channels_last, self.compiled = channels_last, compile
         self.float32_matmul_precision = float32_matmul_precision
+        # What was taken of the weights that training starts from.
+        self.taken = start_from(network, init_from, self.class_names) if init_from else None
         if channels_last:
             network.to(memory_format=torch.channels_last)
         if compile:

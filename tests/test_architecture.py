@@ -24,6 +24,7 @@ LAYERS = [
     {"runs"},
     {"checkpoint"},
     {"results"},
+    {"parts"},
     {"weights"},
     {"networks", "optimization", "divergence"},
     {"loading"},

@@ -17,7 +17,11 @@ IGNORED_SETTINGS = (
     *(f"data.init_args.{name}" for name in ("root", "download", "num_workers")),
 )
 # Not in earlier configs: where they are null, digests are as they were.
-LATER_SETTINGS = tuple(f"model.{init}float32_matmul_precision" for init in ("", "init_args."))
+LATER_SETTINGS = (
+    *(f"model.{name}" for name in ("float32_matmul_precision", "init_from")),
+    *(f"model.init_args.{name}" for name in ("float32_matmul_precision", "init_from")),
+    *(f"data.init_args.{name}" for name in ("crop_share", "interpolation")),
+)
 
 
 def flatten(value: Any, name: str = "") -> dict[str, Any]:

@@ -33,6 +33,7 @@ from classifier.cli.errors import in_other_words
 from classifier.cli.fill import (
     fill_modes,
     fill_network,
+    fill_preparation,
     refuse_contradictions,
     refuse_nulls,
     without_links,
@@ -42,7 +43,7 @@ from classifier.cli.job import Job
 from classifier.cli.keys import LINKS, MODULE, NETWORK, remember
 from classifier.cli.parser import Parser, own_help
 from classifier.cli.places import telling_where
-from classifier.cli.words import read_words
+from classifier.cli.words import options_of, read_words
 from classifier.cli.write_errors import write_error
 from classifier.cli.written import Written, comment
 from classifier.data import ImageDataModule
@@ -53,7 +54,7 @@ from classifier.module import ClassificationModule
 from classifier.platform import THREADS, cleaning, cores
 from classifier.runs import RunFolder
 from classifier.sources.finder import find_images
-from classifier.weights import switch_off_pretrained
+from classifier.weights.origin import refuse_other_ways, switch_off_pretrained
 
 MAX_PROCESSES = max(8, os.cpu_count() or 1)  # of one training on this machine
 NOT_CONTIGUOUS = "view size is not compatible"  # how torch refuses to view what lies otherwise
@@ -289,6 +290,7 @@ class ClassifierCLI(PlainCLI):
         used = {key: part for key, part in config.as_dict().items() if key != "hyperparameters"}
         refuse_nulls(used, self.command_line, self.command_parser.link_targets)
         self._data: ImageDataModule | None = None
+        self._prepare_for_weights()
         data_only = Namespace(data=config.data.clone())  # type: ignore[no-untyped-call]
         built = self.command_parser.instantiate_classes(data_only, instantiate_groups=False)
         data: ImageDataModule = built.data
@@ -297,6 +299,22 @@ class ClassifierCLI(PlainCLI):
         self._data = data
         if self.verb == "predict":
             data.files = find_images(config.images)
+
+    def _prepare_for_weights(self) -> None:
+        """Decides how images are prepared, and by which weights a new training starts."""
+        config, line = self.settings, self.command_line
+        if line.checkpoint_path:  # which has all of it
+            if {"model.init_from", "model.init_args.init_from"} & dict(
+                options_of(line.options)
+            ).keys():
+                raise UserError(
+                    "model.init_from: --ckpt_path has weights already; leave out one of the two."
+                )
+            return
+        network = config.model.get("init_args.network")
+        if network and not line.before:  # earlier runs may name a file in other ways
+            refuse_other_ways(network.as_dict(), config.model.get("init_args.init_from"))
+        self.notes += fill_preparation(config, self.written.keys)
 
     def _fill(self) -> None:
         """Completes the config by what the data says, and keeps it as it is to be saved."""
@@ -312,9 +330,11 @@ class ClassifierCLI(PlainCLI):
         self.config_text = self.command_parser.dump(resumable, skip_unset=False)
         refuse_contradictions(line, data)
         if network := config.model.get("init_args.network"):
-            fill_network(network, data)
             if line.checkpoint_path:
                 switch_off_pretrained(network)
+            fill_network(network, data)
+        if line.checkpoint_path and "init_args.init_from" in config.model:
+            config.model.init_args.init_from = None
 
     def _built_data(
         self,

@@ -20,7 +20,13 @@ from classifier.cli.errors import Where, explain
 from classifier.cli.keys import MODULE
 from classifier.cli.words import options_of
 from classifier.errors import did_you_mean
-from classifier.internals.jsonargparse import Formatter, groups_of, names_of, shown_groups
+from classifier.internals.jsonargparse import (
+    Formatter,
+    groups_of,
+    names_of,
+    parameters_of,
+    shown_groups,
+)
 from classifier.terminal import truncate
 
 NOT_WRITABLE = "Unable to serialize instance"  # what jsonargparse writes for such a default
@@ -144,7 +150,12 @@ class Parser(LightningArgumentParser):
         self, function: Callable[..., Any], *args: Any, linked_targets: Any = None, **kwargs: Any
     ) -> Any:
         # jsonargparse 4.53 passes linked_targets on for a function such as
-        # torchvision.models.resnet18, but only its counterpart for classes takes it.
+        # torchvision.models.resnet18, but only its counterpart for classes takes it. A default that
+        # is a class with arguments of its own, as of its shufflenet, it takes for one that lacks
+        # them.
+        if function.__module__.startswith("torchvision.models."):
+            classes = {k for k, v in parameters_of(function).items() if isinstance(v, type)}
+            kwargs["skip"] = {*(kwargs.get("skip") or ()), *classes}
         return super().add_function_arguments(function, *args, **kwargs)
 
     def instantiate_classes(self, cfg: Namespace, **settings: Any) -> Namespace:
