@@ -34,6 +34,7 @@ from classifier.cli.fill import (
     fill_modes,
     fill_network,
     fill_preparation,
+    preparation_in_words,
     refuse_contradictions,
     refuse_nulls,
     without_links,
@@ -243,8 +244,9 @@ class ClassifierCLI(PlainCLI):
         self.notes = [*line.notes, *cut_aliases(line.options, aliases)]
         module = _path_of(self.model_class)
         self.written: Written = Written(self.command_parser, line, module, defaults)
-        keys = comment(self.written.keys)
-        self.command_parser.finish = lambda text: with_aliases(text, aliases) + keys
+        self.command_parser.finish = lambda text: (
+            with_aliases(text, aliases) + comment(self.written.keys, self.written.prepared)
+        )
         words = self.written.argv
         self.config = parser.parse_args([self.verb, *words] if self.runs_verb else words)
         if self.runs_verb and self.trainer_class is pl.Trainer:
@@ -314,7 +316,10 @@ class ClassifierCLI(PlainCLI):
         network = config.model.get("init_args.network")
         if network and not line.before:  # earlier runs may name a file in other ways
             refuse_other_ways(network.as_dict(), config.model.get("init_args.init_from"))
-        self.notes += fill_preparation(config, self.written.keys)
+        written = self.written
+        if filled := fill_preparation(config, {*written.keys, *written.prepared}):
+            written.prepared |= filled
+            self.notes += preparation_in_words(written.prepared)
 
     def _fill(self) -> None:
         """Completes the config by what the data says, and keeps it as it is to be saved."""

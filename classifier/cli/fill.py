@@ -39,31 +39,42 @@ def without_links(config: Namespace) -> dict[str, Any]:
     return settings
 
 
-def fill_preparation(config: Namespace, written: Collection[str]) -> list[str]:
-    """Prepares the images as for the pretrained weights, in place, where nobody wrote how.
+def fill_preparation(config: Namespace, given: Collection[str]) -> dict[str, Any]:
+    """Prepares the images as for the pretrained weights, in place, where nothing is given.
+
+    Args:
+        config: The config.
+        given: The dotted keys of what somebody wrote, or was filled in before.
 
     Returns:
-        A sentence about what was filled in, in a list; nothing if there is nothing.
+        What was filled in, by dotted key.
     """
     network = config.model.get("init_args.network")
     settings: Any = config.data.get("init_args") or {}
     if network is None:
-        return []
+        return {}
     found = preparation_for(network.as_dict(), config.model.get("init_args.init_from"))
     if settings.get("in_memory"):  # for images so small that they are taken as they are
         found.pop("crop_share", None)
     for name in ("mean", "std"):
         if name in found:
             found[name] = _for_channels(found[name], _channels_of(config.data))
-    filled = {
-        name: value
-        for name, value in found.items()
-        if name in settings and f"data.{name}" not in written
-    }
+    filled = {k: v for k, v in found.items() if k in settings and f"data.{k}" not in given}
     for name, value in filled.items():
         settings[name] = value
-    told = ", ".join(f"{name} {_in_words(value)}" for name, value in filled.items())
-    return [f"data is prepared as for the pretrained weights: {told}."] if filled else []
+    return {f"data.{name}": value for name, value in filled.items()}
+
+
+def preparation_in_words(filled: Mapping[str, Any]) -> list[str]:
+    """A sentence about what was filled in, in a list; nothing if there is nothing."""
+    told = []
+    for key, value in filled.items():
+        values = value if isinstance(value, list) else [value]
+        shown = values[:1] if len({*values}) == 1 else values
+        told.append(f"{key.removeprefix('data.')} {' '.join(map(str, shown))}")
+    return (
+        [f"images are prepared as for the pretrained weights: {', '.join(told)}."] if told else []
+    )
 
 
 def _channels_of(data: Namespace) -> int:
@@ -80,11 +91,6 @@ def _for_channels(values: list[float], in_channels: int) -> list[float]:
     if len(values) == in_channels:
         return values
     return [round(sum(values) / len(values), 4)]
-
-
-def _in_words(value: Any) -> str:
-    values = value if isinstance(value, list) else [value]
-    return " ".join(str(part) for part in (values[:1] if len({*values}) == 1 else values))
 
 
 def fill_network(network: Namespace, data: ImageDataModule) -> None:

@@ -1,6 +1,7 @@
 """Networks that are built for one image size: what they are to be told of it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,44 +47,49 @@ def _of_torchvision(name: str, settings: dict[str, Any], size: Size) -> dict[str
     height, width = torchvision_entry(builder, weights or "DEFAULT").meta["min_size"]
     setting = next((SETTING[start] for start in SETTING if name.lower().startswith(start)), None)
     if setting is None:
-        if min(size) < min(height, width):
+        # What its weights were trained with; most take smaller images.
+        if min(size) < min(height, width) and _refused(builder, size, (height, width)):
             raise _other_size(name, size, f"at least {height} x {width}", height)
         return {}
     if weights:
         if size != (height, width):
             raise _other_size(f"pretrained {name}", size, f"{height} x {width}", height)
         return {}
-    if setting == "image_size" and size[0] != size[1]:
-        raise _other_size(name, size, "squares", height)
-    return {setting: size[0] if setting == "image_size" else size}
+    told = {setting: size[0] if setting == "image_size" else size}
+    if not _takes(partial(builder, **told), size):
+        raise _other_size(name, size, f"{height} x {width} or a size of its patches", height)
+    return told
 
 
 def _of_timm(name: str, settings: dict[str, Any], size: Size) -> dict[str, Any]:
+    from timm import create_model
     from timm.models import get_pretrained_cfg
 
     config = get_pretrained_cfg(name)
     if config is None or size == config.input_size[1:] or "img_size" in settings:
         return {}
     own = {k: v for k, v in settings.items() if k not in {*OFF, "model_name", "cache_dir"}}
-    told = {"img_size": size[0] if size[0] == size[1] else size}
-    ways: list[dict[str, Any]] = [told, {}] if config.fixed_input_size else [{}]
-    for way in ways:
-        if _takes(name, {**own, **way}, size):
-            return way
+    own["in_chans"] = 3
+    if config.fixed_input_size:
+        told: dict[str, Any] = {"img_size": size[0] if size[0] == size[1] else size}
+        if _takes(partial(create_model, name, **own, **told), size):
+            return told
     native: Size = config.input_size[1], config.input_size[2]
-    if _takes(name, own, native):  # else it cannot be tried in this way
+    if _refused(partial(create_model, name, **own), size, native):
         raise _other_size(name, size, f"{native[0]} x {native[1]}", native[0])
     return {}
 
 
-def _takes(name: str, settings: dict[str, Any], size: Size) -> bool:
-    """Whether timm's network takes images of a size, found out without weights and numbers."""
-    from timm import create_model
+def _refused(build: Callable[[], nn.Module], size: Size, native: Size) -> bool:
+    """Whether a network takes images of its own size, but not of another one."""
+    return not _takes(build, size) and _takes(build, native)
 
+
+def _takes(build: Callable[[], nn.Module], size: Size) -> bool:
+    """Whether a network takes images of a size, found out without weights and numbers."""
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"), torch.no_grad():
-            network: nn.Module = create_model(name, **settings).eval()
-            network(torch.zeros(1, settings.get("in_chans", 3), *size))
+            build().eval()(torch.zeros(1, 3, *size))
     except Exception:  # what a network raises for a size is its own choice
         return False
     return True
