@@ -35,8 +35,8 @@ from classifier.checkpoint.read import read_checkpoint
 from classifier.cli.command_line import harmless_packages
 from classifier.module import ClassificationModule
 from classifier.networks import torchvision_model
-from classifier.weights.start import start_from
 from classifier.platform import memory_limit
+from classifier.weights.start import start_from
 
 RAN = Path("ran")
 COMMAND = "touch ran"

@@ -24,12 +24,15 @@ def load_weights(network: nn.Module, path: Path) -> None:
         resize_stem(stem, stem_weight.shape[1], fresh=True)
     if head_weight is not None and head_weight.ndim == head.weight.ndim:
         resize_head(head, len(head_weight))
-    try:
-        missing, unexpected = network.load_state_dict(state, strict=False)
-    except RuntimeError as error:  # a size; the message's first line only names the class
-        raise UserError(f"'{path}' does not fit: {str(error).splitlines()[1].strip()}") from error
-    if wrong := [*missing, *unexpected]:
+    own = network.state_dict()  # which knows the versions of its modules
+    wrong = [key for key in own.keys() ^ state.keys() if "num_batches_tracked" not in key]
+    if wrong:
         raise UserError(
-            f"'{path}' is not a state dict of this network: '{wrong[0]}' is in one alone "
+            f"'{path}' is not a state dict of this network: '{min(wrong)}' is in one alone "
             f"({len(wrong)} such keys)."
         )
+    own.update(state)
+    try:
+        network.load_state_dict(own)
+    except RuntimeError as error:  # a size; the message's first line only names the class
+        raise UserError(f"'{path}' does not fit: {str(error).splitlines()[1].strip()}") from error

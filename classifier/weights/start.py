@@ -75,7 +75,8 @@ def start_from(network: nn.Module, source: str | Path, class_names: Sequence[str
             )
     rows = _rows(found, class_names, [state[n] for n in heads if n in state])
     head = _heads(own, state, heads, rows)
-    network.load_state_dict({**body, **head}, strict=False)
+    own.update({**body, **head})  # which knows the versions of its modules
+    network.load_state_dict(own)
     # Own checkpoints hold metrics beside the network.
     others = others if found.class_names is None else []
     left = [*others, *(name for name in state if name not in own)]
