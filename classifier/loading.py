@@ -20,7 +20,7 @@ from classifier.checkpoint.read import OpenCheckpoint, is_plain, open_checkpoint
 from classifier.checkpoint.trust import PACKAGES, Found, Trust, confined, import_class
 from classifier.errors import UnfitWeightsError, UserError, did_you_mean, told_by
 from classifier.tensors import tensors_as_lists
-from classifier.weights import switch_off_pretrained
+from classifier.weights.origin import switch_off_pretrained
 
 OF_TRAINING = {"optimizer", "lr_scheduler"}  # arguments that inference does without
 FROM_CONFIG = "_instantiator"  # the hyperparameter that tells what LightningCLI has built
@@ -82,11 +82,13 @@ class LoadableModule(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         notes = {"objects": sorted(self._objects), "classes": self._classes}
         checkpoint[KEY] = self.provenance | {k: v for k, v in notes.items() if v}
-        network = checkpoint.get("hyper_parameters", {}).get("network")
-        if isinstance(network, dict):
-            network = copy.deepcopy(network)
-            switch_off_pretrained(network)
-            checkpoint["hyper_parameters"] = {**checkpoint["hyper_parameters"], "network": network}
+        if settings := dict(checkpoint.get("hyper_parameters", {})):
+            # The weights are here: where they came from is needed no more.
+            settings |= {"init_from": None} if "init_from" in settings else {}
+            if isinstance(settings.get("network"), dict):
+                settings["network"] = copy.deepcopy(settings["network"])
+                switch_off_pretrained(settings["network"])
+            checkpoint["hyper_parameters"] = settings
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if entry := checkpoint.get(KEY, {}):

@@ -35,6 +35,7 @@ from classifier.optimization.groups import Group
 from classifier.optimization.rates import Warmup
 from classifier.optimization.schedules import Interval
 from classifier.tensors import changed_tensors, keep_given_tensors, without_given_tensors
+from classifier.weights.start import start_from
 
 EARLIER_NAMES = {  # of metrics, in checkpoints that were saved inside an epoch
     "losses.train_": "train_metrics.loss",
@@ -83,6 +84,9 @@ class ClassificationModule(LearningModule):
             of evaluation. Needs a C++ compiler on a CPU. Results change by rounding only.
         monitor_mode: Whether a small (min) or a large (max) value of ``monitor`` is good, where the
             metric does not say so itself: one that a callback logs.
+        init_from: Where training starts from: a run, which means its best checkpoint, a checkpoint
+            or a file of weights; of another program too. All but the head must fit, whose rows are
+            kept for classes of the same name. A checkpoint of this module needs it no more.
         float32_matmul_precision: How exactly float32 matrices are multiplied, while a trainer runs:
             with "high" GPUs round to TF32, with "medium" to bfloat16, which is faster. As torch has
             it, "highest", if not given; convolutions use TF32 in any case.
@@ -135,6 +139,7 @@ class ClassificationModule(LearningModule):
         metrics: dict[str, Metric | None] | None = None,
         class_weights: ClassWeights | None = None,
         moving_average: float | None = None,
+        init_from: str | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -151,6 +156,8 @@ class ClassificationModule(LearningModule):
         self.divergence = DivergenceDetector()
         self.channels_last, self.compiled = channels_last, compile
         self.float32_matmul_precision = float32_matmul_precision
+        # What was taken of the weights that training starts from.
+        self.taken = start_from(network, init_from, self.class_names) if init_from else None
         if channels_last:
             network.to(memory_format=torch.channels_last)
         if compile:

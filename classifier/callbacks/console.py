@@ -15,7 +15,7 @@ from classifier.callbacks.epochs import EpochTracker, is_epoch_incomplete
 from classifier.callbacks.progress import epoch_of
 from classifier.runs import RunFolder
 from classifier.splits import PARTS
-from classifier.weights import name_and_origin
+from classifier.weights.origin import name_and_origin
 
 
 class Console(EpochTracker):
@@ -35,8 +35,9 @@ class Console(EpochTracker):
         super().on_train_start(trainer, pl_module)
         rows = {"run": str(self.run.shown)} if self.run else {}
         data = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning, undeclared
-        rows |= {"network": _network(trainer), **data.summary(), **pl_module.summary()}  # type: ignore[operator]
-        rows["device"] = _device(trainer)
+        taken = getattr(pl_module, "taken", None)
+        rows |= {"network": _network(trainer), **({"weights": str(taken)} if taken else {})}
+        rows |= {**data.summary(), **pl_module.summary(), "device": _device(trainer)}  # type: ignore[operator]
         self._print(trainer, terminal.table(rows))
         if trainer.current_epoch:
             self._print(trainer, f"resumed in epoch {trainer.current_epoch + 1}")
@@ -194,6 +195,7 @@ def _network(trainer: pl.Trainer) -> str:
     name, origin = type(module.network).__name__, ""
     if isinstance(settings, Mapping) and "class_path" in settings:  # from Python it is an object
         name, origin = name_and_origin(settings)
+        origin = "" if module.hparams.get("init_from") else origin
     if trainer.ckpt_path:
         origin = f"weights of {terminal.display_path(trainer.ckpt_path)}"
     every = sum(p.numel() for p in module.parameters())

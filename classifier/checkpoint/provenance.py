@@ -17,10 +17,13 @@ IGNORED_SETTINGS = (
     *(f"data.init_args.{name}" for name in ("root", "download", "num_workers")),
 )
 # Not in earlier configs: where they are null, digests are as they were.
-OF_MODEL = ("float32_matmul_precision", "metrics", "class_weights", "moving_average")
+OF_MODEL = (
+    *("float32_matmul_precision", "warmup", "groups", "layer_decay", "metrics", "class_weights"),
+    *("moving_average", "init_from"),
+)
 LATER_SETTINGS = (
     *(f"model.{init}{name}" for init in ("", "init_args.") for name in OF_MODEL),
-    "data.init_args.sampler",
+    *(f"data.init_args.{name}" for name in ("sampler", "crop_share", "interpolation")),
 )
 
 

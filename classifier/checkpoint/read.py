@@ -53,6 +53,19 @@ def read_with_origin(path: Path) -> tuple[dict[str, Any], Origin]:
         return content, origin
 
 
+def read_values(path: Path) -> Any:
+    """Loads on the CPU what ``torch.save`` has written: weights and plain values of any kind.
+
+    Raises:
+        UserError: If the file is damaged, or holds anything else.
+    """
+    with path.open("rb") as file:
+        content, _ = _read_values(path, file)
+    if isinstance(content, dict) and KEY in content:
+        _check_types(path, content)
+    return content
+
+
 @contextlib.contextmanager
 def open_checkpoint(path: Path) -> Iterator[OpenCheckpoint]:
     """Opens a checkpoint and reads it, as ``read_checkpoint`` does.
@@ -77,6 +90,14 @@ def _changes(known: os.stat_result) -> tuple[int, ...]:
 
 
 def _read(path: Path, file: IO[bytes]) -> OpenCheckpoint:
+    checkpoint, origin = _read_values(path, file)
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise UserError(f"'{path}' holds no training checkpoint: it has no 'state_dict'.")
+    _check_types(path, checkpoint)
+    return OpenCheckpoint(checkpoint, origin, file)
+
+
+def _read_values(path: Path, file: IO[bytes]) -> tuple[Any, Origin]:
     size = os.fstat(file.fileno()).st_size
     try:
         check_archive(file)
@@ -85,10 +106,10 @@ def _read(path: Path, file: IO[bytes]) -> OpenCheckpoint:
         # The same file under another name, for torch maps none into memory that has no name.
         same = name_of_open(file)
         with memory_limit(size):
-            checkpoint = torch.load(
+            content = torch.load(
                 same or file, map_location="cpu", weights_only=True, mmap=bool(same)
             )
-        check_values(checkpoint, size)
+        check_values(content, size)
     except pickle.UnpicklingError as error:
         raise UserError(f"'{path}' is not a checkpoint that loads without running code.") from error
     except ValueError as error:
@@ -97,10 +118,7 @@ def _read(path: Path, file: IO[bytes]) -> OpenCheckpoint:
         raise UserError(f"'{path}' would take far more memory than its size.") from error
     except Exception as error:  # a damaged pickle may raise anything
         raise UserError(f"'{path}' is not a checkpoint, or it is damaged.") from error
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise UserError(f"'{path}' holds no training checkpoint: it has no 'state_dict'.")
-    _check_types(path, checkpoint)
-    return OpenCheckpoint(checkpoint, origin, file)
+    return content, origin
 
 
 def weights_digest(weights: Mapping[str, Any]) -> str:
@@ -204,6 +222,7 @@ OWN_ENTRIES: Mapping[str, Check] = {
         trusted=_are_texts,
         environment=_with(packages=_is_mapping),
         data=_with(fingerprint=_is_text),
+        init_from=_is_table,
     ),
     "data": lambda value: value is None or _is_description(value),
 }

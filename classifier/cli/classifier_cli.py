@@ -36,6 +36,8 @@ from classifier.cli.fill import (
     fill_metrics,
     fill_modes,
     fill_network,
+    fill_preparation,
+    preparation_in_words,
     refuse_contradictions,
     refuse_nulls,
     without_links,
@@ -45,7 +47,7 @@ from classifier.cli.job import Job
 from classifier.cli.keys import LINKS, MODULE, NETWORK, remember
 from classifier.cli.parser import Parser, own_help
 from classifier.cli.places import telling_where
-from classifier.cli.words import read_words
+from classifier.cli.words import options_of, read_words
 from classifier.cli.write_errors import write_error
 from classifier.cli.written import Written, comment
 from classifier.data import ImageDataModule
@@ -58,7 +60,7 @@ from classifier.platform import THREADS, cleaning, cores
 from classifier.runs import RunFolder
 from classifier.sources.finder import find_images
 from classifier.tensors import tensors_as_lists
-from classifier.weights import switch_off_pretrained
+from classifier.weights.origin import refuse_other_ways, switch_off_pretrained
 
 MAX_PROCESSES = max(8, os.cpu_count() or 1)  # of one training on this machine
 NOT_CONTIGUOUS = "view size is not compatible"  # how torch refuses to view what lies otherwise
@@ -248,8 +250,9 @@ class ClassifierCLI(PlainCLI):
         self.notes = [*line.notes, *cut_aliases(line.options, aliases)]
         module = _path_of(self.model_class)
         self.written: Written = Written(self.command_parser, line, module, defaults)
-        keys = comment(self.written.keys)
-        self.command_parser.finish = lambda text: with_aliases(text, aliases) + keys
+        self.command_parser.finish = lambda text: (
+            with_aliases(text, aliases) + comment(self.written.keys, self.written.prepared)
+        )
         words = self.written.argv
         self.config = parser.parse_args([self.verb, *words] if self.runs_verb else words)
         if self.runs_verb and self.trainer_class is pl.Trainer:
@@ -296,6 +299,7 @@ class ClassifierCLI(PlainCLI):
         used = {key: part for key, part in config.as_dict().items() if key != "hyperparameters"}
         refuse_nulls(used, self.command_line, self.command_parser.link_targets)
         self._data: ImageDataModule | None = None
+        self._prepare_for_weights()
         data_only = Namespace(data=config.data.clone())  # type: ignore[no-untyped-call]
         built = self.command_parser.instantiate_classes(data_only, instantiate_groups=False)
         data: ImageDataModule = built.data
@@ -304,6 +308,25 @@ class ClassifierCLI(PlainCLI):
         self._data = data
         if self.verb == "predict":
             data.files = find_images(config.images)
+
+    def _prepare_for_weights(self) -> None:
+        """Decides how images are prepared, and by which weights a new training starts."""
+        config, line = self.settings, self.command_line
+        if line.checkpoint_path:  # which has all of it
+            if {"model.init_from", "model.init_args.init_from"} & dict(
+                options_of(line.options)
+            ).keys():
+                raise UserError(
+                    "model.init_from: --ckpt_path has weights already; leave out one of the two."
+                )
+            return
+        network = config.model.get("init_args.network")
+        if network and not line.before:  # earlier runs may name a file in other ways
+            refuse_other_ways(network.as_dict(), config.model.get("init_args.init_from"))
+        written = self.written
+        if filled := fill_preparation(config, {*written.keys, *written.prepared}):
+            written.prepared |= filled
+            self.notes += preparation_in_words(written.prepared)
 
     def _fill(self) -> None:
         """Completes the config by what the data says, and keeps it as it is to be saved."""
@@ -323,9 +346,11 @@ class ClassifierCLI(PlainCLI):
         refuse_contradictions(line, data)
         fill_metrics(config.model, data, line.where)
         if network := config.model.get("init_args.network"):
-            fill_network(network, data)
             if line.checkpoint_path:
                 switch_off_pretrained(network)
+            fill_network(network, data)
+        if line.checkpoint_path and "init_args.init_from" in config.model:
+            config.model.init_args.init_from = None
 
     def _built_metrics(self, data: ImageDataModule) -> dict[str, Metric | None]:
         """Builds the metrics of the config, for they say which way they are better."""

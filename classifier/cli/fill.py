@@ -1,9 +1,10 @@
 """All that is filled into a config once its data is known, so that nobody has to write it.
 
-In this order: the links (data → network and module); ``fill_modes`` (metric → what follows it),
-which a saved config shows; ``fill_metrics`` (data → metrics), ``fill_network`` (data → networks
-that no link reaches) and ``switch_off_pretrained`` (checkpoint → network), which it does not. What
-the user writes wins, and a contradiction is an error.
+In this order: ``fill_preparation`` (pretrained weights → data); the links (data → network and
+module); ``fill_modes`` (metric → what follows it), which a saved config shows; ``fill_metrics``
+(data → metrics), ``fill_network`` (data → networks that no link reaches) and
+``switch_off_pretrained`` (checkpoint → network), which it does not. What the user writes wins, and
+a contradiction is an error.
 """
 
 import inspect
@@ -21,7 +22,10 @@ from classifier.cli.errors import TYPES, Where
 from classifier.cli.keys import LINKS, OF_METRICS, without_module
 from classifier.data import ImageDataModule
 from classifier.errors import UserError
+from classifier.internals.jsonargparse import parameters_of
 from classifier.metrics import Mode, better
+from classifier.weights.preparation import preparation_for
+from classifier.weights.sizes import size_settings
 
 MODES = ("min", "max")
 
@@ -35,6 +39,60 @@ def without_links(config: Namespace) -> dict[str, Any]:
             del kept[key]
     settings: dict[str, Any] = kept.as_dict()
     return settings
+
+
+def fill_preparation(config: Namespace, given: Collection[str]) -> dict[str, Any]:
+    """Prepares the images as for the pretrained weights, in place, where nothing is given.
+
+    Args:
+        config: The config.
+        given: The dotted keys of what somebody wrote, or was filled in before.
+
+    Returns:
+        What was filled in, by dotted key.
+    """
+    network = config.model.get("init_args.network")
+    settings: Any = config.data.get("init_args") or {}
+    if network is None:
+        return {}
+    found = preparation_for(network.as_dict(), config.model.get("init_args.init_from"))
+    if settings.get("in_memory"):  # for images so small that they are taken as they are
+        found.pop("crop_share", None)
+    for name in ("mean", "std"):
+        if name in found:
+            found[name] = _for_channels(found[name], _channels_of(config.data))
+    filled = {k: v for k, v in found.items() if k in settings and f"data.{k}" not in given}
+    for name, value in filled.items():
+        settings[name] = value
+    return {f"data.{name}": value for name, value in filled.items()}
+
+
+def preparation_in_words(filled: Mapping[str, Any]) -> list[str]:
+    """A sentence about what was filled in, in a list; nothing if there is nothing."""
+    told = []
+    for key, value in filled.items():
+        values = value if isinstance(value, list) else [value]
+        shown = values[:1] if len({*values}) == 1 else values
+        told.append(f"{key.removeprefix('data.')} {' '.join(map(str, shown))}")
+    return (
+        [f"images are prepared as for the pretrained weights: {', '.join(told)}."] if told else []
+    )
+
+
+def _channels_of(data: Namespace) -> int:
+    """How many channels the images will have, before the data is built."""
+    settings, kind = data.get("init_args") or {}, import_class(data.class_path)
+    shape = getattr(kind, "image_shape", None)
+    own = shape[0] if shape else getattr(kind, "in_channels", 3)
+    number = settings.get("in_channels", own)
+    return number if isinstance(number, int) else 3
+
+
+def _for_channels(values: list[float], in_channels: int) -> list[float]:
+    """The numbers of each channel, or their mean for images of others."""
+    if len(values) == in_channels:
+        return values
+    return [round(sum(values) / len(values), 4)]
 
 
 def fill_network(network: Namespace, data: ImageDataModule) -> None:
@@ -60,6 +118,17 @@ def fill_network(network: Namespace, data: ImageDataModule) -> None:
             name=name, num_classes=data.num_classes, in_channels=data.in_channels, weights=weights
         )
         network["dict_kwargs"] = {**settings, **given}
+    own = dict(network.get("dict_kwargs") or {})
+    if found := size_settings(network.as_dict(), _size_of(data)):
+        network["dict_kwargs"] = {**found, **own}
+
+
+def _size_of(data: ImageDataModule) -> tuple[int, int] | None:
+    """Height and width of the images, as far as the data says it before it is set up."""
+    if isinstance(size := getattr(data, "image_size", None), int):
+        return size, size
+    shape = getattr(data, "image_shape", None)
+    return (shape[1], shape[2]) if isinstance(shape, tuple) and len(shape) == 3 else None
 
 
 def fill_metrics(model: Namespace, data: ImageDataModule, where: Where) -> dict[str, Any]:
@@ -90,12 +159,16 @@ def fill_metrics(model: Namespace, data: ImageDataModule, where: Where) -> dict[
 
 
 def _without_defaults(network: Namespace) -> dict[str, Any]:
-    """The init_args that differ from the defaults, some of which (partials) no config can hold."""
-    parameters = inspect.signature(import_class(network.class_path)).parameters
+    """The init_args that differ from the defaults, those that stand behind ``**kwargs`` included.
+
+    Some defaults (partials) no config can hold, and some that jsonargparse finds are not those of
+    the function, which sets others itself.
+    """
+    defaults = parameters_of(import_class(network.class_path))
     return {
         name: value
         for name, value in dict(network.get("init_args") or {}).items()
-        if not callable(value) and (name not in parameters or value != parameters[name].default)
+        if not callable(value) and (name not in defaults or value != defaults[name])
     }
 
 

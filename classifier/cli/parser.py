@@ -26,6 +26,7 @@ from classifier.internals.jsonargparse import (
     groups_of,
     leave_out,
     names_of,
+    parameters_of,
     shown_groups,
 )
 from classifier.optimization.schedules import LENGTHS
@@ -161,7 +162,12 @@ class Parser(LightningArgumentParser):
         self, function: Callable[..., Any], *args: Any, linked_targets: Any = None, **kwargs: Any
     ) -> Any:
         # jsonargparse 4.53 passes linked_targets on for a function such as
-        # torchvision.models.resnet18, but only its counterpart for classes takes it.
+        # torchvision.models.resnet18, but only its counterpart for classes takes it. A default that
+        # is a class with arguments of its own, as of its shufflenet, it takes for one that lacks
+        # them.
+        if function.__module__.startswith("torchvision.models."):
+            classes = {k for k, v in parameters_of(function).items() if isinstance(v, type)}
+            kwargs["skip"] = {*(kwargs.get("skip") or ()), *classes}
         return super().add_function_arguments(function, *args, **kwargs)
 
     def instantiate_classes(self, cfg: Namespace, **settings: Any) -> Namespace:

@@ -8,6 +8,7 @@ from classifier.anchored_yaml.edit import set_values, written_at
 from classifier.anchored_yaml.text import KeyPath, setting_in
 
 ROOT = ("data", "init_args", "root")
+INIT_FROM = [("model", "init_from"), ("model", "init_args", "init_from")]
 WEIGHTS = [
     ("model", "network", section, name)
     for section in ("init_args", "dict_kwargs")
@@ -27,10 +28,10 @@ def with_files_found(text: str, folder: str, missing: dict[str, Path]) -> str:
         missing: Gets the paths that lead nowhere at all, each with where it was looked for there.
     """
     found: dict[KeyPath, str] = {}
-    for place in (ROOT, *WEIGHTS):
+    for place in (ROOT, *INIT_FROM, *WEIGHTS):
         value = setting_in(text, place)
         # Weights may be the name of some, such as DEFAULT, which has no suffix.
-        if not isinstance(value, str) or not (place == ROOT or Path(value).suffix):
+        if not isinstance(value, str) or (place in WEIGHTS and not Path(value).suffix):
             continue
         here = Path(value).expanduser()
         there = Path(folder, here)

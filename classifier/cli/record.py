@@ -40,6 +40,10 @@ def facts_of(cli: "ClassifierCLI", run: RunFolder) -> dict[str, Any]:
         "code_folders": {name: str(path.parent) for name, path in own.items()},
         "environment": environment.describe(modules),
     }
+    if taken := cli.model.taken:
+        facts["init_from"] = {"path": str(taken.path), "sha256": taken.digest}
+    elif line.checkpoint_path and "init_from" in line.run:
+        facts["init_from"] = line.run["init_from"]
     facts["signature"] = signature.sign("run", signed_part(facts, cli.config_text))
     return facts
 

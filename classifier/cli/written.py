@@ -20,6 +20,7 @@ from classifier.cli.words import options_of
 from classifier.errors import UserError
 
 COMMENT = "# Written, all else is filled in: "
+PREPARED = "# Prepared as for the pretrained weights: "  # and not changed since by hand
 HIDDEN = ("init_args", "dict_kwargs")
 PLAIN = (bool, int, float, str, tuple, list, dict, type(None))
 OPTIONAL = ("seed_everything", "trainer", "save_every")  # sections without required settings
@@ -28,9 +29,10 @@ BESIDE = ("config", "ckpt_path", "hyperparameters", "subcommand", "__default_con
 Keys = Mapping[str, Any]  # values by dotted key, without init_args and dict_kwargs
 
 
-def comment(keys: Iterable[str]) -> str:
-    """The last line of a saved config."""
-    return f"{COMMENT}{literal(list(keys))}\n"
+def comment(keys: Iterable[str], prepared: Keys) -> str:
+    """The last lines of a saved config."""
+    told = f"{PREPARED}{literal(dict(prepared))}\n" if prepared else ""
+    return f"{told}{COMMENT}{literal(list(keys))}\n"
 
 
 def named(text: str) -> set[str] | None:
@@ -40,6 +42,17 @@ def named(text: str) -> set[str] | None:
         keys = load(found[1]) if found else None
         return set(filter(None, map(str, keys))) if isinstance(keys, list) else None
     return None
+
+
+def _prepared(text: str) -> dict[str, Any]:
+    """The settings that a saved config has as its pretrained weights ask for."""
+    if not (found := re.search(rf"^{re.escape(PREPARED)}(.*)$", text, re.MULTILINE)):
+        return {}
+    with contextlib.suppress(UserError):
+        told, now = load(found[1]), flat(load(text))
+        if isinstance(told, dict):
+            return {key: value for key, value in told.items() if now.get(key) == value}
+    return {}
 
 
 def flat(config: Any) -> dict[str, Any]:
@@ -95,6 +108,7 @@ class Written:
 
     Attributes:
         keys: The dotted keys that were written and hold.
+        prepared: What a saved config has as its pretrained weights ask for, if they still hold.
         argv: The words for the parser. A saved config lacks the defaults of each class that
             the user exchanges: they are not those of the new one.
         lost: Sentences about what was written for a class that was exchanged, and that the new one
@@ -112,8 +126,10 @@ class Written:
         }
         configs = [load(text) for text in line.texts]
         filled_in = {}
+        self.prepared: dict[str, Any] = {}
         for number, config in saved.items():
             values, now = flat(config), flat(configs[number])
+            self.prepared |= _prepared(line.sources[number].text)
             keys = _filled_in(config, line.sources[number].text)
             filled_in[number] = {key for key in keys if values[key] == now.get(key)}
         words = [word for word in line.argv if not word.startswith("--print_config")]
@@ -132,9 +148,12 @@ class Written:
             found.pop(key, None)
         self.keys = sorted(key for key in found if key.partition(".")[0] not in BESIDE)
         self.lost = _lost(said, found)
+        former_weights = set()
+        if any(_starts_otherwise(config, found) for config in saved.values()):
+            former_weights, self.prepared = {*self.prepared}, {}
         self.argv = list(line.argv)
         for number, keys in filled_in.items():
-            if former := _of_exchanged(keys, saved[number], found):
+            if former := _of_exchanged(keys, saved[number], found) | (keys & former_weights):
                 text = literal(without(load(line.texts[number]), former))
                 self.argv[number] = f"--config={text}"
 
@@ -160,7 +179,7 @@ def _add_default(there: Any, defaults: Any, path: Sequence[str]) -> None:
 def _filled_in(config: Any, text: str) -> set[str]:
     """The keys of a saved config that nobody wrote."""
     judged = dict(_judged(config, ()))
-    written = named(text)
+    written, prepared = named(text), _prepared(text)
     if written is None:  # of an earlier version: what is no default was written
         return {key for key, is_default in judged.items() if is_default}
     added = tuple(
@@ -172,7 +191,8 @@ def _filled_in(config: Any, text: str) -> set[str]:
     return {
         key
         for key in flat(config).keys() - written
-        if not key.startswith(added) and (judged.get(key, True) or key.endswith(".mode"))
+        if not key.startswith(added)
+        and (judged.get(key, True) or key.endswith(".mode") or key in prepared)
     }
 
 
@@ -184,6 +204,12 @@ def _of_exchanged(keys: set[str], saved: Any, found: Keys) -> set[str]:
         if key.endswith(".class_path") and found.get(key, path) != path
     )
     return {key for key in keys if key.startswith(exchanged)}
+
+
+def _starts_otherwise(saved: Any, found: Keys) -> bool:
+    """Whether network or pretrained weights are others than in a saved config."""
+    before, starts = flat(saved), ("model.network.", "model.init_from")
+    return any(before.get(key) != found[key] for key in found if key.startswith(starts))
 
 
 def _judged(config: Any, path: tuple[str, ...]) -> Iterator[tuple[str, bool]]:

@@ -1,12 +1,12 @@
 """Base of data whose images are files, which are read when a batch needs them."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning_fabric.utilities.data import suggested_max_num_workers
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from torchvision.transforms import v2
+from torchvision.transforms import InterpolationMode, v2
 
 from classifier import terminal
 from classifier.data.base import ImageDataModule, at_least_one, proper_fraction
@@ -27,10 +27,13 @@ class FileDataModule(ImageDataModule):
         in_channels: 3 reads images as RGB, 1 as greyscale.
         train_transform: Modules that each map one uint8 image (C, H, W), drawn anew each time it
             is read. A random crop of random scale and a horizontal flip if not given.
-        eval_transform: The same for validation, test and prediction. Resizes the shorter side to
-            8/7 of image_size and crops the centre if not given.
+        eval_transform: The same for validation, test and prediction. If not given, resizes the
+            shorter side so that image_size is a share of it, crop_share, and crops the centre.
+        interpolation: How images are resized where no transform is given. Bilinear if not given.
+        crop_share: Share of the shorter side that is kept for evaluation, above 0 and at most 1.
+            7/8 if not given, 1 with in_memory.
         in_memory: Whether to decode all images once, with eval_transform, and keep them in memory:
-            for images so small that all fit. The shorter side is then resized to image_size itself.
+            for images so small that all fit.
         num_workers: Processes that read images, for each device. One fewer than the processor
             cores, at most eight, if not given.
         test_fraction: Share of the images that is set aside for test, above 0 and below 1. Not used
@@ -47,6 +50,8 @@ class FileDataModule(ImageDataModule):
         in_memory: bool = False,
         num_workers: int | None = None,
         test_fraction: float = 0.1,
+        interpolation: Literal["bilinear", "bicubic"] | None = None,
+        crop_share: float | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -61,6 +66,10 @@ class FileDataModule(ImageDataModule):
             raise UserError(
                 f"num_workers is a number of processes, 0 to {MAX_WORKERS}, not {num_workers}."
             )
+        if crop_share is not None and not 0 < crop_share <= 1:
+            raise UserError(f"crop_share is above 0 and at most 1, not {crop_share}.")
+        self.interpolation = InterpolationMode(interpolation or "bilinear")
+        self.crop_share = crop_share or (1 if in_memory else 7 / 8)
         self.image_size = at_least_one("image_size", image_size)
         self.in_channels = in_channels
         self._train_transform = train_transform
@@ -80,15 +89,19 @@ class FileDataModule(ImageDataModule):
 
     def reader(self) -> ImageReader:
         size = self.image_size
-        resized = size if self.in_memory else round(size * 8 / 7)  # 256 for 224
-        default = [v2.Resize(resized, antialias=True), v2.CenterCrop(size)]
+        resized = round(size / self.crop_share)  # 256 for 224
+        resize = v2.Resize(resized, self.interpolation, antialias=True)
+        default = [resize, v2.CenterCrop(size)]
         return ImageReader(self.in_channels, nn.Sequential(*(self._eval_transform or default)))
 
     def train_reader(self) -> ImageReader:
         """Returns a reader with ``train_transform``; that for evaluation with ``in_memory``."""
         if self.in_memory:
             return self.reader()
-        default = [v2.RandomResizedCrop(self.image_size, antialias=True), v2.RandomHorizontalFlip()]
+        crop = v2.RandomResizedCrop(
+            self.image_size, interpolation=self.interpolation, antialias=True
+        )
+        default = [crop, v2.RandomHorizontalFlip()]
         return ImageReader(self.in_channels, nn.Sequential(*(self._train_transform or default)))
 
     def image_set(self, part: str, index: Index) -> ImageSet:

@@ -3,7 +3,8 @@
 Its settings hold for the process and for good, and cannot tell the user's text from a
 checkpoint's. tests/test_security.py fails when it asks in another way. No public method lists a
 parser's arguments or orders their groups; tests/test_cli.py fails when that changes. Nor does one
-take the registration of a type back; tests/test_tensors.py fails when it outlives a command.
+take the registration of a type back; tests/test_tensors.py fails when it outlives a command. Nor
+does one list the parameters behind ``**kwargs``; tests/test_networks.py fails when that changes.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from jsonargparse import DefaultHelpFormatter, _typehints, _util, set_parsing_se
 from jsonargparse._common import ImportDenied as ImportDenied  # for others to import from here
 from jsonargparse._common import check_import_path as check_import_path
 from jsonargparse._common import parsing_settings
+from jsonargparse._parameter_resolvers import get_signature_parameters
 from jsonargparse.typing import register_type, registered_type_handlers
 
 _lock = threading.Lock()
@@ -94,6 +96,11 @@ def defining_paths(path: str) -> set[str]:
     """Imports what a class path names, unasked; returns where it is defined."""
     found: set[str] = _util.canonical_import_paths(_util.import_object(path, check_path=False))
     return found
+
+
+def parameters_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """The defaults of a function's parameters, those included that ``**kwargs`` hands on."""
+    return {p.name: p.default for p in get_signature_parameters(function, None)}
 
 
 class Formatter(DefaultHelpFormatter):
