@@ -2,7 +2,8 @@
 
 Its settings hold for the process and for good, and cannot tell the user's text from a
 checkpoint's. tests/test_security.py fails when it asks in another way. No public method lists a
-parser's arguments or orders their groups; tests/test_cli.py fails when that changes.
+parser's arguments, lets one be left out or orders their groups; tests/test_cli.py and test_rates.py
+fail when that changes.
 """
 
 import argparse
