@@ -240,7 +240,10 @@ def test_no_storm_of_signals_changes_a_bit(tmp_path, images, number):
     assert total.signals >= 100
 
 
-RANKS = ["every step", "accumulation of 3", "plateau of val_loss", "validation twice an epoch"]
+RANKS = [
+    *("every step", "accumulation of 3", "plateau of val_loss", "validation twice an epoch"),
+    "frozen in part, averaged",
+]
 
 
 @pytest.mark.slow
