@@ -235,6 +235,40 @@ def test_two_ranks_measure_what_one_measures(verb, trained, capsys):
     assert list(Path().iterdir()) == []
 
 
+OF = "torchmetrics.classification.Multiclass"
+UNBALANCED = {
+    "model.metrics": {
+        "recall": {"class_path": f"{OF}Recall"},
+        "auroc": {"class_path": f"{OF}AUROC"},
+        "error": {"class_path": f"{OF}CalibrationError"},
+    },
+    "model.class_weights": {"0": 3},
+    "model.moving_average": 0.9,
+    "data.init_args.sampler": "balanced",
+    "trainer.callbacks": [{"class_path": "own.Notes"}],
+}
+
+
+@pytest.mark.slow
+def test_two_ranks_agree_on_metrics_weights_classes_and_average(write_config, capsys):
+    Path("own.py").write_text(OWN_CODE)
+
+    run = classify("fit", "--config", write_config(UNBALANCED), *TWO_RANKS)
+
+    assert run.returncode == 0, run.stderr
+    ranks = [torch.load(f"rank_{rank}.pt", weights_only=True) for rank in range(2)]
+    for name, value in ranks[0]["state"].items():
+        assert torch.equal(value, ranks[1]["state"][name])
+    checkpoint = ["--ckpt_path", "runs/tiny/version_0"]
+    capsys.readouterr()
+    assert main(["test", *checkpoint]) == 0
+    expected = printed_values(capsys.readouterr().out)
+    both = classify("test", *checkpoint, *TWO_RANKS)
+    assert both.returncode == 0, both.stderr
+    assert len(expected) == 7
+    assert printed_values(both.stdout) == pytest.approx(expected, abs=1.1e-4)
+
+
 @pytest.mark.slow
 def test_a_normal_run_of_two_ranks_prints_no_noise(write_config):
     run = classify("fit", "--config", write_config(), *TWO_RANKS)

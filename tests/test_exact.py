@@ -70,6 +70,7 @@ FROZEN = [
     {"match": "head", "lr_scale": 5},
 ]
 EMA = "pytorch_lightning.callbacks.EMAWeightAveraging"
+KAPPA = {"class_path": "torchmetrics.classification.MulticlassCohenKappa"}
 CONFIGS = {
     "every step": {"save_every": {"steps": 1}},
     "every clean point": {"save_every": {"minutes": 0}},
@@ -162,6 +163,26 @@ CONFIGS = {
         "model.warmup": {"epochs": 1},
         "model.lr_scheduler": schedule("CosineAnnealingLR"),
     },
+    "chosen metrics": {
+        "model.metrics": {"auroc": {"class_path": "torchmetrics.AUROC"}, "kappa": KAPPA},
+        "model.monitor": "val_kappa",
+        "model.lr_scheduler": plateau(),
+        "trainer.val_check_interval": 0.5,
+    },
+    "class weights": {
+        "model.class_weights": "balanced",
+        "data.init_args.mix": {"class_path": "torchvision.transforms.v2.MixUp"},
+        "trainer.accumulate_grad_batches": 3,
+    },
+    "balanced sampler": {"data.init_args.sampler": "balanced", "trainer.limit_train_batches": 1.0},
+    "average that warms up": {"model.moving_average": 0.9, "trainer.val_check_interval": 0.5},
+    "all for unbalanced classes": {
+        "model.metrics": {"kappa": KAPPA},
+        "model.class_weights": {"1": 3, "2": 0.5},
+        "model.moving_average": 0.99,
+        "data.init_args.sampler": "balanced",
+    },
+    "files, balanced, two workers": folder_of_images(num_workers=2, sampler="balanced"),
     "files": folder_of_images(num_workers=0),
     "files, two workers": folder_of_images(num_workers=2),
     "files, decoded once": folder_of_images(in_memory=True, num_workers=0),
