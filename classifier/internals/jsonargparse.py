@@ -2,10 +2,9 @@
 
 Its settings hold for the process and for good, and cannot tell the user's text from a
 checkpoint's. tests/test_security.py fails when it asks in another way. No public method lists a
-parser's arguments, lets one be left out or orders their groups; tests/test_cli.py and test_rates.py
-fail when that changes. Nor does one
-take the registration of a type back; tests/test_tensors.py fails when it outlives a command. Nor
-does one list the parameters behind ``**kwargs``; tests/test_networks.py fails when that changes.
+parser's arguments, lets one be left out or orders their groups (tests/test_cli.py and test_rates.py
+fail when that changes), takes the registration of a type back (tests/test_tensors.py, when it
+outlives a command) or lists the parameters behind ``**kwargs`` (tests/test_networks.py).
 """
 
 import argparse

@@ -28,7 +28,9 @@ CLASSIFIER = [sys.executable, "-m", "classifier"]
 FOLDS = 5
 WAYS = {
     "recipe": [],
-    "frozen backbone": ["--model.groups=[{match: backbone, freeze: true}, {match: head, lr_scale: 5}]"],
+    "frozen backbone": [
+        "--model.groups=[{match: backbone, freeze: true}, {match: head, lr_scale: 5}]"
+    ],
     "from scratch": ["--model.network.pretrained", "false", "--model.groups", "null"],
 }
 
@@ -112,7 +114,8 @@ def table(found: dict[str, list[tuple[float, float, float]]]) -> Iterator[str]:
         tests = [100 * test for _, test, _ in results]
         spread = f" ± {stdev(tests) / len(tests) ** 0.5:.1f}" if len(tests) > 1 else ""
         shown = ", ".join(f"{value:.1f}" for value in tests)
-        yield f"| {way} | {shown} | {mean(tests):.1f}{spread} | {mean(s for *_, s in results):.0f} |"
+        seconds = mean(result[2] for result in results)
+        yield f"| {way} | {shown} | {mean(tests):.1f}{spread} | {seconds:.0f} |"
 
 
 if __name__ == "__main__":
