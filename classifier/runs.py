@@ -91,11 +91,23 @@ def remove_if_unused(folder: Path) -> None:
             folder.parent.rmdir()  # if that was the first
 
 
+def file_lock(path: Path) -> FileLock:
+    """A lock that a file stands for, which some versions of filelock empty.
+
+    Raises:
+        UserError: If the file is another name of one that has content, such as one elsewhere.
+    """
+    found = path.stat() if path.is_file() else None
+    if found and found.st_nlink > 1 and found.st_size:
+        raise UserError(f"'{path}' is a link to a file with content, expected a lock: remove it.")
+    return FileLock(path)
+
+
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Keeps other processes from training in the folder; a UserError names one that does."""
     try:
-        lock = FileLock(RunFolder(folder).lock).acquire(LOCK_SECONDS)
+        lock = file_lock(RunFolder(folder).lock).acquire(LOCK_SECONDS)
     except Timeout:
         record = read_record(folder) if RunFolder(folder).begun else {}
         host = record.get("environment", {}).get("host")

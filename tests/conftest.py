@@ -92,6 +92,9 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
     monkeypatch.chdir(tmp_path)
     with mock.patch.dict(os.environ):
         yield tmp_path
+    for name, module in [*sys.modules.items()]:  # else the next test would have that of this one
+        if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]
 
 
 @pytest.fixture
@@ -112,10 +115,9 @@ def write_config() -> Callable[..., str]:
 
 
 @pytest.fixture
-def write_module(own_folder: Path) -> Iterator[Callable[[str], Any]]:
-    """Writes ``own.py`` into the working folder; what is imported of it is forgotten."""
-    yield Path("own.py").write_text
-    sys.modules.pop("own", None)
+def write_module(own_folder: Path) -> Callable[[str], Any]:
+    """Writes ``own.py`` into the working folder."""
+    return Path("own.py").write_text
 
 
 @pytest.fixture

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
 
 from classifier.errors import UserError
+from classifier.runs import file_lock
 from classifier.search import signed
 
 WORKER_ID = re.compile(r"[^/\\\0]*-\d+-[0-9a-f]{8}")
@@ -30,7 +31,7 @@ class Journal(JournalFileBackend):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.lock = FileLock(path.with_name(f".{path.name}.lock"))
+        self.lock = file_lock(path.with_name(f".{path.name}.lock"))
         super().__init__(str(path), self.lock)  # type: ignore[arg-type]  # it has the two methods
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
@@ -102,7 +103,7 @@ class Worker:
         if not path.exists():
             return True
         try:
-            with FileLock(path, timeout=0):
+            with file_lock(path).acquire(timeout=0):
                 _remove(path)
         except Timeout:
             return False
@@ -114,7 +115,7 @@ def active_worker(folder: Path) -> Iterator[Worker]:
     """Within, this process is a worker of a search: it holds a lock, which ends with it."""
     worker = Worker.new()
     path = worker.lock_in(folder)
-    with FileLock(path):
+    with file_lock(path):
         try:
             yield worker
         finally:

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from filelock import FileLock
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from classifier.anchored_yaml.text import setting_in
 from classifier.errors import UserError
+from classifier.runs import file_lock
 from classifier.search import signed
 from classifier.search.samplers import make_pruner, make_sampler
 from classifier.search.settings import Settings, load
@@ -49,7 +49,7 @@ class Study:
         if self.plan is None and (settings.sampler == "grid" or not self.space.parameters):
             self.plan = self.space.grid()
         self.storage = storage or open_storage(settings.storage, self.folder)
-        self.lock = FileLock(self.folder / ".lock")
+        self.lock = file_lock(self.folder / ".lock")
         self.last_beats: dict[int, tuple[Any, float]] = {}
         known: dict[str, Any] = {"study_name": settings.name, "storage": self.storage}
         known["pruner"] = make_pruner(settings.pruner)
