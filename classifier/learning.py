@@ -141,7 +141,9 @@ class LearningModule(LoadableModule):
 
     def _check_grouping(self, grouping: Grouping, length: TrainingLength) -> None:
         refuse_rates_by_group(self.lr_scheduler)
-        grouping.check_length(length.epochs() if any(g.frozen for g in grouping.trained) else None)
+        unfreezes = any(group.frozen for group in grouping.trained)
+        known = unfreezes and not length.is_trial
+        grouping.check_length(length.epochs() if known else None)
         if self.trainer.world_size > 1 and not isinstance(self.trainer.strategy, DDPStrategy):
             raise UserError(
                 f"model.groups: {type(self.trainer.strategy).__name__} does not tell parameters "
@@ -159,7 +161,8 @@ class LearningModule(LoadableModule):
             return 0
         epochs, steps = self.warmup.get("epochs"), self.warmup.get("steps")
         warmup = int(steps) if steps else max(1, length.steps_before(epochs or 0))
-        if (every := length.steps()) is not None and warmup > every:
+        every = length.steps()
+        if every is not None and warmup > every and not length.is_trial:
             raise UserError(
                 f"model.warmup takes {warmup:,} steps, but the training has {every:,}; it is part "
                 "of the training, so make it shorter."

@@ -19,6 +19,11 @@ class TrainingLength:
     def __init__(self, trainer: pl.Trainer) -> None:
         self.trainer = trainer
 
+    @property
+    def is_trial(self) -> bool:
+        """Whether a few batches are only tried (``fast_dev_run``), however long a training is."""
+        return bool(self.trainer.fast_dev_run)  # type: ignore[attr-defined]  # undeclared
+
     @cached_property
     def _batches(self) -> int:
         """Of a whole epoch, on each device."""

@@ -133,8 +133,11 @@ def test_a_frozen_part_stays_bit_for_bit_until_its_epoch(capsys):
     assert "parameters (2,754 of them trained, 2,776 from epoch 3 on)" in " ".join(told.split())
 
 
-# A step in a frozen epoch, the first and a later one of the epoch that unfreezes, one after it.
-@pytest.mark.parametrize("step", [9, pytest.param(3, marks=pytest.mark.slow), 8, 14])
+# A step in a frozen epoch, in the one that unfreezes, between the two, and after them.
+KILLED = [3, 9, *(pytest.param(step, marks=pytest.mark.slow) for step in (8, 14))]
+
+
+@pytest.mark.parametrize("step", KILLED)
 def test_a_training_that_is_killed_goes_on_to_the_same_bits(step):
     calm = Path("calm")
     calm.mkdir()

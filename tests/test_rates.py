@@ -16,6 +16,7 @@ from classifier import runs
 from classifier.__main__ import main
 from classifier.optimization.groups import Grouping
 from classifier.optimization.rates import Rates
+from classifier.tune.candidate import Candidate
 
 BASE = """\
 trainer:
@@ -209,6 +210,15 @@ def test_what_nobody_wrote_is_not_filled_into_a_run_of_before():
 
     last = torch.load("runs/rates/version_0/checkpoints/last.ckpt", weights_only=True)
     assert last["classifier"]["schedule"] == {"interval": "epoch"}
+
+
+def test_tune_and_a_try_of_a_batch_take_settings_that_are_longer_than_they_are(capsys):
+    long = {"model.warmup": {"epochs": 2}, "trainer.callbacks": []}
+    frozen = {"model.groups": [{"match": "backbone", "freeze_epochs": 2}]}
+    words = write({**schedule("CosineAnnealingLR"), **long, **frozen})
+
+    assert len(Candidate(words[1:]).losses(2)) == 2
+    assert main([*words, "--trainer.fast_dev_run=true"]) == 0
 
 
 # ---- groups ----

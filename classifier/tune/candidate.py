@@ -16,9 +16,11 @@ import yaml
 from classifier.callbacks.divergence import StopOnDivergence
 from classifier.callbacks.numerics import Numerics
 from classifier.callbacks.speed import LeanHooks
+from classifier.checkpoint.trust import import_class
 from classifier.cli.classifier_cli import ClassifierCLI
 from classifier.data import ImageDataModule
 from classifier.errors import UserError
+from classifier.optimization.schedules import LENGTHS
 from classifier.platform import THREADS
 
 # They need a validation, a logger or a run folder.
@@ -43,6 +45,7 @@ TRAINER = {
     "num_nodes": 1,
     "strategy": "auto",
 }
+ENDLESS = 10**6  # epochs or steps of a schedule: more than are timed
 WARM_UP = 1  # steps, for the first allocates memory
 
 
@@ -128,6 +131,9 @@ class Candidate(ClassifierCLI):
             settings["monitor"] = "train_loss"
         if settings.get("mode") == "max":
             settings["mode"] = "min"
+        length = model.lr_scheduler and LENGTHS.get(import_class(model.lr_scheduler.class_path))
+        if length and not settings.get(length):
+            settings[length] = ENDLESS  # there is no last epoch to take it from
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Builds a trainer that trains and does nothing else."""
