@@ -363,7 +363,7 @@ def test_file_of_other_classes_gets_a_fresh_head_and_keeps_the_rest(state_file, 
     assert changed == {
         k for k, v in network.named_parameters() if v is head.weight or v is head.bias
     }
-    assert head.weight.std() > 0
+    assert head.weight.std() > 0 or name.startswith("vit")  # which begins with zeros
 
 
 def test_grey_images_get_the_responses_they_had_as_colour_images(state_file):

@@ -22,7 +22,7 @@ from classifier.cli.errors import TYPES, Where
 from classifier.cli.keys import LINKS, OF_METRICS, without_module
 from classifier.data import ImageDataModule
 from classifier.errors import UserError
-from classifier.internals.jsonargparse import parameters_of
+from classifier.internals.jsonargparse import defaults_of
 from classifier.metrics import Mode, better
 from classifier.weights.preparation import preparation_for
 from classifier.weights.sizes import size_settings
@@ -164,7 +164,7 @@ def _without_defaults(network: Namespace) -> dict[str, Any]:
     Some defaults (partials) no config can hold, and some that jsonargparse finds are not those of
     the function, which sets others itself.
     """
-    defaults = parameters_of(import_class(network.class_path))
+    defaults = defaults_of(import_class(network.class_path))
     return {
         name: value
         for name, value in dict(network.get("init_args") or {}).items()

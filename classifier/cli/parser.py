@@ -23,10 +23,10 @@ from classifier.cli.words import options_of
 from classifier.errors import did_you_mean
 from classifier.internals.jsonargparse import (
     Formatter,
+    defaults_of,
     groups_of,
     leave_out,
     names_of,
-    parameters_of,
     shown_groups,
 )
 from classifier.optimization.schedules import LENGTHS
@@ -166,7 +166,7 @@ class Parser(LightningArgumentParser):
         # is a class with arguments of its own, as of its shufflenet, it takes for one that lacks
         # them.
         if function.__module__.startswith("torchvision.models."):
-            classes = {k for k, v in parameters_of(function).items() if isinstance(v, type)}
+            classes = {k for k, v in defaults_of(function).items() if isinstance(v, type)}
             kwargs["skip"] = {*(kwargs.get("skip") or ()), *classes}
         return super().add_function_arguments(function, *args, **kwargs)
 

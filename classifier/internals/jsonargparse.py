@@ -9,6 +9,7 @@ outlives a command) or lists the parameters behind ``**kwargs`` (tests/test_netw
 
 import argparse
 import contextlib
+import inspect
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -98,9 +99,10 @@ def defining_paths(path: str) -> set[str]:
     return found
 
 
-def parameters_of(function: Callable[..., Any]) -> dict[str, Any]:
+def defaults_of(function: Callable[..., Any]) -> dict[str, Any]:
     """The defaults of a function's parameters, those included that ``**kwargs`` hands on."""
-    return {p.name: p.default for p in get_signature_parameters(function, None)}
+    found = {p.name: p.default for p in get_signature_parameters(function, None)}
+    return {name: value for name, value in found.items() if value is not inspect.Parameter.empty}
 
 
 class Formatter(DefaultHelpFormatter):

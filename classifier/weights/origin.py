@@ -10,7 +10,11 @@ from typing import Any
 from classifier.errors import UserError
 
 # The setting that names the network, of functions that build several.
-NAMED_BY = {"classifier.networks.torchvision_model": "name", "timm.create_model": "model_name"}
+NAMED_BY = {
+    "classifier.networks.torchvision_model": "name",
+    "torchvision.models.get_model": "name",
+    "timm.create_model": "model_name",
+}
 LOADING = ("torchvision.", "timm.", "classifier.networks.")  # packages whose networks load weights
 FILES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")  # how a file of weights may end
 OFF = {"weights": None, "pretrained": False, "checkpoint_path": None}
