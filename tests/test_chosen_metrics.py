@@ -13,7 +13,8 @@ from classifier import module as module_file
 from classifier import runs
 from classifier.__main__ import main
 from classifier.data import Digits
-from classifier.metrics import mode_of
+from classifier.errors import UserError
+from classifier.metrics import evaluation_metrics, mode_of
 from classifier.module import ClassificationModule
 from classifier.networks import MNISTNet
 from classifier.search.settings import MODES, TORCHMETRICS, parse
@@ -78,25 +79,10 @@ def test_from_python_metrics_are_objects_of_which_each_stage_has_its_own(monkeyp
 MISTAKES = {
     "misspelt class": ({"x": f"{OF}Acuracy"}, ["MulticlassAcuracy", "'MulticlassAccuracy'"]),
     "no metric": ({"x": "torch.nn.ReLU"}, ["metrics", "torch.nn.ReLU", "Metric"]),
-    "left out, but not there": (
-        {"acuracy": None},
-        ["model.metrics.acuracy", "did you mean 'accuracy'"],
-    ),
-    "called as the loss": ({"loss": f"{OF}Accuracy"}, ["model.metrics.loss", "val_loss"]),
-    "no name": ({"top-3": f"{OF}Accuracy"}, ["model.metrics.top-3", "letters, digits"]),
-    "taken name": ({"keys": f"{OF}Accuracy"}, ["model.metrics.keys", "my_keys"]),
     "no number": ({"x": f"{OF}ConfusionMatrix"}, ["model.metrics.x", "shape (10, 10)", "macro"]),
-    "for two classes": (
-        {"x": "torchmetrics.classification.BinaryAUROC"},
-        ["model.metrics.x", "BinaryAUROC", "(N, 10)"],
-    ),
     "another number of classes": (
         {"x": {"class_path": f"{OF}Accuracy", "init_args": {"num_classes": 3}}},
         ["tiny.yaml:", "model.metrics.x", "num_classes is 3", "expected 10"],
-    ),
-    "one a class": (
-        {"x": {"class_path": f"{OF}Recall", "init_args": {"average": "none"}}},
-        ["model.metrics.x", "shape (10,)", "average: macro"],
     ),
     "no direction": (
         {"x": f"{OF}Specificity"},
@@ -114,6 +100,26 @@ def test_what_cannot_be_a_metric_is_answered_before_training(metrics, words, wri
     error = capsys.readouterr().err
     assert len(error.splitlines()) == 1
     assert [word for word in words if word not in error] == []
+
+
+ACCURACY = classification.MulticlassAccuracy(10)
+
+
+@pytest.mark.parametrize(
+    ("name", "metric", "message"),
+    [
+        ("acuracy", None, "null leaves .* did you mean 'accuracy'"),
+        ("loss", ACCURACY, "val_loss is that of model.loss"),
+        ("top-3", ACCURACY, "consists of letters, digits and _"),
+        ("keys", ACCURACY, "such as 'my_keys'"),
+        ("x", classification.BinaryAUROC(), r"BinaryAUROC does not measure logits \(N, 10\)"),
+        ("x", classification.MulticlassRecall(10, average="none"), r"shape \(10,\).* macro"),
+        ("x", classification.MulticlassROC(10), "no number but a tuple"),
+    ],
+)
+def test_a_metric_has_a_name_and_gives_a_number(name, metric, message):
+    with pytest.raises(UserError, match=f"model.metrics.{name}: .*{message}"):
+        evaluation_metrics(10, {name: metric})
 
 
 def test_a_search_knows_the_direction_of_each_metric_of_torchmetrics(write_config):

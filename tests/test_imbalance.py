@@ -1,6 +1,5 @@
 """Classes with few images: weights of the training loss, and a sampler that draws all alike."""
 
-import json
 from collections import Counter
 
 import pytest
@@ -176,7 +175,6 @@ ALL = {
     "model.moving_average": 0.9,
     "data.init_args.sampler": "balanced",
     "trainer.val_check_interval": 2,
-    "trainer.max_epochs": 3,
 }
 
 
@@ -193,10 +191,6 @@ def test_a_training_that_is_stopped_inside_an_epoch_ends_with_the_same_bits(
 
     calm, stopped = (storms.facts(own_folder / name) for name in ("calm", "stopped"))
     assert storms.differences(calm, stopped) == []
-    capsys.readouterr()
-    assert main([*goes_on, "--trainer.max_epochs=4", "--data.sampler=null"]) == 0
-    record = json.loads((own_folder / "stopped/runs/tiny/version_0/run.json").read_text())
-    assert record["epochs"] == 4
 
 
 MISTAKES = {

@@ -146,7 +146,6 @@ MISTAKES = {
     "lists of different lengths": ("[[1, 2], [1]]", ["weight", "equally long"]),
     "number": ("3", ["weight", "'3' is not a list of numbers"]),
     "too short": ("[1, 2, 3]", ["model.loss", "CrossEntropyLoss", "10 classes"]),
-    "too many dimensions": ("[[1, 2, 3]]", ["model.loss", "CrossEntropyLoss", "10 classes"]),
 }
 
 

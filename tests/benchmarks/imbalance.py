@@ -6,7 +6,19 @@ of Adam on a cosine, batches of 64; a tenth of the thinned images validates.
 
     python tests/benchmarks/imbalance.py DATA      # the folder that has FashionMNIST/raw
 
-RESULTS
+Mean ± standard deviation over 5 seeds, in %, on the test set:
+
+| | best epoch by | accuracy | macro F1 | worst recall |
+|---|---|---|---|---|
+| plain | val_loss | 68.6 ± 6.4 | 64.9 ± 7.4 | 2.2 ± 5.0 |
+| plain | balanced accuracy | 69.0 ± 6.1 | 65.6 ± 6.8 | 2.5 ± 5.6 |
+| model.class_weights: balanced | val_loss | 77.3 ± 1.2 | 76.2 ± 1.4 | 18.7 ± 5.8 |
+| model.class_weights: balanced | balanced accuracy | 76.9 ± 1.5 | 75.8 ± 1.7 | 18.7 ± 6.1 |
+| data.sampler: balanced | val_loss | 79.7 ± 0.7 | 78.9 ± 0.9 | 28.6 ± 5.4 |
+| data.sampler: balanced | balanced accuracy | 79.5 ± 0.8 | 78.8 ± 1.1 | 28.6 ± 6.7 |
+
+Which metric chooses the epoch makes no difference beyond the deviation; 10 images of the rarest
+class validate. A run took 71 to 107 s on a machine with other work.
 """
 
 import os
