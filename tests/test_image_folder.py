@@ -301,7 +301,10 @@ def test_a_class_that_is_missing_in_test_is_said_by_fit_and_by_test(tmp_path, co
     for name in ("train/ant", "train/bee", "train/cat", "test/ant", "test/cat"):
         write_images(tmp_path / "photos" / name, 6)
     (tmp_path / "photos" / "test" / "bee").mkdir()
-    note = "note: there are no test images of 'bee'.\n"
+    note = (
+        "note: there are no test images of 'bee'; once predicted, such a class counts as 0 in a "
+        "mean over the classes.\n"
+    )
 
     assert main(command("photos")) == 0
     assert capsys.readouterr().err == note

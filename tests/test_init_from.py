@@ -122,7 +122,7 @@ def test_a_run_of_before_that_names_a_file_as_weights_needs_no_file(fit, capsys)
     for path in (folder / "checkpoints").iterdir():
         saved = torch.load(path, weights_only=True)
         text = saved["classifier"]["config"]
-        saved["classifier"]["config"] = text.replace("weights: null", "weights: gone.pt")
+        saved["classifier"]["config"] = text.replace(" weights: null", " weights: gone.pt")
         write_checkpoint(saved, path)
 
     assert main(["test", "--ckpt_path", str(folder)]) == 0

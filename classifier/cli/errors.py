@@ -8,8 +8,6 @@ from pathlib import Path
 from classifier.checkpoint.trust import PACKAGES, folders_searched
 from classifier.cli.keys import OF_MODEL, close_key, without_module
 from classifier.errors import did_you_mean
-from classifier.optimization.groups import Group
-from classifier.optimization.rates import Warmup
 
 Where = Callable[[str], str]  # maps a dotted key to "file:line: ", or to "" when no file has it
 
@@ -165,6 +163,9 @@ def _of_learning(line: str, given: str) -> str:
     if keys := re.match(r"(Unexpected|Missing required) keys: \{'(\w+)'", line):
         if keys[1] != "Unexpected":
             return f"an entry lacks {keys[2]}."
+        from classifier.optimization.groups import Group  # with torch, which searches do without
+        from classifier.optimization.rates import Warmup
+
         known = [*Group.__annotations__, *Warmup.__annotations__]
         return f"no setting '{keys[2]}'{did_you_mean(keys[2], known)}"
     return ""
