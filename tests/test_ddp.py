@@ -386,13 +386,14 @@ class Hangs(Callback):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rank", "how"),
     [
         (1, "sleeps"),
-        pytest.param(1, "stops", marks=pytest.mark.slow),
-        pytest.param(0, "sleeps", marks=pytest.mark.slow),
-        pytest.param(0, "stops", marks=pytest.mark.slow),
+        (1, "stops"),
+        (0, "sleeps"),
+        (0, "stops"),
     ],
 )
 def test_a_rank_that_hangs_is_named_and_ends_the_job(rank, how, write_config):

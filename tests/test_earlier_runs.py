@@ -84,7 +84,8 @@ def test_an_earlier_run_goes_on_as_it_would_have(name):
         assert row == pytest.approx(other, rel=1e-3, abs=1e-4)
 
 
-@pytest.mark.parametrize("name", [pytest.param("finished", marks=pytest.mark.slow), "photos"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["finished", "photos"])
 def test_an_earlier_run_is_reproduced(name, capfd):
     assert main(["reproduce", str(folder_of(name))]) == 0
 

@@ -289,6 +289,7 @@ def test_files_to_predict_stay_what_they_are_in_pinned_memory(monkeypatch):
     assert [tuple(pair) for pair in unreadable] == [("b.png", "damaged")]
 
 
+@pytest.mark.slow
 def test_what_trials_are_forked_from_asks_for_no_gpu():
     """Once it has, no trial can use one."""
     command = [sys.executable, "-c", ASKS_FOR_GPU]

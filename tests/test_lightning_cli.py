@@ -507,7 +507,7 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("form", ["option", "config"])
+@pytest.mark.parametrize("form", ["config", pytest.param("option", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_module_of_ones_own_is_trained_resumed_tested_used_and_loaded(kind, form, words):
     (setting,) = KINDS[kind]
@@ -546,11 +546,8 @@ def test_a_module_without_settings_is_trained_resumed_and_tested(words):
 @pytest.mark.parametrize(
     "kind",
     [
-        "Penalty",
-        *(
-            pytest.param(kind, marks=pytest.mark.slow)
-            for kind in ("TwoOptimizers", "OwnMetric", "OwnNetwork")
-        ),
+        pytest.param(kind, marks=pytest.mark.slow)
+        for kind in ("Penalty", "TwoOptimizers", "OwnMetric", "OwnNetwork")
     ],
 )
 def test_a_run_of_a_module_of_ones_own_is_reproduced(kind, words):

@@ -306,11 +306,15 @@ def test_a_stopped_run_of_ones_own_goes_on_to_the_same_bits(
 @pytest.mark.parametrize(
     "name",
     [
-        *parts("own"),
-        *("EarlyStopping", "EMAWeightAveraging", "ModelCheckpoint"),
+        "network",
+        "ModelCheckpoint",
         *(
             pytest.param(name, marks=pytest.mark.slow)
-            for name in ("GradientAccumulationScheduler", "LearningRateMonitor", "Timer")
+            for name in (
+                *(part for part in parts("own") if part != "network"),
+                *("EarlyStopping", "EMAWeightAveraging"),
+                *("GradientAccumulationScheduler", "LearningRateMonitor", "Timer"),
+            )
         ),
     ],
 )
@@ -463,6 +467,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_class_of_a_script_is_told_to_go_into_a_file_of_its_own(write_config, own_folder, capsys):
     Path("train.py").write_text(SCRIPT)
     config = write_config({**SMALL, **parts("__main__")["network"]})

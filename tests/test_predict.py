@@ -396,7 +396,7 @@ def test_a_disk_without_links_gets_its_output(checkpoint, digits, monkeypatch):
     ("verb", "number", "workers"),
     [
         ("predict", signal.SIGTERM, 0),
-        ("test", signal.SIGINT, 2),
+        pytest.param("test", signal.SIGINT, 2, marks=pytest.mark.slow),
         pytest.param("predict", signal.SIGTERM, 2, marks=pytest.mark.slow),
         pytest.param("predict", signal.SIGUSR1, 2, marks=pytest.mark.slow),
         pytest.param("validate", signal.SIGTERM, 0, marks=pytest.mark.slow),

@@ -297,9 +297,8 @@ def own_run(photos, write_module, write_config, fit):
     return fit("--config", write_config(changes))
 
 
-@pytest.mark.parametrize(
-    "what", [pytest.param("folder", marks=pytest.mark.slow), "checkpoint alone"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["folder", "checkpoint alone"])
 def test_the_network_of_a_stranger_is_trusted_by_name_only(
     what, own_run, reproduce, capfd, monkeypatch
 ):
@@ -743,6 +742,7 @@ def test_a_run_that_was_ended_is_compared_up_to_where_it_ended(
     assert f"identical after step {runs.read_record(folder)['steps']}" in lines[0]
 
 
+@pytest.mark.slow
 def test_validations_inside_an_epoch_are_compared_too(fit, write_config, reproduce):
     folder = fit("--config", write_config({"trainer.val_check_interval": 3}))
 

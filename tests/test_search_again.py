@@ -276,6 +276,7 @@ def test_the_same_database_may_be_asked_by_another_user_with_another_password(be
 # ---- the folder ----
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_wherever_it_lies_and_whoever_calls_it(copied):
     shutil.move(copied, "a folder, moved")
     Path("link").symlink_to("a folder, moved")
@@ -299,7 +300,7 @@ def test_a_search_goes_on_wherever_it_lies_and_whoever_calls_it(copied):
     assert comment not in (trial_folder(Path("link"), 5) / "trial.yaml").read_text()
 
 
-@pytest.mark.parametrize("action", ["status", "table", "best", "importance", "worker"])
+@pytest.mark.parametrize("action", ["status", pytest.param("worker", marks=pytest.mark.slow)])
 def test_a_search_that_was_moved_is_looked_at_under_its_new_name(copied, action):
     shutil.move(copied, "moved")
 
@@ -358,6 +359,7 @@ def test_a_search_that_goes_on_elsewhere_finds_the_data_where_it_was_begun(own_f
 # ---- several validations in an epoch ----
 
 
+@pytest.mark.slow
 def test_the_best_of_all_validations_counts_once_an_epoch(own_folder):
     base = TINY.replace("trainer:\n", "trainer:\n  val_check_interval: 0.5\n")
     folder = write_files(base, n_trials=2, workers=1)
@@ -384,6 +386,7 @@ class Quiet(ClassificationModule):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interval", [1.0, 0.5], ids=["one", "two"])
 def test_the_epochs_of_a_module_that_logs_nothing_in_training_are_counted(write_module, interval):
     write_module(QUIET)

@@ -758,9 +758,8 @@ def evil_run(folder):
 @pytest.mark.parametrize(
     "what",
     [
-        "file",
-        pytest.param("folder", marks=pytest.mark.slow),
-        pytest.param("folder without checkpoints", marks=pytest.mark.slow),
+        pytest.param(what, marks=pytest.mark.slow)
+        for what in ("file", "folder", "folder without checkpoints")
     ],
 )
 def test_reproduce_runs_nothing_of_a_stranger(what, evil_run, mark):
