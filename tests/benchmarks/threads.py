@@ -4,7 +4,8 @@
 
 The ways take turns, each in a new process of ``classifier fit``:
 
-    sleep       all processors, threads sleep while they wait: what ``classifier`` does
+    sleep       all processors, threads sleep while they wait
+    spin a bit  all processors, threads spin for 1,000 turns, some microseconds, and then sleep
     spin        all processors, threads spin while they wait: what OpenMP does by itself
     one thread  ``OMP_NUM_THREADS=1``
 
@@ -30,7 +31,8 @@ from classifier.runs import read_metrics
 
 PRODUCT = Path(__file__).parents[2]
 WAYS = {
-    "sleep": {},
+    "sleep": {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"},
+    "spin a bit": {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"},
     "spin": {"GOMP_SPINCOUNT": "300000"},  # libgomp's own, where nothing is set
     "one thread": {"OMP_NUM_THREADS": "1"},
 }
@@ -48,7 +50,8 @@ def main() -> None:
         for number in range(options.rounds):
             for work in options.work:
                 for load in LOADS:
-                    for way in [*WAYS][number % 3 :] + [*WAYS][: number % 3]:
+                    first = number % len(WAYS)
+                    for way in [*WAYS][first:] + [*WAYS][:first]:
                         took = run(commands[work], WAYS[way], LOADS[load])
                         seconds[work, load, way].append(took)
                         print(f"round {number}  {work:7} {load}  {way:10} {took:.2f} s", flush=True)
