@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from classifier import runs
 from classifier.__main__ import main
+from classifier.cli.threads import usual_threads
+from classifier.data import Digits
 from classifier.platform import THREADS, WAITING, cores, let_threads_sleep
 
 RESUME = ["--ckpt_path", "runs/tiny/version_0", "--trainer.max_epochs", "3"]
@@ -42,11 +45,41 @@ def test_only_a_command_in_a_process_of_its_own_sets_it(monkeypatch):
     assert told.splitlines()[-1] == "False PASSIVE"
 
 
-def test_a_resumed_training_has_as_many_threads_as_before(write_config, fit, monkeypatch, capsys):
+def on_threads(number, fit, config, monkeypatch):
+    """The folder of a run on as many threads as its user said."""
+    monkeypatch.setenv(THREADS, str(number))
+    torch.set_num_threads(number)
+    folder = fit("--config", config)
+    torch.set_num_threads(1)
+    monkeypatch.delenv(THREADS)
+    return folder
+
+
+def test_a_training_of_small_steps_has_one_thread_and_any_other_has_all(
+    write_config, fit, monkeypatch, capsys
+):
     monkeypatch.delenv(THREADS, raising=False)
     torch.set_num_threads(2)
-    folder = fit("--config", write_config())
-    torch.set_num_threads(1)
+    config = write_config({"trainer.max_epochs": 1, "trainer.limit_train_batches": 1})
+
+    small = fit("--config", config)
+    few = capsys.readouterr().out
+    large = fit("--config", config, "--model.network.width=64", "--data.batch_size=256")
+
+    assert runs.read_record(small)["environment"]["threads"] == 1
+    assert "cpu, 1 thread\n" in few
+    assert runs.read_record(large)["environment"]["threads"] == 2
+    assert torch.get_num_threads() == 2
+
+
+def test_where_the_operations_are_not_known_there_are_all_threads():
+    torch.set_num_threads(2)
+    for network in (nn.LazyLinear(10), nn.Linear(3, 10)):  # of no size yet, and of another
+        assert usual_threads(network, Digits()) == 2
+
+
+def test_a_resumed_training_has_as_many_threads_as_before(write_config, fit, monkeypatch, capsys):
+    folder = on_threads(2, fit, write_config(), monkeypatch)
     capsys.readouterr()
 
     assert main(["fit", *RESUME]) == 0
@@ -57,9 +90,7 @@ def test_a_resumed_training_has_as_many_threads_as_before(write_config, fit, mon
 
 
 def test_the_user_may_resume_with_another_number_of_threads(write_config, fit, monkeypatch, capsys):
-    torch.set_num_threads(2)
-    folder = fit("--config", write_config())
-    torch.set_num_threads(1)
+    folder = on_threads(2, fit, write_config(), monkeypatch)
     monkeypatch.setenv(THREADS, "1")
 
     assert main(["fit", *RESUME]) == 0
@@ -69,10 +100,7 @@ def test_the_user_may_resume_with_another_number_of_threads(write_config, fit, m
 
 
 def test_more_threads_than_there_are_processors_are_not_kept(write_config, fit, monkeypatch):
-    monkeypatch.delenv(THREADS, raising=False)
-    torch.set_num_threads(cores() + 1)
-    folder = fit("--config", write_config())
-    torch.set_num_threads(1)
+    folder = on_threads(cores() + 1, fit, write_config(), monkeypatch)
 
     assert main(["fit", *RESUME]) == 0
 

@@ -323,7 +323,10 @@ def test_a_run_is_trained_by_one_process_at_a_time(folder, write_trial, monkeypa
     assert main(["fit", "--ckpt_path", str(folder), "--trainer.max_epochs", "3"]) == 0
 
 
-def test_another_number_of_threads_than_that_of_the_config_is_noted(trained, fit, capsys):
+def test_another_number_of_threads_than_that_of_the_config_is_noted(
+    trained, fit, monkeypatch, capsys
+):
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
     torch.set_num_threads(2)
 
     fit("--config", str(trained / "config.yaml"))

@@ -111,7 +111,9 @@ def test_threads_are_tried_and_stand_in_the_command(
 ):
     monkeypatch.delenv(THREADS, raising=False)
     fast = "self.second.weight.is_contiguous(memory_format=torch.channels_last)"
-    write_module(OWN_NETWORK.replace(fast, "torch.get_num_threads() == 1"))
+    text = OWN_NETWORK.replace(fast, "torch.get_num_threads() == 1")
+    head = "self.head = nn.Linear(32, num_classes)"
+    write_module(text.replace(head, f"{head}; self.large = nn.Linear(1200, 1200)"))
     torch.set_num_threads(2)
     config = write_config({"model.network": {"class_path": "own.Picky"}})
     fixed = ["--trainer.precision=32-true", "--model.channels_last=false", "--data.batch_size=64"]

@@ -47,6 +47,7 @@ from classifier.cli.job import Job
 from classifier.cli.keys import LINKS, MODULE, NETWORK, remember
 from classifier.cli.parser import Parser, own_help
 from classifier.cli.places import telling_where
+from classifier.cli.threads import usual_threads
 from classifier.cli.words import options_of, read_words
 from classifier.cli.write_errors import write_error
 from classifier.cli.written import Written, comment
@@ -443,8 +444,8 @@ class ClassifierCLI(PlainCLI):
                 # There is nothing to save: a signal ends the process at once.
                 self._during.enter_context(without_signal_handlers(trainer))
                 self._note_precision(trainer)
-            elif self.command_line.checkpoint_path:
-                self._keep_threads()
+            else:
+                self._set_threads(trainer)
             return trainer
         finally:
             self.trainer_defaults = theirs
@@ -460,13 +461,20 @@ class ClassifierCLI(PlainCLI):
                 f"--trainer.precision {platform.quoted([before])} gives the same."
             )
 
-    def _keep_threads(self) -> None:
+    def _set_threads(self, trainer: pl.Trainer) -> None:
         """Resumes with as many threads as before, for the last bits depend on it.
 
-        Not where the user says how many, and not with more than there are processors.
+        A new training has as many as its work is worth. Not where the user says how many, and not
+        with more than there are processors.
         """
-        threads = self.command_line.run.get("environment", {}).get("threads")
-        if isinstance(threads, int) and 0 < threads <= cores() and THREADS not in os.environ:
+        if THREADS in os.environ:
+            return
+        threads = None
+        if self.command_line.checkpoint_path:
+            threads = self.command_line.run.get("environment", {}).get("threads")
+        elif trainer.strategy.root_device.type == "cpu":
+            threads = usual_threads(self.model.network, self.datamodule)
+        if isinstance(threads, int) and 0 < threads <= cores():
             self._during.callback(torch.set_num_threads, torch.get_num_threads())
             torch.set_num_threads(threads)
 

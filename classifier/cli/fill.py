@@ -119,11 +119,11 @@ def fill_network(network: Namespace, data: ImageDataModule) -> None:
         )
         network["dict_kwargs"] = {**settings, **given}
     own = dict(network.get("dict_kwargs") or {})
-    if found := size_settings(network.as_dict(), _size_of(data)):
+    if found := size_settings(network.as_dict(), size_of(data)):
         network["dict_kwargs"] = {**found, **own}
 
 
-def _size_of(data: ImageDataModule) -> tuple[int, int] | None:
+def size_of(data: ImageDataModule) -> tuple[int, int] | None:
     """Height and width of the images, as far as the data says it before it is set up."""
     if isinstance(size := getattr(data, "image_size", None), int):
         return size, size

@@ -18,6 +18,7 @@ from classifier.callbacks.numerics import Numerics
 from classifier.callbacks.speed import LeanHooks
 from classifier.checkpoint.trust import import_class
 from classifier.cli.classifier_cli import ClassifierCLI
+from classifier.cli.threads import usual_threads
 from classifier.data import ImageDataModule
 from classifier.errors import UserError
 from classifier.optimization.schedules import LENGTHS
@@ -117,8 +118,9 @@ class Candidate(ClassifierCLI):
         self.ratios: list[float] = []  # to the pace of the best so far, in each round
         settings = {key: value for key, value in self.plan.items() if key != THREADS}.items()
         options = (f"--{key}={yaml.safe_dump(value).split()[0]}" for key, value in settings)
-        self.threads = int(self.plan.get(THREADS, torch.get_num_threads()))
         super().__init__(args=[*given, *options], run=False)
+        usual = usual_threads(self.model.network, self.datamodule)
+        self.threads = int(self.plan.get(THREADS, usual))
 
     def before_instantiate_classes(self) -> None:
         model, trainer = self.settings.model.init_args, self.settings.trainer

@@ -251,7 +251,7 @@ def current_values(candidate: Candidate) -> dict[str, Any]:
     if candidate.device.type == "cuda":  # elsewhere it is slower, or does nothing
         values[PRODUCTS] = model.float32_matmul_precision or "highest"
     elif THREADS not in os.environ:
-        values[THREADS] = torch.get_num_threads()
+        values[THREADS] = candidate.threads
     optimizer = (model.optimizer or {}).get("init_args") or {}
     if "fused" in optimizer:
         values[FUSED] = bool(optimizer["fused"])
