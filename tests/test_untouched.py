@@ -63,7 +63,9 @@ def report(before):
     print([(k, then[k], process[k]) for k in then if process[k] != then[k]])
 
 
-OWN_CACHES = ("_cached_class_parsers",)  # jsonargparse's, a parser for each class
+# jsonargparse's, a parser for each class; and torch's as it counts operations: a table of its
+# functions, and how many hooks there have been.
+OWN_CACHES = ("_cached_class_parsers", "_builtin_table", "RemovableHandle")
 '''
 IMPORT = """
 before = snapshot()
