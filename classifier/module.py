@@ -188,11 +188,15 @@ class ClassificationModule(LearningModule):
             # Not among the weights: they follow from the data.
             self.register_buffer("class_weights", torch.ones(num_classes), persistent=False)
 
+    def _keep_given(self) -> None:
+        """Keeps tensors that are settings out of checkpoints, also those of a subclass."""
+        self._given = {**keep_given_tensors(self), **self._given}
+
     def _add_metrics(self, chosen: dict[str, Metric | None] | None) -> None:
         self.train_metrics = StageMetrics("train", {"accuracy": Accuracy()})
-        num_classes = len(self.class_names)
-        self.val_metrics = StageMetrics("val", evaluation_metrics(num_classes, chosen))
-        self.test_metrics = StageMetrics("test", evaluation_metrics(num_classes, chosen))
+        evaluated = evaluation_metrics(len(self.class_names), chosen)  # tries out those chosen
+        self.val_metrics = StageMetrics("val", evaluated)
+        self.test_metrics = StageMetrics("test", {k: m.clone() for k, m in evaluated.items()})
 
     def _check_monitor_mode(self) -> None:
         own = self.metric_modes().get(self.monitor)
@@ -313,7 +317,7 @@ class ClassificationModule(LearningModule):
 
     def configure_callbacks(self) -> list[pl.Callback]:
         """What belongs to the module: in a training, its moving average."""
-        self._given = {**keep_given_tensors(self), **self._given}  # also those of a subclass
+        self._keep_given()
         if self.moving_average is None or self.trainer.state.fn != "fit":
             return []
         refuse_another_average(self.trainer)
@@ -378,7 +382,7 @@ class ClassificationModule(LearningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self.divergence = DivergenceDetector(**checkpoint.get("loss_watch", {}))
-        self._given = {**keep_given_tensors(self), **self._given}  # also those of a subclass
+        self._keep_given()
         for key in {"state_dict", "current_model_state"} & checkpoint.keys():
             checkpoint[key] = without_given_tensors(self, checkpoint[key])
 

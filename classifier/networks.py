@@ -213,11 +213,7 @@ def efficientnet_lite0(
     )
     if pretrained:
         load_efficientnet_lite0(network)
-        stem, head = stem_and_head(network)
-        if num_classes != 1000:
-            resize_head(head, num_classes)
-        if in_channels != 3:
-            resize_stem(stem, in_channels, fresh=False)
+    _fit(network, num_classes, in_channels, fresh=not pretrained)
     return network
 
 
@@ -251,12 +247,17 @@ def torchvision_model(
             f"{name} with these weights rescales red, green and blue itself, "
             f"so it takes 3 channels, not {in_channels}."
         )
+    _fit(network, num_classes, in_channels, fresh=weights is None)
+    return network
+
+
+def _fit(network: nn.Module, num_classes: int, in_channels: int, fresh: bool) -> None:
+    """Gives a network the classes and channels that it is for, where it has others."""
     stem, head = stem_and_head(network)
     if len(head.weight) != num_classes:
         resize_head(head, num_classes)
     if stem.in_channels != in_channels:
-        resize_stem(stem, in_channels, fresh=weights is None)
-    return network
+        resize_stem(stem, in_channels, fresh)
 
 
 def _build(name: str, num_classes: int, weights: str | None, kwargs: dict[str, Any]) -> nn.Module:

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -118,6 +119,14 @@ def write_config() -> Callable[..., str]:
 def write_module(own_folder: Path) -> Callable[[str], Any]:
     """Writes ``own.py`` into the working folder."""
     return Path("own.py").write_text
+
+
+@pytest.fixture
+def default_sigterm() -> Iterator[None]:
+    """SIGTERM does what it does to a process by itself, whatever has handled it before."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture

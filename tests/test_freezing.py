@@ -1,6 +1,5 @@
 """Frozen parts stay bit for bit as they were, and are trained from their epoch on, also resumed."""
 
-import signal
 from pathlib import Path
 
 import pytest
@@ -8,6 +7,7 @@ import storms
 import torch
 import yaml
 from conftest import put
+from stops import STOPS
 from torch import nn
 
 from classifier.__main__ import main
@@ -35,17 +35,13 @@ data:
   init_args: {batch_size: 16}
 """
 OWN = """
-import signal
-from pathlib import Path
-
 import torch
-from pytorch_lightning.callbacks import Callback
 
 from classifier.module import ClassificationModule
 
 
-class Looks(Callback):
-    "Keeps the tensors of each epoch's end; raises SIGTERM after the step in the file 'stop'."
+class Looks(Stops):
+    "Keeps the tensors of each epoch's end, too."
 
     def on_train_start(self, trainer, pl_module):
         self.keep(trainer, pl_module, trainer.current_epoch)
@@ -56,12 +52,6 @@ class Looks(Callback):
     def keep(self, trainer, pl_module, epoch):
         state = {name: value.clone() for name, value in pl_module.network.state_dict().items()}
         torch.save(state, f"epoch_{epoch}_{trainer.global_rank}.pt")
-
-    def on_train_batch_end(self, trainer, *_):
-        stop = Path("stop")
-        if stop.exists() and int(stop.read_text()) == trainer.global_step:
-            stop.unlink()
-            signal.raise_signal(signal.SIGTERM)
 
 
 class ByHand(ClassificationModule):
@@ -78,11 +68,8 @@ RUN = "runs/frozen/version_0"
 
 
 @pytest.fixture(autouse=True)
-def own_module(write_module):
-    write_module(OWN)
-    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGTERM, before)
+def own_module(write_module, default_sigterm):
+    write_module(STOPS + OWN)
 
 
 def write(**changes):

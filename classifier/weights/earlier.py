@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from classifier.errors import UserError
-from classifier.weights.file import read_weights
+from classifier.weights.file import COUNTERS, read_weights
 from classifier.weights.layers import resize_head, resize_stem, stem_and_head
 
 WEIGHTS_SUFFIXES = (".pt", ".pth", ".safetensors")
@@ -25,7 +25,7 @@ def load_weights(network: nn.Module, path: Path) -> None:
     if head_weight is not None and head_weight.ndim == head.weight.ndim:
         resize_head(head, len(head_weight))
     own = network.state_dict()  # which knows the versions of its modules
-    wrong = [key for key in own.keys() ^ state.keys() if "num_batches_tracked" not in key]
+    wrong = [key for key in own.keys() ^ state.keys() if COUNTERS not in key]
     if wrong:
         raise UserError(
             f"'{path}' is not a state dict of this network: '{min(wrong)}' is in one alone "

@@ -20,6 +20,7 @@ WRAPPINGS = (
     *("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "module"),
     *("network", "net", "params"),
 )
+COUNTERS = "num_batches_tracked"  # of batch normalisation; older files have none
 MAX_WRAPPINGS = 3  # one in the other
 EXPECTED = (
     "expected is a checkpoint, a state dict as torch.save(network.state_dict(), FILE) writes it, "

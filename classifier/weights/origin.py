@@ -17,7 +17,7 @@ NAMED_BY = {
 }
 LOADING = ("torchvision.", "timm.", "classifier.networks.")  # packages whose networks load weights
 FILES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")  # how a file of weights may end
-OFF = {"weights": None, "pretrained": False, "checkpoint_path": None}
+OFF = {"weights": None, "checkpoint_path": None, "pretrained": False}
 
 
 def switch_off_pretrained(network: Any) -> None:
@@ -55,7 +55,7 @@ def name_and_origin(network: Mapping[str, Any]) -> tuple[str, str]:
     ('vit', '')
     """
     settings, name = settings_of(network), name_of(network)
-    known = [key for key in ("weights", "checkpoint_path", "pretrained") if key in settings]
+    known = [key for key in OFF if key in settings]
     given = next((key for key in known if settings[key]), None)
     if given is None:
         return name, "from scratch" if known else ""

@@ -7,9 +7,7 @@ import torch
 from torch import nn
 
 from classifier.errors import UserError, pip_install
-from classifier.weights.file import read_weights
-
-COUNTERS = "num_batches_tracked"
+from classifier.weights.file import COUNTERS, read_weights
 
 
 def build_pretrained(

@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from classifier.checkpoint.read import weights_digest
 from classifier.errors import UserError
 from classifier.parts import head_layers, head_names, stem_names
-from classifier.weights.file import Weights, read_weights
+from classifier.weights.file import COUNTERS, Weights, read_weights
 from classifier.weights.layers import filters_for
 
-COUNTERS = "num_batches_tracked"  # of batch normalisation; older files have none
 LISTED = 5  # names at most
 
 
@@ -62,17 +61,8 @@ def start_from(network: nn.Module, source: str | Path, class_names: Sequence[str
     # A head of another number of outputs is none of these classes.
     layers = [n for n, x in head_layers(network).items() if len(x.weight) == len(class_names)]
     heads = {f"{name}.{part}" for name in layers for part in ("weight", "bias")} & own.keys()
-    body = {name: state[name] for name in own if name in state and name not in heads}
     _refuse_another_network(found.path, network, state, own, heads)
-    for name in stem_names(network):
-        _fit_stem(body, own, f"{name}.weight")
-    for name, value in body.items():
-        if value.shape != own[name].shape:
-            raise UserError(
-                f"'{found.path}' does not fit: '{name}' is {_shape(value)}, but {_shape(own[name])}"
-                " in the network; a network of the same name and arguments, such as its image "
-                "size, fits."
-            )
+    body = _body(found.path, network, state, own, heads)
     rows = _rows(found, class_names, [state[n] for n in heads if n in state])
     head = _heads(own, state, heads, rows)
     own.update({**body, **head})  # which knows the versions of its modules
@@ -130,6 +120,31 @@ def _refuse_another_network(
             f"'{path}' is not of this network, {type(network).__name__}: it also has '{more[0]}' "
             f"({len(more)} such tensors)."
         )
+
+
+def _body(
+    path: Path,
+    network: nn.Module,
+    state: Mapping[str, Tensor],
+    own: Mapping[str, Tensor],
+    heads: set[str],
+) -> dict[str, Tensor]:
+    """The tensors of all but the heads, for the channels of the images.
+
+    Raises:
+        UserError: If one has another size than in the network.
+    """
+    body = {name: state[name] for name in own if name in state and name not in heads}
+    for name in stem_names(network):
+        _fit_stem(body, own, f"{name}.weight")
+    for name, value in body.items():
+        if value.shape != own[name].shape:
+            raise UserError(
+                f"'{path}' does not fit: '{name}' is {_shape(value)}, but {_shape(own[name])}"
+                " in the network; a network of the same name and arguments, such as its image "
+                "size, fits."
+            )
+    return body
 
 
 def _fit_stem(body: dict[str, Tensor], own: Mapping[str, Tensor], name: str) -> None:
