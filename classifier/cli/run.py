@@ -4,6 +4,7 @@ import argparse
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -71,7 +72,20 @@ def explained(command: Callable[[], Any]) -> int:
     except Exception as error:
         if os.environ.get("CLASSIFIER_DEBUG"):
             raise
-        return _told(error)
+        code = _told(error)
+        _release(error)
+        return code
+
+
+def _release(error: BaseException | None) -> None:
+    """Lets go of what the functions that failed still hold, the workers of a loader among it.
+
+    Left to the garbage collector, a loader starts threads while its pipes are being closed: they
+    print a traceback, or close a file that is not theirs.
+    """
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _told(error: Exception) -> int:
