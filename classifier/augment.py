@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from classifier.errors import UserError
 
-__all__ = ["RandomErase", "RandomFlip", "RandomShift"]
+__all__ = ["RandomErase", "RandomFlip", "RandomOrientation", "RandomShift"]
 
 
 class RandomFlip(nn.Module):
@@ -34,6 +34,23 @@ class RandomFlip(nn.Module):
         columns = torch.arange(width, device=images.device)
         columns = torch.where(flipped, width - 1 - columns, columns)  # (N, W)
         return images.gather(3, columns[:, None, None, :].expand(-1, channels, height, -1))
+
+
+class RandomOrientation(nn.Module):
+    """Turns and mirrors each image, by its own draw, to one of the eight orientations of a square.
+
+    For what has no upright position, such as things seen from above. Images that are not square
+    keep their shape, and have the four orientations that do.
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Maps ``(N, C, H, W)`` to the same shape and dtype."""
+        drawn = torch.rand(3, len(images), 1, 1, 1, device=images.device) < 0.5
+        images = torch.where(drawn[0], images.flip(3), images)
+        images = torch.where(drawn[1], images.flip(2), images)
+        if images.shape[2] == images.shape[3]:
+            images = torch.where(drawn[2], images.transpose(2, 3), images)
+        return images
 
 
 class RandomShift(nn.Module):

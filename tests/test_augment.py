@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from classifier.augment import RandomErase, RandomFlip, RandomShift
+from classifier.augment import RandomErase, RandomFlip, RandomOrientation, RandomShift
 
-AUGMENTATIONS = [RandomFlip(), RandomShift(max_shift=3), RandomErase()]
+AUGMENTATIONS = [RandomFlip(), RandomOrientation(), RandomShift(max_shift=3), RandomErase()]
 
 
 def random_images(number, channels=3, height=12, width=9, dtype=torch.uint8):
@@ -82,6 +82,27 @@ def test_flip_of_probability_one_mirrors_all_and_zero_none():
 
     assert torch.equal(RandomFlip(probability=1)(images), images.flip(3))
     assert torch.equal(RandomFlip(probability=0)(images), images)
+
+
+def test_a_square_image_has_each_of_eight_orientations_equally_often():
+    image = random_images(1, height=5, width=5)
+    turned = [image.rot90(turns, (2, 3)) for turns in range(4)]
+    expected = torch.cat(turned + [one.flip(3) for one in turned])
+
+    drawn = RandomOrientation()(image.expand(800, -1, -1, -1))
+
+    counts = [(drawn == one).flatten(1).all(1).sum().item() for one in expected]
+    assert sum(counts) == 800
+    assert all(65 <= count <= 135 for count in counts)  # 100, standard deviation 9
+
+
+def test_an_image_that_is_not_square_keeps_its_shape_in_each_orientation():
+    image = random_images(1)
+    expected = torch.cat([image, image.flip(3), image.flip(2), image.flip(2, 3)])
+
+    drawn = RandomOrientation()(image.expand(100, -1, -1, -1))
+
+    assert torch.equal(torch.unique(drawn, dim=0), torch.unique(expected, dim=0))
 
 
 def test_each_image_draws_its_own_shift():

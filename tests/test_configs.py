@@ -15,7 +15,7 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 def test_there_is_a_config_for_each_kind_of_data():
     names = {path.stem for path in CONFIGS}
 
-    assert names >= {"digits", "mnist", "fashion_mnist", "cifar10", "image_folder"}
+    assert names >= {"digits", "mnist", "fashion_mnist", "cifar10", "photos"}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -40,10 +40,10 @@ def test_a_config_is_complete_and_every_hyperparameter_is_used(path, capsys):
 
 @pytest.mark.shared_data
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs MNIST and photos in ../shared/data")
-@pytest.mark.parametrize("name", ["digits", "mnist", "fashion_mnist", "image_folder"])
+@pytest.mark.parametrize("name", ["digits", "mnist", "fashion_mnist", "photos"])
 def test_a_config_trains_and_evaluates_a_batch(name):
     config = next(path for path in CONFIGS if path.stem == name)
-    roots = {"mnist": SHARED, "fashion_mnist": SHARED, "image_folder": SHARED / "trashnet-quarter"}
+    roots = {"mnist": SHARED, "fashion_mnist": SHARED, "photos": SHARED / "trashnet-quarter"}
     data = [f"--data.root={roots[name]}"] if name in roots else []
 
     assert main(["fit", "--config", str(config), "--trainer.fast_dev_run=true", *data]) == 0

@@ -2,7 +2,6 @@
 
 import random
 import shutil
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -154,8 +153,7 @@ def folder(tmp_path_factory):
         pixels = noise.integers(0, 128, (20, 20, 3)) + 127 * (number % 2 == 0)
         Image.fromarray(pixels.astype(np.uint8)).save(path)
     (root / "own.py").write_text(OWN)
-    yield root
-    sys.modules.pop("own", None)
+    return root
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,13 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import storms
+import torch
 import yaml
 from conftest import put
 from PIL import Image
 from storms import Storm
+
+from classifier.networks import MNISTNet
 
 BASE = """\
 seed_everything: 1
@@ -184,6 +187,31 @@ CONFIGS = {
         "data.init_args.sampler": "balanced",
     },
     "files, balanced, two workers": folder_of_images(num_workers=2, sampler="balanced"),
+    "started from a file of weights": {
+        "model.init_from": "../weights.pt",
+        "model.groups": [{"match": "backbone", "freeze_epochs": 1}],
+        "model.moving_average": 0.99,
+    },
+    "photos with pretrained weights": {
+        **folder_of_images(
+            image_size=32, augment=[{"class_path": "classifier.augment.RandomOrientation"}]
+        ),
+        "model.network": {
+            "class_path": "classifier.networks.efficientnet_lite0",
+            "init_args": {"pretrained": True},
+        },
+        "model.groups": [
+            {"match": "*bn*", "freeze": True},
+            {"match": "head", "lr_scale": 5},
+            {"match": ["conv_stem", "blocks.0", "blocks.1", "blocks.2"], "freeze": True},
+            {"match": "backbone", "freeze_epochs": 1},
+        ],
+        "model.lr_scheduler": schedule("CosineAnnealingLR"),
+        "model.interval": "step",
+        "model.warmup": {"epochs": 1},
+        "model.no_decay_norm_bias": True,
+        "model.moving_average": 0.99,
+    },
     "files": folder_of_images(num_workers=0),
     "files, two workers": folder_of_images(num_workers=2),
     "files, decoded once": folder_of_images(in_memory=True, num_workers=0),
@@ -217,6 +245,8 @@ def storm(folder, images, name, number, repeats, ranks=1):
     folder = folder / name.replace(" ", "_").replace(",", "")
     folder.mkdir()
     shutil.copytree(images, folder / "images")
+    torch.manual_seed(0)
+    torch.save(MNISTNet(width=4).state_dict(), folder / "weights.pt")
     config = write(folder, CONFIGS[name])
     seconds = storms.calm(folder / "calm", config, ranks)
     expected = storms.facts(folder / "calm")

@@ -247,7 +247,7 @@ def test_a_run_of_each_shipped_config_is_reproduced(config, fit, reproduce):
         "digits": [],
         "mnist": ["--data.root", str(SHARED)],
         "fashion_mnist": ["--data.root", str(SHARED)],
-        "image_folder": [f"--data.root={SHARED}/trashnet-quarter", "--data.num_workers=2"],
+        "photos": [f"--data.root={SHARED}/trashnet-quarter", "--data.num_workers=2"],
     }
     if config.stem == "cifar10":
         data["cifar10"] = ["--data=ImageFolder", "--data.root=photos", "--data.image_size=32"]

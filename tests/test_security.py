@@ -69,8 +69,7 @@ def stranger(own_folder, trained, monkeypatch):
     Path("code.pkl").write_bytes(pickle.dumps(Call(os.system, COMMAND)))
     torch.save(Call(os.system, COMMAND), "code.pt")
     Image.new("L", (8, 8)).save("image.png")
-    yield torch.load(trained / "checkpoints" / "last.ckpt", weights_only=True)
-    sys.modules.pop("own", None)
+    return torch.load(trained / "checkpoints" / "last.ckpt", weights_only=True)
 
 
 def everything_with(path, capsys):

@@ -64,8 +64,7 @@ def own_config(write_config):
     """A config with a network of one's own, which lies beside it."""
     Path("own.py").write_text(OWN)
     network = {"class_path": "own.Own", "init_args": {"width": 4}}
-    yield write_config({"model.network": network, "trainer.max_epochs": 1})
-    sys.modules.pop("own", None)
+    return write_config({"model.network": network, "trainer.max_epochs": 1})
 
 
 @pytest.fixture

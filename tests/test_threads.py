@@ -72,10 +72,13 @@ def test_a_training_of_small_steps_has_one_thread_and_any_other_has_all(
     assert torch.get_num_threads() == 2
 
 
-def test_where_the_operations_are_not_known_there_are_all_threads():
+def test_where_the_operations_are_not_known_or_done_elsewhere_there_are_all_threads():
     torch.set_num_threads(2)
+    cpu, small = torch.device("cpu"), nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     for network in (nn.LazyLinear(10), nn.Linear(3, 10)):  # of no size yet, and of another
-        assert usual_threads(network, Digits()) == 2
+        assert usual_threads(network, Digits(), cpu) == 2
+    assert usual_threads(small, Digits(), torch.device("cuda")) == 2
+    assert usual_threads(small, Digits(), cpu) == 1
 
 
 def test_a_resumed_training_has_as_many_threads_as_before(write_config, fit, monkeypatch, capsys):

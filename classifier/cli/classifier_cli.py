@@ -469,11 +469,11 @@ class ClassifierCLI(PlainCLI):
         """
         if THREADS in os.environ:
             return
-        threads = None
         if self.command_line.checkpoint_path:
             threads = self.command_line.run.get("environment", {}).get("threads")
-        elif trainer.strategy.root_device.type == "cpu":
-            threads = usual_threads(self.model.network, self.datamodule)
+        else:
+            device = trainer.strategy.root_device
+            threads = usual_threads(self.model.network, self.datamodule, device)
         if isinstance(threads, int) and 0 < threads <= cores():
             self._during.callback(torch.set_num_threads, torch.get_num_threads())
             torch.set_num_threads(threads)

@@ -17,13 +17,15 @@ from classifier.data import ImageDataModule
 SMALL = 5e8
 
 
-def usual_threads(network: nn.Module, data: ImageDataModule) -> int:
-    """As many threads as torch has, or one where a training step is small.
+def usual_threads(network: nn.Module, data: ImageDataModule, device: torch.device) -> int:
+    """As many threads as torch has, or one where a training step on processors is small.
 
     It follows from the config alone, not from a measurement: the last bits depend on it.
     """
     most = torch.get_num_threads()
-    return 1 if most > 1 and _operations(network, data) < SMALL else most
+    if most == 1 or device.type != "cpu":
+        return most
+    return 1 if _operations(network, data) < SMALL else most
 
 
 def _operations(network: nn.Module, data: ImageDataModule) -> float:

@@ -119,7 +119,8 @@ class Candidate(ClassifierCLI):
         settings = {key: value for key, value in self.plan.items() if key != THREADS}.items()
         options = (f"--{key}={yaml.safe_dump(value).split()[0]}" for key, value in settings)
         super().__init__(args=[*given, *options], run=False)
-        usual = usual_threads(self.model.network, self.datamodule)
+        device = self.trainer.strategy.root_device
+        usual = usual_threads(self.model.network, self.datamodule, device)
         self.threads = int(self.plan.get(THREADS, usual))
 
     def before_instantiate_classes(self) -> None:
