@@ -11,8 +11,8 @@ from classifier.cli.fill import size_of
 from classifier.data import ImageDataModule
 
 # Operations of a step below which threads wait for each other longer than the work that they share
-# takes. Measured with two (tests/benchmarks/threads.py): at 0.04 and 0.12 billion one takes at most
-# 1.4 times as long as the best way on an idle machine, and is the best beside another process; from
+# takes. Measured with two (classifier/tune/README.md): at 0.04 and 0.12 billion one takes at most
+# 1.3 times as long as the best way on an idle machine, and is the best beside another process; from
 # 1.5 billion on all are better.
 SMALL = 5e8
 
