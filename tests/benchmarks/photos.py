@@ -1,6 +1,7 @@
 """Accuracy on photos over five folds: the recipe of configs/photos.yaml beside other ways.
 
     python tests/benchmarks/photos.py --ways recipe "frozen backbone" --out photos.md
+    python tests/benchmarks/photos.py --ways timm fastai --timm train.py --peers ENVIRONMENT
 
 The photos of each class are shared out over the folds by a hash of their names. Each fold is the
 test set once; of the other four, the share of ``data.val_fraction`` chooses the best epoch, and
@@ -33,6 +34,7 @@ WAYS = {
     ],
     "from scratch": ["--model.network.pretrained", "false", "--model.groups", "null"],
 }
+PEERS = ("timm", "fastai")  # timm's train.py and fastai's fine_tune, from the same weights
 
 
 def main() -> None:
@@ -44,7 +46,11 @@ def main() -> None:
             link_fold(options.photos, fold, Path(name, str(fold)))
         for fold in options.folds:
             for way in options.ways:
-                result = train(Path(name, str(fold)), [*WAYS[way], *options.words])
+                root = Path(name, str(fold))
+                if way in PEERS:
+                    result = train_peer(root, way, options)
+                else:
+                    result = train(root, [*WAYS[way], *options.words])
                 found.setdefault(way, []).append(result)
                 told = "val {:.4f}  test {:.4f}  {:.0f} CPU s".format(*result)
                 print(f"fold {fold}  {way:16} {told}", flush=True)
@@ -58,10 +64,12 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
+    parser.add_argument("--ways", nargs="+", choices=[*WAYS, *PEERS], default=list(WAYS))
     parser.add_argument("--folds", type=int, nargs="+", default=list(range(FOLDS)))
     photos = PRODUCT.parent / "shared" / "data" / "trashnet-quarter"
     parser.add_argument("--photos", type=Path, default=photos, help="A folder per class.")
+    parser.add_argument("--timm", type=Path, help="train.py of pytorch-image-models.")
+    parser.add_argument("--peers", default=sys.executable, help="Python that has fastai.")
     parser.add_argument("--out", type=Path, help="Markdown file to write.")
     parser.add_argument("words", nargs="*", help="Further settings of all ways, behind --.")
     return parser.parse_args()
@@ -94,6 +102,21 @@ def train(root: Path, words: list[str]) -> tuple[float, float, float]:
     best = min(rows, key=lambda row: float(row["val_loss"]))
     (accuracy,) = re.findall(r"accuracy\s+([\d.]+)", tested)
     return float(best["val_accuracy"]), float(accuracy), seconds
+
+
+def train_peer(root: Path, way: str, options: argparse.Namespace) -> tuple[float, float, float]:
+    """Likewise by another program."""
+    words = [options.peers, str(Path(__file__).with_name(f"photos_{way}.py")), str(root)]
+    words += ["--script", str(options.timm)] if way == "timm" else []
+    before = os.times()
+    done = subprocess.run(
+        words, env=os.environ | {"PYTHONPATH": str(PRODUCT)}, capture_output=True, text=True
+    )
+    after = os.times()
+    found = re.search(r"val ([\d.]+) test ([\d.]+)", done.stdout)
+    if found is None:
+        raise SystemExit(done.stdout + done.stderr)
+    return float(found[1]), float(found[2]), sum(after[2:4]) - sum(before[2:4])
 
 
 def run(words: list[str], folder: str) -> str:

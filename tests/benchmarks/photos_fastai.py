@@ -9,7 +9,6 @@ validated. Everything else is what fastai does by itself.
 import argparse
 from pathlib import Path
 
-import torch
 from fastai.vision import all as vision
 
 from classifier.networks import efficientnet_lite0
@@ -44,7 +43,7 @@ def main() -> None:
         _, validated = learner.validate()
         photos = vision.get_image_files(options.folder / "test")
         _, tested = learner.validate(dl=loaders.test_dl(photos, with_labels=True))
-    print(f"val {validated:.4f} test {tested:.4f} threads {torch.get_num_threads()}")
+    print(f"val {validated:.4f} test {tested:.4f}")
 
 
 if __name__ == "__main__":
