@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from classifier.checkpoint.read import weights_digest
 from classifier.errors import UserError
-from classifier.parts import head_layers, head_names, stem_names
+from classifier.parts import head_layers, head_names, stem_layers
 from classifier.weights.file import COUNTERS, Weights, read_weights
 from classifier.weights.layers import filters_for
 
@@ -135,7 +135,7 @@ def _body(
         UserError: If one has another size than in the network.
     """
     body = {name: state[name] for name in own if name in state and name not in heads}
-    for name in stem_names(network):
+    for name in stem_layers(network):
         _fit_stem(body, own, f"{name}.weight")
     for name, value in body.items():
         if value.shape != own[name].shape:
