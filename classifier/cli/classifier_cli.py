@@ -327,7 +327,7 @@ class ClassifierCLI(PlainCLI):
         written = self.written
         if filled := fill_preparation(config, {*written.keys, *written.prepared}):
             written.prepared |= filled
-            self.notes += preparation_in_words(written.prepared)
+            self.notes.append(preparation_in_words(written.prepared))
 
     def _fill(self) -> None:
         """Completes the config by what the data says, and keeps it as it is to be saved."""
