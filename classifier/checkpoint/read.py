@@ -9,7 +9,6 @@ import math
 import os
 import pickle
 import re
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -61,7 +60,7 @@ def read_values(path: Path) -> Any:
         UserError: If the file is damaged, or holds anything else.
     """
     with path.open("rb") as file:
-        content, _ = _read_values(path, file, zipfile.is_zipfile(file))
+        content, _ = _read_values(path, file, is_zip=file.read(2) == b"PK")  # as torch tells it
     if isinstance(content, dict) and KEY in content:
         _check_types(path, content)
     return content
