@@ -14,6 +14,16 @@ from classifier.errors import UserError
 Average = Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]
 
 
+def _in_a_training(hook: Callable[..., None]) -> Callable[..., None]:
+    """A hook that does nothing in an evaluation."""
+
+    def call(self: WeightAveraging, trainer: pl.Trainer, *args: Any) -> None:
+        if trainer.state.fn == "fit":
+            hook(self, trainer, *args)
+
+    return call
+
+
 class MovingAverage(WeightAveraging):
     """An exponential moving average that warms up, so that it holds little of the first weights.
 
@@ -32,20 +42,9 @@ class MovingAverage(WeightAveraging):
 
     # A trainer that has trained evaluates what it is given: Lightning's callback would put the
     # weights of the checkpoint in place of their average, or the last average in their place.
-
-    def on_load_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        if trainer.state.fn == "fit":
-            super().on_load_checkpoint(trainer, pl_module, checkpoint)
-
-    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.state.fn == "fit":
-            super().on_validation_epoch_start(trainer, pl_module)
-
-    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.state.fn == "fit":
-            super().on_validation_epoch_end(trainer, pl_module)
+    on_load_checkpoint = _in_a_training(WeightAveraging.on_load_checkpoint)
+    on_validation_epoch_start = _in_a_training(WeightAveraging.on_validation_epoch_start)
+    on_validation_epoch_end = _in_a_training(WeightAveraging.on_validation_epoch_end)
 
 
 def warmed_up(decay: float) -> Average:

@@ -6,7 +6,7 @@ Shapes: N images, K classes.
 import copy
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -16,6 +16,7 @@ from torch.func import functional_call
 from classifier.errors import UserError, did_you_mean
 
 ClassWeights = Literal["balanced"] | dict[str, float]
+LISTED = 12  # classes at most
 TRIED = 100  # images at most that a loss is tried out on: a square of 20,000 classes takes 2 GB
 
 
@@ -37,7 +38,7 @@ class WeightedLoss:
 
     def __init__(self, given: ClassWeights, loss: nn.Module, class_names: Sequence[str]) -> None:
         # In YAML a class that is called 0 is a number.
-        self.given = given if given == "balanced" else {str(k): v for k, v in given.items()}
+        self.given = None if given == "balanced" else {str(k): v for k, v in given.items()}
         self.class_names = class_names
         self._check()
         self.place = _place_of_weights(loss)  # of the tensor in the loss, dotted
@@ -55,10 +56,11 @@ class WeightedLoss:
             UserError: If no image would count.
         """
         known = counts.double()
-        if self.given == "balanced":
+        if self.given is None:
             weights = 1 / known.clamp(min=1)
         else:
-            weights = torch.tensor([self._number(name) for name in self.class_names]).double()
+            given = [self.given.get(name, 1.0) for name in self.class_names]
+            weights = torch.tensor(given).double()
         mean = (weights * known).sum() / known.sum()
         if not mean > 0:
             raise UserError("model.class_weights: no training image has a weight above 0.")
@@ -75,10 +77,10 @@ class WeightedLoss:
         )
         return value
 
-    def describe(self, weights: Tensor, listed: int = 12) -> str:
+    def describe(self, weights: Tensor) -> str:
         """Names the weights of the classes; of many, the ends."""
         pairs = [*zip(weights.tolist(), self.class_names, strict=True)]
-        if len(pairs) > listed:
+        if len(pairs) > LISTED:
             (least, few), (most, many) = min(pairs), max(pairs)
             return f"{least:.3g} ({few}) to {most:.3g} ({many})"
         return ", ".join(f"{name} ({weight:.3g})" for weight, name in pairs)
@@ -86,7 +88,7 @@ class WeightedLoss:
     def notes(self) -> list[str]:
         """What there is to say of the weights before a training, in sentences."""
         notes = []
-        if isinstance(self.given, dict) and (rest := len(self.class_names) - len(self.given)):
+        if self.given is not None and (rest := len(self.class_names) - len(self.given)):
             notes.append(
                 f"model.class_weights names {len(self.given)} of {len(self.class_names)} classes; "
                 f"the weight of the other {rest} is 1, before all are divided by their mean over "
@@ -100,13 +102,10 @@ class WeightedLoss:
             )
         return notes
 
-    def _number(self, name: str) -> float:
-        return self.given.get(name, 1.0) if isinstance(self.given, Mapping) else 1.0
-
     def _check(self) -> None:
-        for name, weight in self.given.items() if isinstance(self.given, Mapping) else ():
+        for name, weight in (self.given or {}).items():
             if name not in self.class_names:
-                among = f"; there are {', '.join(self.class_names[:12])}."
+                among = f"; there are {', '.join(self.class_names[:LISTED])}."
                 hint = did_you_mean(name, self.class_names, among)
                 raise UserError(f"model.class_weights: no class '{name}'{hint}")
             if not 0 <= weight < math.inf:
@@ -116,7 +115,7 @@ class WeightedLoss:
 
     def _try_out(self, loss: nn.Module) -> None:
         """Finds out on made-up images which labels the loss takes, and that the weights count."""
-        logits, labels = made_up(len(self.class_names))
+        logits, labels = _made_up(len(self.class_names))
         loss = copy.deepcopy(loss)  # it may have a state
         weights = torch.linspace(0.5, 1.5, len(self.class_names))
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -141,7 +140,7 @@ def try_out(loss: nn.Module, num_classes: int) -> None:
 
     For losses that tensors were given, whose length can be wrong.
     """
-    logits, labels = made_up(num_classes)
+    logits, labels = _made_up(num_classes)
     loss = copy.deepcopy(loss)  # it may have a state
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         try:
@@ -155,7 +154,7 @@ def try_out(loss: nn.Module, num_classes: int) -> None:
                 ) from error
 
 
-def made_up(num_classes: int) -> tuple[Tensor, Tensor]:
+def _made_up(num_classes: int) -> tuple[Tensor, Tensor]:
     """Logits ``(N, K)`` of some images, and their classes ``(N,)``; all losses differ."""
     number = min(num_classes, TRIED)
     logits = torch.linspace(-1, 1, number * num_classes).view(number, num_classes)

@@ -4,6 +4,7 @@ What is filled in, what is multiplied and what is frozen is computed from the se
 place in the training; none of it stands in a state, so that a resumed training has it by itself.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -75,20 +76,23 @@ class LearningModule(LoadableModule):
         self._is_fitted = stage == "fit"
         if not self._is_fitted:
             return
-        self.rates = None
+        self.rates, self._schedule = None, {}
         if self.warmup is not None:
             check_warmup(self.warmup)
         if self.groups or self.layer_decay is not None:
             self.grouping = self.grouping or self._grouped()
             self._freeze(0)
-            for name in self._held:  # by a training before; Lightning warns of them as it begins
-                self.network.get_submodule(name).train()
-            self._held.clear()
+            # Those of a training before are let go: Lightning warns of them as it begins.
+            self._hold_statistics(math.inf)
 
     @property
     def scales_rates(self) -> bool:
         """Whether a step has other rates than the schedule says."""
         return bool(self.groups) or self.layer_decay is not None or self.warmup is not None
+
+    @property
+    def _length(self) -> TrainingLength:
+        return TrainingLength(self.trainer)
 
     def _trained(self) -> list[nn.Parameter]:
         """The parameters that have a gradient now."""
@@ -118,15 +122,14 @@ class LearningModule(LoadableModule):
 
     def configure_optimizers(self) -> Any:
         self.require_objects()
-        length = TrainingLength(self.trainer)
         if self.grouping is not None:
-            self._check_grouping(self.grouping, length)
+            self._check_grouping(self.grouping)
         optimizer = build("optimizer", self.optimizer, self._optimizer_groups())
         if self.grouping is not None:
             self.grouping.check_optimizer(optimizer)
         if self.scales_rates:
-            self.rates = self._rates_of(optimizer, length)
-        self._schedule = self._filled_in()
+            self.rates = self._rates_of(optimizer)
+        self._schedule = self._schedule or self._filled_in()
         builder = self._schedule_builder()
         scheduler = builder and build("lr_scheduler", builder, optimizer)
         self._classes = {"optimizer": _class_of(optimizer), "lr_scheduler": _class_of(scheduler)}
@@ -139,26 +142,26 @@ class LearningModule(LoadableModule):
             settings |= self._settings_of_plateau(scheduler)
         return {"optimizer": optimizer, "lr_scheduler": settings}
 
-    def _check_grouping(self, grouping: Grouping, length: TrainingLength) -> None:
+    def _check_grouping(self, grouping: Grouping) -> None:
         refuse_rates_by_group(self.lr_scheduler)
         unfreezes = any(group.frozen for group in grouping.trained)
-        known = unfreezes and not length.is_trial
-        grouping.check_length(length.epochs() if known else None)
+        known = unfreezes and not self._length.is_trial
+        grouping.check_length(self._length.epochs() if known else None)
         if self.trainer.world_size > 1 and not isinstance(self.trainer.strategy, DDPStrategy):
             raise UserError(
                 f"model.groups: {type(self.trainer.strategy).__name__} does not tell parameters "
                 "apart; on several devices use --trainer.strategy ddp."
             )
 
-    def _rates_of(self, optimizer: Optimizer, length: TrainingLength) -> Rates:
+    def _rates_of(self, optimizer: Optimizer) -> Rates:
         trained = self.grouping.trained if self.grouping else []
         scales = [group.lr_scale for group in trained] or [1.0] * len(optimizer.param_groups)
-        warmup = self._warmup_steps(length)
-        return Rates(optimizer, scales, warmup, lambda: self.trainer.global_step)
+        return Rates(optimizer, scales, self._warmup_steps(), lambda: self.trainer.global_step)
 
-    def _warmup_steps(self, length: TrainingLength) -> int:
+    def _warmup_steps(self) -> int:
         if self.warmup is None:
             return 0
+        length = self._length
         epochs, steps = self.warmup.get("epochs"), self.warmup.get("steps")
         warmup = int(steps) if steps else max(1, length.steps_before(epochs or 0))
         every = length.steps()
@@ -176,7 +179,7 @@ class LearningModule(LoadableModule):
         if self.lr_scheduler is None:
             return {}
         interval = interval_of(self.lr_scheduler, self.interval)
-        length = TrainingLength(self.trainer)
+        length = self._length
         kind, given = class_and_settings(self.lr_scheduler)
         told = given.get("total_steps")
         if kind is OneCycleLR and told and self.interval is None and told < (length.steps() or 0):
@@ -232,52 +235,46 @@ class LearningModule(LoadableModule):
             if scheduler:
                 self.trainer.lr_scheduler_configs[0].scheduler = scheduler
         # Lightning does not begin an epoch that is resumed inside.
-        if self.rates is not None:
-            length = TrainingLength(self.trainer)
-            batches = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
-            self.begin_epoch(batches // length.window(self.trainer.current_epoch))
+        batches = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        self.begin_epoch(batches // self._length.window(self.trainer.current_epoch))
 
     def on_train_epoch_start(self) -> None:
         """Trains what is trained from this epoch on."""
-        if self.rates is not None:
-            self.begin_epoch()
+        self.begin_epoch()
 
     def begin_epoch(self, steps_done: int = 0) -> None:
         """Sets what is trained in this epoch, and since which step, so many steps after its start.
 
         The step is counted back from here, for epochs may have had other lengths before a resume.
         """
-        assert self.rates
         if self.grouping is None:
             return
-        epoch = self.trainer.current_epoch
+        assert self.rates  # or ``on_fit_start`` has refused the groups
+        epoch, length = self.trainer.current_epoch, self._length
         self._hold_statistics(epoch)
         if self._freeze(epoch) and isinstance(self.trainer.strategy, DDPStrategy):
             # Its reducer knows only what had a gradient when it was made: ranks would drift apart.
             self.trainer.strategy.model = self
             self.trainer.strategy.configure_ddp()
-        start, length = self.trainer.global_step - steps_done, TrainingLength(self.trainer)
+        start = self.trainer.global_step - steps_done
         for number, group in enumerate(self.grouping.trained):
-            since = int(group.frozen)
-            earlier = 0
-            if since < epoch and self.rates.warmup and since:
-                earlier = length.steps_before(epoch) - length.steps_before(since)
-            begin = start - earlier if since else 0
-            self.rates.begins[number] = begin if since <= epoch else float("inf")
+            begin: float = 0 if group.frozen <= epoch else math.inf
+            if self.rates.warmup and 0 < group.frozen <= epoch:
+                begin = start - length.steps_before(epoch) + length.steps_before(group.frozen)
+            self.rates.begins[number] = begin
 
     def _freeze(self, epoch: int) -> bool:
         """Lets exactly what an epoch trains have a gradient; returns whether anything changed."""
         assert self.grouping
         frozen, parameters = self.grouping.frozen_in(epoch), self._by_name()
-        changed = False
-        for name in (name for group in self.grouping.groups for name in group.parameters):
-            parameter, trained = parameters[name], name not in frozen
-            if parameter.requires_grad != trained:
-                parameter.requires_grad_(trained)
-                parameter.grad, changed = None, True
-        return changed
+        names = [name for group in self.grouping.groups for name in group.parameters]
+        changed = [parameters[n] for n in names if parameters[n].requires_grad == (n in frozen)]
+        for parameter in changed:
+            parameter.requires_grad_(not parameter.requires_grad)
+            parameter.grad = None
+        return bool(changed)
 
-    def _hold_statistics(self, epoch: int) -> None:
+    def _hold_statistics(self, epoch: float) -> None:
         """Lets batch normalisation in a part that is frozen keep its running statistics."""
         assert self.grouping
         for name, epochs in self.grouping.norms.items():
@@ -296,10 +293,11 @@ class LearningModule(LoadableModule):
         parameters = self._by_name()
         if self.grouping is None:
             return [(0, sum(p.numel() for p in self._trained()))]
-        every = {n for group in self.grouping.trained for n in group.parameters}
+        groups = self.grouping.trained
+        every = {n for group in groups for n in group.parameters}
         return [
             (epoch, sum(parameters[n].numel() for n in every - self.grouping.frozen_in(epoch)))
-            for epoch in self.grouping.ends()
+            for epoch in sorted({0, *(int(group.frozen) for group in groups)})
         ]
 
     def learning_rate(self) -> float:

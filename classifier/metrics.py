@@ -151,16 +151,13 @@ def evaluation_metrics(
             another takes its place; None leaves that out.
 
     Raises:
-        UserError: If a name cannot be one, or a metric does not turn logits ``(N, K)`` and classes
-            ``(N,)`` into a number.
+        UserError: If a name cannot be one.
     """
     metrics: dict[str, Metric | None] = {"accuracy": Accuracy(), "f1": MacroF1(num_classes)}
     if num_classes > 5:
         metrics["accuracy_top5"] = Accuracy(top_k=5)
     for name, metric in (chosen or {}).items():
         _check_name(name, metric)
-        if metric is not None:
-            _try_out(name, metric, num_classes)
         metrics[name] = None if metric is None else metric.clone()
     return {name: metric for name, metric in metrics.items() if metric is not None}
 
@@ -179,8 +176,17 @@ def _check_name(name: str, metric: Metric | None) -> None:
         raise UserError(f"{place}: val_loss is that of model.loss; give the metric another name.")
 
 
-def _try_out(name: str, metric: Metric, num_classes: int) -> None:
-    """Measures images that are made up, for after the first epoch it is too late."""
+def training_metrics() -> StageMetrics:
+    """What is measured in training: accuracy alone, beside the loss."""
+    return StageMetrics("train", {"accuracy": Accuracy()})
+
+
+def check_metric(name: str, metric: Metric, num_classes: int) -> None:
+    """Measures images that are made up, for after the first epoch it is too late.
+
+    Raises:
+        UserError: If a metric does not turn logits ``(N, K)`` and classes ``(N,)`` into a number.
+    """
     kind, number = type(metric).__name__, min(num_classes, TRIED)
     trial = metric.clone()
     try:
@@ -205,6 +211,11 @@ def _try_out(name: str, metric: Metric, num_classes: int) -> None:
 def is_costly(metric: Metric) -> bool:
     """Whether a metric keeps the logits of all images, and sorts them when the epoch ends."""
     return any(isinstance(state, list) for state in metric.metric_state.values())
+
+
+def modes_of(*stages: StageMetrics) -> dict[str, Mode | None]:
+    """Which way each metric of some stages is better, by the name under which it is logged."""
+    return {name: mode_of(m) for stage in stages for name, m in stage.by_logged_name().items()}
 
 
 def mode_of(metric: Metric) -> Mode | None:

@@ -22,13 +22,14 @@ from classifier.errors import UserError
 from classifier.internals.torch import mark_compile_shapes
 from classifier.learning import LearningModule
 from classifier.metrics import (
-    Accuracy,
     Mode,
     StageMetrics,
     better,
+    check_metric,
     evaluation_metrics,
     is_costly,
-    mode_of,
+    modes_of,
+    training_metrics,
 )
 from classifier.optimization.build import OptimizerBuilder, SchedulerBuilder
 from classifier.optimization.groups import Group
@@ -193,8 +194,10 @@ class ClassificationModule(LearningModule):
         self._given = {**keep_given_tensors(self), **self._given}
 
     def _add_metrics(self, chosen: dict[str, Metric | None] | None) -> None:
-        self.train_metrics = StageMetrics("train", {"accuracy": Accuracy()})
-        evaluated = evaluation_metrics(len(self.class_names), chosen)  # tries out those chosen
+        self.train_metrics = training_metrics()
+        evaluated = evaluation_metrics(len(self.class_names), chosen)
+        for name in (name for name in chosen or {} if name in evaluated):
+            check_metric(name, evaluated[name], len(self.class_names))
         self.val_metrics = StageMetrics("val", evaluated)
         self.test_metrics = StageMetrics("test", {k: m.clone() for k, m in evaluated.items()})
 
@@ -329,10 +332,11 @@ class ClassificationModule(LearningModule):
 
     def summary(self) -> dict[str, str]:
         """Says what a training does that its data and network do not show, after ``setup``."""
-        if self.weighted_loss is None:
-            return {}
-        weights = self.weighted_loss.describe(self.class_weights)
-        return {"loss": f"{type(self.loss).__name__}, in training weighted by class: {weights}"}
+        rows = {"weights": str(self.taken)} if self.taken else {}
+        if self.weighted_loss:
+            weights = self.weighted_loss.describe(self.class_weights)
+            rows["loss"] = f"{type(self.loss).__name__}, in training weighted by class: {weights}"
+        return rows
 
     def notes(self) -> list[str]:
         """Says, in sentences, what a person should know of the settings before a training."""
@@ -358,8 +362,7 @@ class ClassificationModule(LearningModule):
 
         It is the smallest or the largest one, min or max; None if the metric does not say so.
         """
-        logged = {**self.train_metrics.by_logged_name(), **self.val_metrics.by_logged_name()}
-        return {name: mode_of(metric) for name, metric in logged.items()}
+        return modes_of(self.train_metrics, self.val_metrics)
 
     def mode_of(self, metric: str) -> Mode | None:
         """Whether the smallest or the largest value of a metric is the best; None if unknown."""

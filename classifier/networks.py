@@ -11,8 +11,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from classifier.errors import UserError, did_you_mean, pip_install
+from classifier.parts import head_layers, stem_layers
 from classifier.weights.earlier import WEIGHTS_SUFFIXES, load_weights
-from classifier.weights.layers import resize_head, resize_stem, stem_and_head
+from classifier.weights.layers import resize_head, resize_stem
 from classifier.weights.pretrained import build_pretrained, load_efficientnet_lite0
 
 __all__ = ["MNISTNet", "ResNet9", "SmallResNet", "efficientnet_lite0", "torchvision_model"]
@@ -253,11 +254,12 @@ def torchvision_model(
 
 def _fit(network: nn.Module, num_classes: int, in_channels: int, fresh: bool) -> None:
     """Gives a network the classes and channels that it is for, where it has others."""
-    stem, head = stem_and_head(network)
-    if len(head.weight) != num_classes:
-        resize_head(head, num_classes)
-    if stem.in_channels != in_channels:
-        resize_stem(stem, in_channels, fresh)
+    for head in head_layers(network).values():
+        if len(head.weight) != num_classes:
+            resize_head(head, num_classes)
+    for stem in stem_layers(network).values():
+        if stem.in_channels != in_channels:
+            resize_stem(stem, in_channels, fresh)
 
 
 def _build(name: str, num_classes: int, weights: str | None, kwargs: dict[str, Any]) -> nn.Module:

@@ -28,18 +28,18 @@ def head_names(network: nn.Module) -> tuple[str, ...]:
 
 def head_layers(network: nn.Module) -> dict[str, Layer]:
     """The layers whose rows are the classes, by their dotted names: the last of each head."""
-    modules = dict(network.named_modules())
-    names = {id(module): name for name, module in modules.items()}
-    last = [_layers(modules[head])[-1:] for head in head_names(network)]
-    return {names[id(layer)]: layer for found in last for layer in found}
+    found: dict[str, Layer] = {}
+    for head in head_names(network):
+        parts = network.get_submodule(head).named_modules(prefix=head)
+        found |= [(name, part) for name, part in parts if isinstance(part, Layer)][-1:]
+    return found
 
 
-def stem_names(network: nn.Module) -> tuple[str, ...]:
-    """The dotted names of the convolutions that take the image; the first where nothing says."""
-    modules = dict(network.named_modules())
-    if found := tuple(name for name in _told(network, "first_conv") if name in modules):
-        return found
-    return tuple(name for name, part in modules.items() if isinstance(part, nn.Conv2d))[:1]
+def stem_layers(network: nn.Module) -> dict[str, nn.Conv2d]:
+    """The convolutions that take the image, by their dotted names; the first if nothing says."""
+    every = {name: part for name, part in network.named_modules() if isinstance(part, nn.Conv2d)}
+    told = {name: every[name] for name in _told(network, "first_conv") if name in every}
+    return told or dict([*every.items()][:1])
 
 
 def _told(network: nn.Module, key: str) -> tuple[str, ...]:
@@ -47,11 +47,6 @@ def _told(network: nn.Module, key: str) -> tuple[str, ...]:
     config: Any = getattr(network, "pretrained_cfg", None)
     value = config.get(key) if isinstance(config, Mapping) else None
     return (value,) if isinstance(value, str) else tuple(value or ())
-
-
-def _layers(part: Any) -> list[Layer]:
-    modules = part.modules() if isinstance(part, nn.Module) else ()
-    return [module for module in modules if isinstance(module, Layer)]
 
 
 def _has_parameters(module: nn.Module, recurse: bool = True) -> bool:

@@ -14,7 +14,7 @@ from classifier import runs
 from classifier.__main__ import main
 from classifier.data import Digits
 from classifier.errors import UserError
-from classifier.metrics import evaluation_metrics, mode_of
+from classifier.metrics import mode_of
 from classifier.module import ClassificationModule
 from classifier.networks import MNISTNet
 from classifier.search.settings import MODES, TORCHMETRICS, parse
@@ -119,7 +119,7 @@ ACCURACY = classification.MulticlassAccuracy(10)
 )
 def test_a_metric_has_a_name_and_gives_a_number(name, metric, message):
     with pytest.raises(UserError, match=f"model.metrics.{name}: .*{message}"):
-        evaluation_metrics(10, {name: metric})
+        ClassificationModule(MNISTNet(10, 1), [*"0123456789"], metrics={name: metric})
 
 
 def test_a_search_knows_the_direction_of_each_metric_of_torchmetrics(write_config):

@@ -1,16 +1,20 @@
 """Frozen parts stay bit for bit as they were, and are trained from their epoch on, also resumed."""
 
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 import storms
 import torch
 import yaml
 from conftest import put
+from pytorch_lightning.callbacks import Callback
 from stops import STOPS
 from torch import nn
 
 from classifier.__main__ import main
+from classifier.data import Digits
 from classifier.module import ClassificationModule
 from classifier.optimization.groups import Grouping, layer_scales
 from classifier.parts import head_names
@@ -140,6 +144,20 @@ def test_a_training_that_is_killed_goes_on_to_the_same_bits(step):
     assert storms.differences(storms.facts(calm), storms.facts(Path())) == []
 
 
+def test_what_was_unfrozen_is_trained_on_when_a_training_that_was_over_goes_on():
+    """Where other programs freeze it again, or have it in no optimizer."""
+    assert main(write(trainer__max_epochs=3)) == 0
+
+    assert main(["fit", "--ckpt_path", RUN, "--trainer.max_epochs", "4"]) == 0
+
+    *_, third, end = states()
+    assert not same(third, end, "features.0.")
+    assert not same(third, end, "features.2.")
+    assert same(third, end, "features.4.")
+    optimizer = last()["optimizer_states"][0]
+    assert {*optimizer["state"]} == {n for g in optimizer["param_groups"] for n in g["params"]}
+
+
 def test_new_numbers_keep_the_state_and_other_patterns_begin_with_a_fresh_one():
     write()
     Path("stop").write_text("9")
@@ -192,6 +210,10 @@ WITH = {
         ],
     },
     "compiled": {"model__compile": True},
+    "clipping, validation inside epochs": {
+        "trainer__gradient_clip_val": 0.5,
+        "trainer__val_check_interval": 2,
+    },
 }
 
 
@@ -220,23 +242,46 @@ def test_a_module_that_optimizes_in_its_own_way_is_refused(kind, capsys):
     assert "epoch 1/" not in capsys.readouterr().out
 
 
-def test_a_second_training_of_a_module_freezes_again():
-    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(72, 10))
-    module = ClassificationModule(
-        network,
-        list("0123456789"),
-        optimizer=torch.optim.Adam,
-        groups=[{"match": "backbone", "freeze_epochs": 1}],
-    )
-    for parameter in network[1].parameters():
-        parameter.requires_grad_(False)  # by itself, and for good
+class Seen(Callback):
+    """Notes what is trained, and which layers are in training mode, in each epoch."""
 
-    module.setup("fit")
+    def on_train_start(self, trainer, pl_module):
+        self.trained, self.modes = [], []
 
-    trained = {name: p.requires_grad for name, p in network.named_parameters()}
-    assert trained == {name: name.startswith("3.") for name in trained}
-    assert [group.name for group in module.grouping.trained] == ["backbone", "rest"]
-    assert module.trained_from() == [(0, 730), (1, 750)]
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        network = pl_module.network
+        self.trained.append({n for n, p in network.named_parameters() if p.requires_grad})
+        self.modes.append({n for n, m in network.named_children() if m.training})
+
+
+@pytest.mark.filterwarnings("ignore:.*in eval mode")
+def test_each_training_of_a_module_freezes_and_leaves_what_the_network_itself_has_set():
+    layers = {
+        "stem": nn.Conv2d(1, 2, 3),
+        "norm": nn.BatchNorm2d(2),
+        "own": nn.BatchNorm2d(2).eval().requires_grad_(False),
+        "without": nn.BatchNorm2d(2, track_running_stats=False),
+        "dropout": nn.Dropout(),
+        "flat": nn.Flatten(),
+    }
+    network = nn.Sequential(OrderedDict(layers, head=nn.Linear(72, 10)))
+    groups = [{"match": "backbone", "freeze_epochs": 1}]
+    module = ClassificationModule(network, list("0123456789"), groups=groups)
+    seen = Seen()
+    quiet = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+
+    for _ in range(2):
+        limits = {"max_epochs": 2, "limit_train_batches": 1, "limit_val_batches": 1}
+        settings = {**limits, **dict.fromkeys(quiet, False), "accelerator": "cpu"}
+        trainer = pl.Trainer(callbacks=[seen], **settings)
+        trainer.fit(module, datamodule=Digits(batch_size=16))
+
+        head, every = {"head.weight", "head.bias"}, {n for n, _ in network.named_parameters()}
+        assert seen.trained == [head, every - {"own.weight", "own.bias"}]
+        tracked = {"norm", "own", "without"}
+        assert seen.modes == [{*layers, "head"} - tracked, {*layers, "head"} - {"own"}]
+
+    assert module.trained_from() == [(0, 730), (1, 758)]
 
 
 # ---- which parameters ----
@@ -260,6 +305,18 @@ def test_the_head_is_what_the_network_says_it_is():
     told = Body(out=linear, other=nn.Linear(2, 2))
     told.pretrained_cfg = {"classifier": ("out", "other")}
     assert head_names(told) == ("out", "other")
+
+
+def test_a_parameter_of_the_network_itself_is_of_its_backbone_and_one_of_the_loss_is_not():
+    network = Body(head=nn.Linear(2, 2))
+    network.token = nn.Parameter(torch.zeros(2))
+    parameters = {**dict(network.named_parameters()), "loss.scale": nn.Parameter(torch.ones(1))}
+    entries = [{"match": "backbone", "freeze_epochs": 1}]
+
+    backbone, rest = Grouping(parameters, network, entries, {}, False).groups
+
+    assert backbone.parameters == ["token", "stem.weight", "stem.bias"]
+    assert rest.parameters == ["head.weight", "head.bias", "loss.scale"]
 
 
 def test_the_first_that_matches_takes_a_parameter_and_spares_its_one_dimension():

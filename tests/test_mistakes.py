@@ -505,6 +505,44 @@ def test_a_network_of_one_image_size_is_answered_with_it(write_config, write_mod
     )
 
 
+OPTIMIZERS = """
+from torch.optim import SGD
+
+
+class SAM(SGD):
+    "Of the shape of github.com/davda54/sam."
+
+    def __init__(self, params, lr=0.1, rho=0.05):
+        super().__init__(params, lr=lr)
+
+    def first_step(self, zero_grad=False): ...
+    def second_step(self, zero_grad=False): ...
+
+
+class ScheduleFree(SGD):
+    "Of the shape of the package schedulefree."
+
+    def train(self): ...
+    def eval(self): ...
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("SAM", ["SAM needs two gradients a step", "take its base optimizer"]),
+        ("ScheduleFree", ["ScheduleFree", "exchanged before each validation", "CosineAnnealingLR"]),
+    ],
+)
+def test_an_optimizer_that_needs_more_than_a_step_gives_is_answered_with_another(
+    kind, words, write_config, write_module, answer
+):
+    write_module(OPTIMIZERS)
+    words = ["model.optimizer: ", *words]
+
+    answer(["fit", "--config", write_config(), f"--model.optimizer=own.{kind}"], words)
+
+
 def test_a_model_of_timm_that_is_misspelt_is_answered_with_a_close_one(write_config, answer):
     pytest.importorskip("timm")
     network = ["--model.network=timm.create_model", "--model.network.model_name=resnet10x"]

@@ -35,9 +35,8 @@ class Console(EpochTracker):
         super().on_train_start(trainer, pl_module)
         rows = {"run": str(self.run.shown)} if self.run else {}
         data = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning, undeclared
-        taken = getattr(pl_module, "taken", None)
-        rows |= {"network": _network(trainer), **({"weights": str(taken)} if taken else {})}
-        rows |= {**data.summary(), **pl_module.summary(), "device": _device(trainer)}  # type: ignore[operator]
+        rows |= {"network": _network(trainer), **pl_module.summary()}  # type: ignore[operator]
+        rows |= {**data.summary(), "device": _device(trainer)}
         self._print(trainer, terminal.table(rows))
         if trainer.current_epoch:
             self._print(trainer, f"resumed in epoch {trainer.current_epoch + 1}")

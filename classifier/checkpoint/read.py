@@ -60,7 +60,7 @@ def read_values(path: Path) -> Any:
         UserError: If the file is damaged, or holds anything else.
     """
     with path.open("rb") as file:
-        content, _ = _read_values(path, file)
+        content, _ = _read_values(path, file, is_zip=file.read(2) == b"PK")  # as torch tells it
     if isinstance(content, dict) and KEY in content:
         _check_types(path, content)
     return content
@@ -97,14 +97,16 @@ def _read(path: Path, file: IO[bytes]) -> OpenCheckpoint:
     return OpenCheckpoint(checkpoint, origin, file)
 
 
-def _read_values(path: Path, file: IO[bytes]) -> tuple[Any, Origin]:
-    size = os.fstat(file.fileno()).st_size
+def _read_values(path: Path, file: IO[bytes], is_zip: bool = True) -> tuple[Any, Origin]:
+    origin: Origin = "unsigned"
+    size, same = os.fstat(file.fileno()).st_size, None
     try:
-        check_archive(file)
-        origin = verify_checksum(file)
+        if is_zip:  # as torch writes since 1.6
+            check_archive(file)
+            origin = verify_checksum(file)
+            # The same file under another name, for torch maps none into memory that has no name.
+            same = name_of_open(file)
         file.seek(0)
-        # The same file under another name, for torch maps none into memory that has no name.
-        same = name_of_open(file)
         with memory_limit(size):
             content = torch.load(
                 same or file, map_location="cpu", weights_only=True, mmap=bool(same)

@@ -17,7 +17,6 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import Callback, RichProgressBar
 from pytorch_lightning.cli import SaveConfigCallback
 from pytorch_lightning.utilities.model_helpers import is_overridden
-from torch.nn import Identity
 from torchmetrics import Metric
 
 import classifier.augment
@@ -55,6 +54,7 @@ from classifier.data import ImageDataModule
 from classifier.data.workers import WorkerErrorReporter
 from classifier.errors import DataWorkerError, UserError
 from classifier.internals.lightning import PlainCLI, described, without_signal_handlers
+from classifier.metrics import StageMetrics, evaluation_metrics, modes_of, training_metrics
 from classifier.module import ClassificationModule
 from classifier.optimization.schedules import LENGTHS
 from classifier.platform import THREADS, cleaning, cores
@@ -327,18 +327,16 @@ class ClassifierCLI(PlainCLI):
         written = self.written
         if filled := fill_preparation(config, {*written.keys, *written.prepared}):
             written.prepared |= filled
-            self.notes += preparation_in_words(written.prepared)
+            self.notes.append(preparation_in_words(written.prepared))
 
     def _fill(self) -> None:
         """Completes the config by what the data says, and keeps it as it is to be saved."""
         config, line, data = self.settings, self.command_line, self._data
         assert data is not None
         if not line.evaluates and line.format > 1:
-            # A module without a network has the same metrics.
-            module = ClassificationModule(
-                Identity(), data.class_names, metrics=self._built_metrics(data)
-            )
-            modes = module.metric_modes()
+            chosen = self._built_metrics(data)
+            evaluated = StageMetrics("val", evaluation_metrics(len(data.class_names), chosen))
+            modes = modes_of(training_metrics(), evaluated)
             self.undirected = fill_modes(config, modes, self.written.keys, line.where)
         resumable = config.clone()
         if "ckpt_path" in resumable:  # a config that is run again starts again

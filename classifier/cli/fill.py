@@ -67,16 +67,14 @@ def fill_preparation(config: Namespace, given: Collection[str]) -> dict[str, Any
     return {f"data.{name}": value for name, value in filled.items()}
 
 
-def preparation_in_words(filled: Mapping[str, Any]) -> list[str]:
-    """A sentence about what was filled in, in a list; nothing if there is nothing."""
+def preparation_in_words(filled: Mapping[str, Any]) -> str:
+    """A sentence about what was filled in."""
     told = []
     for key, value in filled.items():
         values = value if isinstance(value, list) else [value]
         shown = values[:1] if len({*values}) == 1 else values
         told.append(f"{key.removeprefix('data.')} {' '.join(map(str, shown))}")
-    return (
-        [f"images are prepared as for the pretrained weights: {', '.join(told)}."] if told else []
-    )
+    return f"images are prepared as for the pretrained weights: {', '.join(told)}."
 
 
 def _channels_of(data: Namespace) -> int:

@@ -37,22 +37,23 @@ def comment(keys: Iterable[str], prepared: Keys) -> str:
 
 def named(text: str) -> set[str] | None:
     """The keys that the comment of a saved config names; None without one."""
-    found = re.search(rf"^{re.escape(COMMENT)}(.*)$", text, re.MULTILINE)
-    with contextlib.suppress(UserError):
-        keys = load(found[1]) if found else None
-        return set(filter(None, map(str, keys))) if isinstance(keys, list) else None
-    return None
+    keys = _commented(text, COMMENT)
+    return set(filter(None, map(str, keys))) if isinstance(keys, list) else None
 
 
-def _prepared(text: str) -> dict[str, Any]:
+def _prepared(text: str, values: Keys) -> dict[str, Any]:
     """The settings that a saved config has as its pretrained weights ask for."""
-    if not (found := re.search(rf"^{re.escape(PREPARED)}(.*)$", text, re.MULTILINE)):
-        return {}
+    told = _commented(text, PREPARED)
+    known = told.items() if isinstance(told, dict) else ()
+    return {key: value for key, value in known if values.get(key) == value}
+
+
+def _commented(text: str, comment: str) -> Any:
+    """What stands in a line behind a comment; None without it."""
+    found = re.search(rf"^{re.escape(comment)}(.*)$", text, re.MULTILINE)
     with contextlib.suppress(UserError):
-        told, now = load(found[1]), flat(load(text))
-        if isinstance(told, dict):
-            return {key: value for key, value in told.items() if now.get(key) == value}
-    return {}
+        return load(found[1]) if found else None
+    return None
 
 
 def flat(config: Any) -> dict[str, Any]:
@@ -129,8 +130,9 @@ class Written:
         self.prepared: dict[str, Any] = {}
         for number, config in saved.items():
             values, now = flat(config), flat(configs[number])
-            self.prepared |= _prepared(line.sources[number].text)
-            keys = _filled_in(config, line.sources[number].text)
+            prepared = _prepared(line.sources[number].text, values)
+            self.prepared |= prepared
+            keys = _filled_in(config, named(line.sources[number].text), prepared)
             filled_in[number] = {key for key in keys if values[key] == now.get(key)}
         words = [word for word in line.argv if not word.startswith("--print_config")]
         for number, keys in filled_in.items():
@@ -176,10 +178,9 @@ def _add_default(there: Any, defaults: Any, path: Sequence[str]) -> None:
         there.setdefault(path[-1], defaults[path[-1]])
 
 
-def _filled_in(config: Any, text: str) -> set[str]:
+def _filled_in(config: Any, written: set[str] | None, prepared: Keys) -> set[str]:
     """The keys of a saved config that nobody wrote."""
     judged = dict(_judged(config, ()))
-    written, prepared = named(text), _prepared(text)
     if written is None:  # of an earlier version: what is no default was written
         return {key for key, is_default in judged.items() if is_default}
     added = tuple(

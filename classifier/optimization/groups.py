@@ -1,6 +1,5 @@
 """Parameters by pattern: which train at another rate, with another decay, later or never."""
 
-import importlib
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,11 @@ from classifier.errors import UserError, did_you_mean
 from classifier.parts import head_names
 
 REST = "rest"  # what no pattern matches
+NUMBERS = {
+    "lr_scale": "a number > 0; freeze: true trains nothing",
+    "weight_decay": "a number >= 0",
+    "freeze_epochs": "a whole number >= 1",
+}
 
 
 class Group(TypedDict, total=False):
@@ -54,11 +58,6 @@ class ParameterGroup:
     weight_decay: float | None = None
     frozen: float = 0
 
-    @property
-    def is_trained(self) -> bool:
-        """Whether the optimizer has it."""
-        return self.frozen < math.inf
-
 
 def patterns_of(entry: Mapping[str, Any]) -> list[str]:
     """What an entry matches, as a list."""
@@ -76,23 +75,14 @@ def check_entries(entries: Sequence[Mapping[str, Any]]) -> None:
         if not entry.get("match"):
             raise UserError(f"model.groups: {dict(entry)} lacks match, the names that it is for.")
         place = f"model.groups: {', '.join(patterns_of(entry))}: "
-        _check_number(place, entry, "lr_scale", "a number > 0; freeze: true trains nothing")
-        _check_number(place, entry, "weight_decay", "a number >= 0", least=0)
-        _check_number(place, entry, "freeze_epochs", "a whole number >= 1", least=1)
+        for key, expected in NUMBERS.items():
+            if (value := entry.get(key)) is None or (key, value) == ("weight_decay", 0):
+                continue
+            if not 0 < value < math.inf:
+                raise UserError(f"{place}{key} is {value}, expected {expected}.")
         others = [key for key in entry if key not in ("match", "freeze")]
         if entry.get("freeze") and others:
             raise UserError(f"{place}freeze: true and {others[0]} contradict; leave one out.")
-
-
-def _check_number(
-    place: str, entry: Mapping[str, Any], key: str, expected: str, least: float | None = None
-) -> None:
-    value = entry.get(key)
-    if value is None:
-        return
-    in_range = value > 0 if least is None else least <= value
-    if not (in_range and value < math.inf):
-        raise UserError(f"{place}{key} is {value}, expected {expected}.")
 
 
 class Grouping:
@@ -122,9 +112,10 @@ class Grouping:
         split: bool,
     ) -> None:
         check_entries(entries)
-        self.entries = entries
+        self.entries = [*entries, {"match": []}]  # the last takes what no other does
         self._heads = head_names(network)
-        self._own = {name for name, _ in network.named_parameters()}
+        stats = [n for n, m in network.named_modules() if hasattr(m, "track_running_stats")]
+        self._own = dict(network.named_parameters()).keys() | {f"{n}.running_mean" for n in stats}
         owners = {name: self._owner(name) for name in parameters}
         self._check_each_has_some(owners, network)
         scales = sorted(set(layers.values()))
@@ -134,25 +125,21 @@ class Grouping:
             key = owners[name], layer, split and parameter.ndim <= 1
             groups.setdefault(key, self._group(*key, layers.get(name, 1.0))).parameters.append(name)
         self.groups = [groups[key] for key in sorted(groups)]
-        stats = [n for n, m in network.named_modules() if hasattr(m, "track_running_stats")]
         held = {name: self._frozen(self._owner(f"{name}.running_mean")) for name in stats}
         self.norms = {name: epochs for name, epochs in held.items() if epochs}
 
     def _owner(self, name: str) -> int:
-        """The number of the first entry that matches; that behind the last where none does."""
+        """The number of the first entry that matches; of the last where none does."""
         for number, entry in enumerate(self.entries):
             if any(self._matches(name, pattern) for pattern in patterns_of(entry)):
                 return number
-        return len(self.entries)
+        return len(self.entries) - 1
 
     def _matches(self, name: str, pattern: str) -> bool:
         if pattern in ("head", "backbone"):
             in_head = any(name.startswith(f"{head}.") or not head for head in self._heads)
-            return in_head if pattern == "head" else self._is_of_network(name) and not in_head
+            return in_head if pattern == "head" else name in self._own and not in_head
         return fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
-
-    def _is_of_network(self, name: str) -> bool:
-        return name in self._own or name.endswith(".running_mean")
 
     def _check_each_has_some(self, owners: Mapping[str, int], network: nn.Module) -> None:
         """Raises UserError for a pattern that matches nothing, or only what others have taken."""
@@ -175,12 +162,12 @@ class Grouping:
 
     def _frozen(self, number: int) -> float:
         """For how many epochs the parameters of an entry are frozen."""
-        entry = self.entries[number] if number < len(self.entries) else {}
+        entry = self.entries[number]
         return math.inf if entry.get("freeze") else entry.get("freeze_epochs") or 0
 
     def _group(self, number: int, layer: int, spared: bool, scale: float) -> ParameterGroup:
-        entry = self.entries[number] if number < len(self.entries) else {}
-        name = "+".join(patterns_of(entry)) if entry else REST * bool(self.entries)
+        entry = self.entries[number]
+        name = "+".join(patterns_of(entry)) or REST * (len(self.entries) > 1)
         parts = [name, f"layer {layer}" * (layer >= 0), "no decay" * spared]
         decay = 0.0 if spared else entry.get("weight_decay")
         scale *= entry.get("lr_scale") or 1.0
@@ -190,15 +177,11 @@ class Grouping:
     @property
     def trained(self) -> list[ParameterGroup]:
         """The groups of the optimizer."""
-        return [group for group in self.groups if group.is_trained]
+        return [group for group in self.groups if group.frozen < math.inf]
 
     def frozen_in(self, epoch: int) -> set[str]:
         """The names of the parameters that are not trained in an epoch, counted from 0."""
         return {name for g in self.groups if epoch < g.frozen for name in g.parameters}
-
-    def ends(self) -> list[int]:
-        """In which epochs, counted from 0, something begins to be trained; the first is 0."""
-        return sorted({0, *(int(g.frozen) for g in self.trained)})
 
     def check_length(self, epochs: int | None) -> None:
         """Raises UserError where nothing is trained at first, or something not before the end."""
@@ -261,10 +244,9 @@ def layer_scales(network: nn.Module, layer_decay: float) -> dict[str, float]:
             "timm's networks do by group_matcher; give them an lr_scale in model.groups."
         )
     try:
-        timm_optim: Any = importlib.import_module("timm.optim")
+        from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]  # unlisted
     except ImportError as error:
         raise UserError("model.layer_decay needs a package: pip install timm.") from error
-    grouped = timm_optim.param_groups_layer_decay
-    groups = grouped(network, weight_decay=0.0, layer_decay=layer_decay)
+    groups = param_groups_layer_decay(network, weight_decay=0.0, layer_decay=layer_decay)
     scales = {id(p): group["lr_scale"] for group in groups for p in group["params"]}
     return {name: scales[id(p)] for name, p in network.named_parameters() if id(p) in scales}

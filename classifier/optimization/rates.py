@@ -71,14 +71,6 @@ class Rates:
         """Itself: a moving average copies the module that it is of, not its optimizer."""
         return self
 
-    def factors(self) -> list[float]:
-        """What the rate of each group is multiplied by in the next step."""
-        step = self._step()
-        return [
-            scale * self.rise(step - begin)
-            for scale, begin in zip(self.scales, self.begins, strict=True)
-        ]
-
     def rise(self, steps: float) -> float:
         """The share of the rate after so many steps; 0 before the first."""
         if steps < 0:
@@ -88,10 +80,10 @@ class Rates:
     def scale(self, *_: Any) -> None:
         """Puts the rates of the next step in place, until ``restore``."""
         self.restore()
-        groups = self.optimizer.param_groups
+        groups, step = self.optimizer.param_groups, self._step()
         self._unscaled = [group["lr"] for group in groups]
-        for group, factor in zip(groups, self.factors(), strict=True):
-            group["lr"] = group["lr"] * factor
+        for group, scale, begin in zip(groups, self.scales, self.begins, strict=True):
+            group["lr"] = group["lr"] * (scale * self.rise(step - begin))
 
     def restore(self, *_: Any) -> None:
         """Puts the schedule's rates back."""

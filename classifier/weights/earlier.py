@@ -8,8 +8,9 @@ from pathlib import Path
 from torch import nn
 
 from classifier.errors import UserError
+from classifier.parts import head_layers, stem_layers
 from classifier.weights.file import COUNTERS, read_weights
-from classifier.weights.layers import resize_head, resize_stem, stem_and_head
+from classifier.weights.layers import resize_head, resize_stem
 
 WEIGHTS_SUFFIXES = (".pt", ".pth", ".safetensors")
 
@@ -17,13 +18,14 @@ WEIGHTS_SUFFIXES = (".pt", ".pth", ".safetensors")
 def load_weights(network: nn.Module, path: Path) -> None:
     """Loads a state dict into ``network``, whose stem and head take on the sizes in the file."""
     state = {key.removeprefix("module."): value for key, value in read_weights(path).state.items()}
-    stem, head = stem_and_head(network)
-    names = {module: name for name, module in network.named_modules()}
-    stem_weight, head_weight = (state.get(f"{names[layer]}.weight") for layer in (stem, head))
-    if stem_weight is not None and stem_weight.ndim == 4:
-        resize_stem(stem, stem_weight.shape[1], fresh=True)
-    if head_weight is not None and head_weight.ndim == head.weight.ndim:
-        resize_head(head, len(head_weight))
+    for name, stem in stem_layers(network).items():
+        weight = state.get(f"{name}.weight")
+        if weight is not None and weight.ndim == 4:
+            resize_stem(stem, weight.shape[1], fresh=True)
+    for name, head in head_layers(network).items():
+        weight = state.get(f"{name}.weight")
+        if weight is not None and weight.ndim == head.weight.ndim:
+            resize_head(head, len(weight))
     own = network.state_dict()  # which knows the versions of its modules
     wrong = [key for key in own.keys() ^ state.keys() if COUNTERS not in key]
     if wrong:

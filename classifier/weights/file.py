@@ -1,19 +1,15 @@
 """Weights out of a file: a checkpoint, a state dict or what a program has wrapped around one."""
 
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from classifier.anchored_yaml.text import load
 from classifier.checkpoint.find import KEY, resolve_checkpoint, similar_file
-from classifier.checkpoint.limits import check_values
 from classifier.checkpoint.read import read_values
 from classifier.errors import UserError
-from classifier.platform import memory_limit
 
 # Where programs keep a state dict. An average of the weights goes before them, as in timm.
 WRAPPINGS = (
@@ -76,13 +72,7 @@ def _content(path: Path) -> Any:
             from safetensors.torch import load_file
 
             return load_file(path)
-        if zipfile.is_zipfile(path):
-            return read_values(path)
-        # As torch wrote it before 1.6.
-        with memory_limit(2 * path.stat().st_size):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        check_values(content, path.stat().st_size)
-        return content
+        return read_values(path)
     except ImportError as error:
         raise UserError(f"'{path}' needs a package: pip install safetensors.") from error
     except Exception as error:  # each format has its own exceptions for a damaged file

@@ -5,15 +5,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-
-def stem_and_head(network: nn.Module) -> tuple[nn.Conv2d, nn.Linear | nn.Conv2d]:
-    """Finds the first convolution and the last layer: true of every torchvision classifier."""
-    layers = [module for module in network.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
-    stem = next(layer for layer in layers if isinstance(layer, nn.Conv2d))
-    return stem, layers[-1]
+from classifier.parts import Layer
 
 
-def resize_head(head: nn.Linear | nn.Conv2d, num_classes: int) -> None:
+def resize_head(head: Layer, num_classes: int) -> None:
     """Gives the head ``num_classes`` outputs with PyTorch's initial weights for its type."""
     if isinstance(head, nn.Linear):
         head.out_features = num_classes

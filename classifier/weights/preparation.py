@@ -54,18 +54,13 @@ def _of_timm(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     config = {
         **(dataclasses.asdict(found) if found else {}),
         **(given if isinstance(given, dict) else {}),
+        **(settings.get("pretrained_cfg_overlay") or {}),
     }
-    config |= settings.get("pretrained_cfg_overlay") or {}
     if "mean" not in config:
         return {}
-    _, height, width = config["input_size"]
-    return _settings(
-        config["mean"],
-        config["std"],
-        height if height == width else None,
-        config["interpolation"],
-        config["crop_pct"],
-    )
+    mean, std, (_, height, width) = config["mean"], config["std"], config["input_size"]
+    size = height if height == width else None
+    return _settings(mean, std, size, config["interpolation"], config["crop_pct"])
 
 
 def _of_torchvision(name: str, weights: Any) -> dict[str, Any]:

@@ -32,9 +32,8 @@ def size_settings(network: Mapping[str, Any], size: Size | None) -> dict[str, An
     path = network["class_path"]
     if size is None or not path.startswith(("timm.", TORCHVISION)):
         return {}
-    name, settings = str(name_of(network)), settings_of(network)
     of = _of_torchvision if path == TORCHVISION else _of_timm
-    return of(name, settings, size)
+    return of(name_of(network), settings_of(network), size)
 
 
 def _of_torchvision(name: str, settings: dict[str, Any], size: Size) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from classifier.checkpoint.read import weights_digest
 from classifier.errors import UserError
-from classifier.parts import head_layers, head_names, stem_names
+from classifier.parts import head_layers, head_names, stem_layers
 from classifier.weights.file import COUNTERS, Weights, read_weights
 from classifier.weights.layers import filters_for
 
@@ -61,8 +61,11 @@ def start_from(network: nn.Module, source: str | Path, class_names: Sequence[str
     # A head of another number of outputs is none of these classes.
     layers = [n for n, x in head_layers(network).items() if len(x.weight) == len(class_names)]
     heads = {f"{name}.{part}" for name in layers for part in ("weight", "bias")} & own.keys()
-    _refuse_another_network(found.path, network, state, own, heads)
-    body = _body(found.path, network, state, own, heads)
+    body = {name: state[name] for name in own if name in state and name not in heads}
+    for name in body.keys() & {f"{stem}.weight" for stem in stem_layers(network)}:
+        body[name] = _with_channels(body[name], own[name])
+    if told := _mismatch(network, state, own, body, heads):
+        raise UserError(f"'{found.path}' {told}")
     rows = _rows(found, class_names, [state[n] for n in heads if n in state])
     head = _heads(own, state, heads, rows)
     own.update({**body, **head})  # which knows the versions of its modules
@@ -98,73 +101,42 @@ def _without_prefix(
     return found, [name for name in state if not name.startswith(prefix)]
 
 
-def _refuse_another_network(
-    path: Path,
+def _with_channels(filters: Tensor, wanted: Tensor) -> Tensor:
+    """Fits filters to the channels of the images, if nothing else is different."""
+    shapes = [(*value.shape[:1], None, *value.shape[2:]) for value in (filters, wanted)]
+    return filters_for(filters, wanted.shape[1]) if shapes[0] == shapes[1] else filters
+
+
+def _mismatch(
     network: nn.Module,
     state: Mapping[str, Tensor],
     own: Mapping[str, Tensor],
+    body: Mapping[str, Tensor],
     heads: set[str],
-) -> None:
-    """Raises UserError if tensors are missing, or if a part of the network has more of them."""
+) -> str:
+    """What shows that weights are of another network, as the end of a sentence; "" if nothing."""
+    other = f"is not of this network, {type(network).__name__}: it"
     lacking = [n for n in own if n not in state and n not in heads and not n.endswith(COUNTERS)]
     if lacking:
-        raise UserError(
-            f"'{path}' is not of this network, {type(network).__name__}: it lacks '{lacking[0]}' "
-            f"({len(lacking)} of {len(own)} tensors)."
-        )
+        return f"{other} lacks '{lacking[0]}' ({len(lacking)} of {len(own)} tensors)."
     parts = {name for name, _ in network.named_children()}
     tops = {name.partition(".")[0] for name in (*head_names(network), *heads)}
     more = [n for n in state if n not in own and n.partition(".")[0] in parts - tops]
     if more:
-        raise UserError(
-            f"'{path}' is not of this network, {type(network).__name__}: it also has '{more[0]}' "
-            f"({len(more)} such tensors)."
-        )
-
-
-def _body(
-    path: Path,
-    network: nn.Module,
-    state: Mapping[str, Tensor],
-    own: Mapping[str, Tensor],
-    heads: set[str],
-) -> dict[str, Tensor]:
-    """The tensors of all but the heads, for the channels of the images.
-
-    Raises:
-        UserError: If one has another size than in the network.
-    """
-    body = {name: state[name] for name in own if name in state and name not in heads}
-    for name in stem_names(network):
-        _fit_stem(body, own, f"{name}.weight")
+        return f"{other} also has '{more[0]}' ({len(more)} such tensors)."
     for name, value in body.items():
         if value.shape != own[name].shape:
-            raise UserError(
-                f"'{path}' does not fit: '{name}' is {_shape(value)}, but {_shape(own[name])}"
-                " in the network; a network of the same name and arguments, such as its image "
-                "size, fits."
+            return (
+                f"does not fit: '{name}' is {_shape(value)}, but {_shape(own[name])} in the "
+                "network; a network of the same name and arguments, such as its image size, fits."
             )
-    return body
-
-
-def _fit_stem(body: dict[str, Tensor], own: Mapping[str, Tensor], name: str) -> None:
-    """Fits the filters to the channels of the images, if nothing else is different."""
-    value, wanted = body.get(name), own.get(name)
-    if value is None or wanted is None or value.ndim != 4 or wanted.ndim != 4:
-        return
-    if value[:, 0].shape == wanted[:, 0].shape and value.shape != wanted.shape:
-        body[name] = filters_for(value, wanted.shape[1])
+    return ""
 
 
 def _rows(found: Weights, class_names: Sequence[str], heads: Sequence[Tensor]) -> dict[int, int]:
     """Which row of the file's head is that of which class, both counted from 0."""
-    lengths = {len(value) for value in heads if value.ndim}
-    known = found.class_names
-    if known is None:
-        return (
-            {row: row for row in range(len(class_names))} if lengths == {len(class_names)} else {}
-        )
-    if lengths != {len(known)}:
+    known = found.class_names or class_names
+    if {len(value) for value in heads if value.ndim} != {len(known)}:
         return {}
     places = {name: row for row, name in enumerate(known)}
     return {row: places[name] for row, name in enumerate(class_names) if name in places}
