@@ -19,6 +19,7 @@ from classifier.checkpoint.modules import serve_on
 from classifier.checkpoint.read import OpenCheckpoint, is_plain, open_checkpoint
 from classifier.checkpoint.trust import PACKAGES, Found, Trust, confined, import_class
 from classifier.errors import UnfitWeightsError, UserError, did_you_mean, told_by
+from classifier.optimization.schedules import builder_without_length
 from classifier.tensors import tensors_as_lists
 from classifier.weights.origin import switch_off_pretrained
 
@@ -166,6 +167,8 @@ class LoadableModule(pl.LightningModule):
         lost |= missing - OF_TRAINING
         _refuse_missing(f"'{path}'", [name for name in own if name in lost])
         allowed.check_config(taken)
+        if schedule := builder_without_length(taken.get("lr_scheduler")):
+            settings = {**settings, "lr_scheduler": schedule}
         read.file.seek(0)
         file: Any = read.file  # Lightning takes a file too, and undeclared any that is binary
         module = super().load_from_checkpoint(file, **{**settings, "weights_only": True})

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 import torch
 import yaml
 from conftest import put
@@ -14,6 +15,8 @@ from torch.optim import SGD, lr_scheduler
 
 from classifier import runs
 from classifier.__main__ import main
+from classifier.data import Digits
+from classifier.module import ClassificationModule
 from classifier.optimization.groups import Grouping
 from classifier.optimization.rates import Rates
 from classifier.tune.candidate import Candidate
@@ -197,6 +200,29 @@ def test_what_nobody_wrote_is_not_filled_into_a_run_of_before():
 
     last = torch.load("runs/rates/version_0/checkpoints/last.ckpt", weights_only=True)
     assert last["classifier"]["schedule"] == {"interval": "epoch"}
+
+
+# Lightning's own loading calls what jsonargparse 5 will remove; Python shows that to tests only.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    ("name", "length"), [("CosineAnnealingLR", "T_max"), ("PolynomialLR", "total_iters")]
+)
+def test_a_loaded_module_has_a_schedule_of_the_length_of_its_next_training(name, length):
+    assert main(write({**schedule(name), "trainer.max_epochs": 1})) == 0
+
+    module = ClassificationModule.load_from_checkpoint("runs/rates/version_0")
+    trainer = pl.Trainer(
+        max_epochs=3,
+        limit_train_batches=1,
+        limit_val_batches=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+    )
+    trainer.fit(module, Digits())
+
+    assert getattr(module.lr_schedulers(), length) == 3
+    assert length not in module.hparams.lr_scheduler["init_args"]
 
 
 def test_tune_and_a_try_of_a_batch_take_settings_that_are_longer_than_they_are(capsys):

@@ -90,6 +90,16 @@ def as_described(own_folder: Path) -> Iterator[None]:
         sys.modules.pop(Path(name).stem, None)
 
 
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short run of the config that the READMEs speak of. Only to be read."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("digits"))
+        words = ["--hyperparameters.epochs=1", "--trainer.limit_train_batches=3"]
+        assert main(["fit", "--config", str(ROOT / "configs/digits.yaml"), *words]) == 0
+        return Path("runs/digits/version_0").absolute()
+
+
 def test_the_first_screen_has_the_two_commands():
     lines = READMES[0].read_text().splitlines()
     first_screen = "\n".join(lines[:20])
@@ -131,9 +141,9 @@ def test_another_program_is_not_called_for_a_reason(command):
 
 
 @pytest.mark.parametrize("command", OWN, ids=lambda command: command.line)
-def test_a_command_of_a_readme_is_understood(command, as_described, trained, capsys):
+def test_a_command_of_a_readme_is_understood(command, as_described, digits, capsys):
     line = re.sub(r"\$\(.*?\)", "0", command.line)  # what the shell would work out
-    arguments = shlex.split(re.sub(r"runs/\w+/version_0", str(trained), line))[1:]
+    arguments = shlex.split(re.sub(r"runs/\w+/version_0", str(digits), line))[1:]
     assert arguments[0] in VERBS
     if arguments[0] == "search":
         shown = ["--dry_run=1", "--folder=found"] if "--config" in arguments else ["--help"]
@@ -156,14 +166,14 @@ def test_a_command_of_a_readme_is_understood(command, as_described, trained, cap
 # Lightning's own loading calls what jsonargparse 5 will remove; Python shows that to tests only.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("block", PYTHON, ids=lambda block: f"{block.readme}: {block.text[:40]}")
-def test_the_python_of_a_readme_runs(block, as_described, trained):
+def test_the_python_of_a_readme_runs(block, as_described, digits):
     scope = {"images": torch.zeros(2, 1, 8, 8, dtype=torch.uint8)}
     Image.linear_gradient("L").resize((30, 20)).save("digit.png")
 
-    exec(block.text.replace("runs/digits/version_0", str(trained)), scope)
+    exec(block.text.replace("runs/digits/version_0", str(digits)), scope)
 
     if "probabilities" in scope:  # as those of the command
-        words = ["--ckpt_path", str(trained), "--images", "digit.png", "--top_k", "1"]
+        words = ["--ckpt_path", str(digits), "--images", "digit.png", "--top_k", "1"]
         assert main(["predict", *words]) == 0
         told = Path("predictions.csv").read_text().splitlines()[1].split(",")
         best = scope["probabilities"].max(dim=1)

@@ -51,6 +51,21 @@ def missing_length(builder: SchedulerBuilder | None) -> str | None:
     return name if name and settings.get(name) is None and not by_product else None
 
 
+def builder_without_length(described: Any) -> SchedulerBuilder | None:
+    """What builds a schedule that a config describes, if its length is left to the training.
+
+    jsonargparse would ask for the length, or take the default of it, outside our own parser.
+    """
+    if not isinstance(described, Mapping):
+        return None
+    for kind, length in LENGTHS.items():
+        settings = dict(described.get("init_args") or {})
+        is_it = described.get("class_path") == f"{kind.__module__}.{kind.__qualname__}"
+        if is_it and settings.pop(length, None) is None:
+            return partial(kind, **settings)
+    return None
+
+
 def refuse_rates_by_group(builder: SchedulerBuilder | None) -> None:
     """Raises UserError for a schedule with a rate for each group, which would count twice."""
     _, settings = class_and_settings(builder)
