@@ -78,8 +78,10 @@ def _run(arguments: Sequence[str]) -> int:
         print(f"classifier {__version__}")  # noqa: T201
         return 0
     if verb not in VERBS:
-        hint = did_you_mean(verb, VERBS, f"; there are {', '.join(VERBS)}.")
-        print(f"error: no command '{verb}'{hint}", file=sys.stderr)  # noqa: T201
+        told = "the command is missing" if verb.startswith("-") else f"no command '{verb}'"
+        word = arguments[-1] if verb.startswith("-") else verb  # configs may stand before it
+        hint = did_you_mean(word, VERBS, f"; there are {', '.join(VERBS)}.")
+        print(f"error: {told}{hint}", file=sys.stderr)  # noqa: T201
         return 2
     module, _, function = VERBS[verb][0].partition(":")
     try:

@@ -11,14 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from classifier import runs, terminal
 from classifier.anchored_yaml.text import load, setting_in
-from classifier.checkpoint.find import KEY, folder_name
+from classifier.checkpoint.find import KEY, check_is_there, folder_name
 from classifier.checkpoint.provenance import flatten, weight_affecting_settings
-from classifier.checkpoint.read import read_with_origin, weights_digest
 from classifier.checkpoint.signature import Origin
 from classifier.checkpoint.trust import origin_of_run
 from classifier.cli.job import Job
@@ -106,6 +102,9 @@ class Trained:
         Raises:
             ValueError: If it carries no config.
         """
+        check_is_there(path)
+        from classifier.checkpoint.read import read_with_origin, weights_digest  # with torch
+
         saved, origin = read_with_origin(path)
         own = saved.get(KEY, {})
         if "config" not in own:
@@ -321,7 +320,9 @@ def _compared_weights(before: Trained, now: Trained) -> tuple[float, str]:
 
 def _tensor_gap(then: Any, now: Any) -> float:
     """The largest difference of two values, absolute below 1 and relative above."""
-    if not isinstance(then, Tensor) or not isinstance(now, Tensor):
+    import torch  # here, so that mistakes are answered before it is there
+
+    if not isinstance(then, torch.Tensor) or not isinstance(now, torch.Tensor):
         return 0.0 if repr(then) == repr(now) else math.inf
     if then.shape != now.shape or then.dtype != now.dtype:
         return math.inf
@@ -332,7 +333,9 @@ def _tensor_gap(then: Any, now: Any) -> float:
 
 
 def _kind(value: Any) -> str:
-    if not isinstance(value, Tensor):
+    import torch
+
+    if not isinstance(value, torch.Tensor):
         return "missing" if value is None else repr(value)
     return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
 
@@ -358,6 +361,8 @@ def _compared_metrics(before: Trained, now: Trained) -> tuple[float, str]:
 def _metric_gap(then: str, now: str | None) -> float:
     if now is None:
         return math.inf
+    import torch
+
     return _tensor_gap(*(torch.tensor(float(text), dtype=torch.double) for text in (then, now)))
 
 

@@ -45,6 +45,7 @@ TEXTS = {
     "twice.yaml": "trainer: {}\ntrainer: {}\n",
     "section.yaml": "trianer: {}\n",
     "alias.yaml": "trainer: {max_epochs: *epochs}\n",
+    "empty.yaml": "",
 }
 ON_SIGHT = [
     ["fit", "tiny.yaml"],
@@ -54,10 +55,48 @@ ON_SIGHT = [
     ["fit", "--config", "tiny.yaml", "--lr", "1"],
     ["fit", "--config", "tiny.yaml", "--trainer.max_epochs"],
     ["fit", "--config", "tiny.yaml", "--ckpt_path", "none.ckpt"],
+    ["fit"],
     ["test"],
     ["test", "--ckpt_path", "runs"],
     ["predict", "--ckpt_path", "best", "--images", "."],
+    ["predict", "--ckpt_path", "none.ckpt"],
+    ["predict", "--ckpt_path", "none.ckpt", "--images", "none/"],
+    ["predict", "--ckpt_path", "none.ckpt", "--images", ".", "--output", "tiny.yaml"],
+    ["tune"],
+    ["tune", "--config", "none.yaml"],
+    ["reproduce"],
+    ["reproduce", "none"],
 ]
+IN_WORDS = {
+    "no command": (["--config", "tiny.yaml", "fti"], "the command is missing, did you mean 'fit'?"),
+    "nothing to train": (["fit", "--config", "empty.yaml"], "empty.yaml: model.network: not given"),
+    "an option misspelt": (["fit", "--confg", "tiny.yaml"], "did you mean 'config'?"),
+    "dashes alone": (["fit", "--config", "tiny.yaml", "--", "1"], "'--' stands alone"),
+    "a blank in a name": (["fit", "a b.yaml"], "did you mean '--config 'a b.yaml''?"),
+    "of another library": (
+        ["fit", "--config", "tiny.yaml", "--model.freeze", "true"],
+        "did you mean 'groups'?",
+    ),
+    "no images": (["predict", "--ckpt_path", "x"], "predict needs --images PATH"),
+    "images that are not there": (
+        ["predict", "--ckpt_path", "x", "--images", "none/"],
+        "there is no file, folder or glob 'none/'.",
+    ),
+    "a file that is there": (
+        ["predict", "--ckpt_path", "x", "--images", ".", "--output", "tiny.yaml"],
+        "--output 'tiny.yaml' exists; name another file or remove it.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("arguments", "answer"), IN_WORDS.values(), ids=IN_WORDS)
+def test_what_the_words_show_to_be_a_mistake_is_said(arguments, answer, write_config, capsys):
+    write_config()
+    Path("empty.yaml").touch()
+
+    assert main(arguments) == 2
+
+    assert answer in capsys.readouterr().err
 
 
 def test_mistakes_that_the_text_shows_are_answered_without_torch(write_config):

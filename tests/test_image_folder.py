@@ -588,7 +588,7 @@ def test_a_missing_root_suggests_its_neighbour(root):
 
 
 def test_a_root_below_nothing_is_missing_too(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"No folder '.*nowhere/at/all'; set root"):
+    with pytest.raises(FileNotFoundError, match=r"No folder '.*nowhere/at/all'; data.root is"):
         prepared(tmp_path / "nowhere" / "at" / "all")
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from torchvision import models
 from torchvision.transforms import v2
 
+from classifier.__main__ import main
 from classifier.cli import ClassifierCLI
 from classifier.images.read import read_image
 from classifier.networks import (
@@ -517,6 +518,19 @@ def test_missing_packages_are_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ValueError, match="needs the package timm"):
         efficientnet_lite0(7)
+
+
+def test_a_config_with_pretrained_weights_names_what_is_to_be_installed(
+    write_config, monkeypatch, capsys
+):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    monkeypatch.setitem(sys.modules, "timm.models", None)
+    network = {"class_path": "classifier.networks.efficientnet_lite0"}
+    config = write_config({"model.network": {**network, "init_args": {"pretrained": True}}})
+
+    assert main(["fit", "--config", config]) == 2
+
+    assert "pip install 'lightning-classifier[pretrained]'" in capsys.readouterr().err
 
 
 # Photos of trashnet-quarter and what ImageNet calls such things.

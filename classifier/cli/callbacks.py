@@ -29,6 +29,7 @@ from classifier.callbacks.same_conditions import SameConditions
 from classifier.callbacks.speed import FreedMemory, LeanHooks
 from classifier.callbacks.stop_reasons import StopAtStep
 from classifier.callbacks.true_rates import with_true_rates
+from classifier.cli.given import check_output
 from classifier.cli.monitors import best_of, check_monitors
 from classifier.cli.record import facts_of, note_signature
 from classifier.cli.run_folder import folder_that_is_there
@@ -164,10 +165,7 @@ def _writer(cli: "ClassifierCLI", config: Namespace) -> PredictionWriter:
     config.devices = config.devices[:1] if isinstance(config.devices, list) else 1
     config.strategy, config.num_nodes = "auto", 1
     output, top_k = Path(cli.settings.output).expanduser(), cli.settings.top_k
-    if output.exists() or output.is_symlink():
-        raise FileExistsError(f"--output '{output}' exists; name another file or remove it.")
-    if not output.parent.is_dir():
-        raise FileNotFoundError(f"--output '{output}': there is no folder '{output.parent}'.")
+    check_output(output)
     if top_k < 1:
         raise UserError(f"--top_k counts classes, so it is at least 1, not {top_k}.")
     cli.writer = PredictionWriter(output, cli.datamodule.class_names, top_k)

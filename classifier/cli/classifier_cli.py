@@ -41,7 +41,7 @@ from classifier.cli.fill import (
     refuse_nulls,
     without_links,
 )
-from classifier.cli.given import cut_aliases
+from classifier.cli.given import PREDICTIONS, cut_aliases
 from classifier.cli.job import Job
 from classifier.cli.keys import LINKS, MODULE, NETWORK, remember
 from classifier.cli.parser import Parser, own_help
@@ -224,7 +224,7 @@ class ClassifierCLI(PlainCLI):
         )
         if self.verb == "predict":
             parser.add_argument("--images", nargs="+", help="Image files, folders or globs.")
-            parser.add_argument("--output", default="predictions.csv", help="CSV file to write.")
+            parser.add_argument("--output", default=PREDICTIONS, help="CSV file to write.")
             parser.add_argument("--top_k", type=int, default=5, help="Classes a row, best first.")
         if not self.runs_verb:
             parser.add_argument("--ckpt_path", default=None)

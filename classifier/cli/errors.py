@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from classifier.checkpoint.trust import PACKAGES, folders_searched
-from classifier.cli.keys import OF_MODEL, close_key, without_module
+from classifier.cli.keys import NAME_A_CONFIG, OF_MODEL, close_key, without_module
 from classifier.errors import did_you_mean
 
 Where = Callable[[str], str]  # maps a dotted key to "file:line: ", or to "" when no file has it
@@ -66,10 +66,7 @@ def explain(message: str, names: Iterable[str] = (), where: Where = lambda key: 
             if "schedulers" in keys:  # objects, which no config holds
                 return f"{where(key)}{key}: a schedule of several cannot be written; {WARMED_UP}"
             return f"{where(key)}{key}: needs {' and '.join(keys)}, which is not given."
-        return (
-            f"{' and '.join(keys)}: not given. Name a config file, --config FILE, or a checkpoint "
-            "that carries its config, --ckpt_path FILE."
-        )
+        return f"{' and '.join(keys)}: not given. {NAME_A_CONFIG}"
     if unknown := UNKNOWN.search(message):
         owner = re.search(r"(?:Parser key \"|Group ')([\w.]+)", message)
         key = ".".join([*(owner.groups() if owner else ()), unknown[1].lstrip("-")])

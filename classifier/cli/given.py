@@ -11,6 +11,7 @@ from classifier.checkpoint.find import check_is_there, resolve_checkpoint, unsav
 from classifier.cli.keys import (
     FILLED_IN,
     MODULE,
+    NAME_A_CONFIG,
     OF_MODEL,
     OWNERS,
     RENAMED,
@@ -40,16 +41,26 @@ from classifier.cli.words import (
     take_option,
 )
 from classifier.errors import UserError, did_you_mean
+from classifier.platform import quoted
 from classifier.runs import RunFolder
 
 LAST, BEST = ("last", "hpc"), ("best",)  # Lightning's names for checkpoints of its own choice
 SECTIONS = ("hyperparameters", "seed_everything", "trainer", "model", "data", "save_every")
+PREDICTIONS = "predictions.csv"
 OF_VERB = {"predict": ("images", "output", "top_k"), "validate": ("verbose",), "test": ("verbose",)}
 
 
 def known_sections(verb: str) -> tuple[str, ...]:
     """The sections that the parser of a command knows."""
     return (*SECTIONS, *OF_VERB.get(verb, ()), "ckpt_path")
+
+
+def check_output(path: Path) -> None:
+    """Raises an error for a file for predictions that is there, or that no folder is there for."""
+    if path.exists() or path.is_symlink():
+        raise FileExistsError(f"--output '{path}' exists; name another file or remove it.")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"--output '{path}': there is no folder '{path.parent}'.")
 
 
 def cut_aliases(options: Sequence[str], anchors: Sequence[Anchor]) -> list[str]:
@@ -119,6 +130,7 @@ class Given:
         """Raises UserError for what the words and the configs show to be a mistake."""
         self.check_options()
         self.refuse_no_checkpoint()
+        self.check_files()
         if self.paths:
             path = self.paths[-1]
             self.refuse_choice(path)
@@ -132,6 +144,8 @@ class Given:
         """Refuses words without an option, and options that do not exist or have no value."""
         names = values([source.text for source in self.given])
         for name, value in options_of(self.options):
+            if not name and value is None:
+                raise UserError("'--' stands alone; a setting is --KEY VALUE.")
             if not name:
                 raise UserError(f"'{value}' belongs to no option{self._option_for(str(value))}")
             section = name.partition(".")[0]
@@ -205,7 +219,9 @@ class Given:
             option = "ckpt_path"
         elif path.exists():
             option = "images" if self.verb == "predict" else "data.root"
-        return f", did you mean '--{option} {word}'?" if option else "; a setting is --KEY VALUE."
+        if not option:
+            return "; a setting is --KEY VALUE."
+        return f", did you mean '--{option} {quoted([word])}'?"
 
     def _setting_for(self, name: str, hyperparameters: Mapping[str, Any]) -> str:
         for known, place in (
@@ -215,7 +231,8 @@ class Given:
         ):
             if name in known:
                 return f", did you mean '{place}'?"
-        among = [*self.known, *(f"hyperparameters.{known}" for known in hyperparameters)]
+        own = [f"hyperparameters.{known}" for known in hyperparameters]
+        among = [*self.known, "config", "trust", *own]
         return did_you_mean(name, among, f"; there are {', '.join(self.known)}.")
 
     def refuse_no_checkpoint(self) -> None:
@@ -224,6 +241,30 @@ class Given:
         asks = any(name in ASKING or name.endswith(".help") for name in names)
         if self.evaluates and not self.paths and not asks:
             raise UserError(f"{self.verb} needs --ckpt_path PATH, a checkpoint or run folder.")
+
+    def refuse_no_network(self) -> None:
+        """Raises UserError where neither words nor configs say what is to be trained."""
+        names = [name for name, _ in options_of(self.options)]
+        asks = any(name in ("h", "help") or name.endswith(".help") for name in names)
+        if self.paths or self.carried or asks or "model" in self.sections_given:
+            return
+        if not any(setting_in(source.text, ("model",)) for source in self.given):
+            said = "".join(f"{source.name}: " for source in self.given[-1:])
+            raise UserError(f"{said}model.network: not given. {NAME_A_CONFIG}")
+
+    def check_files(self) -> None:
+        """Raises an error where images are not there, or where the file for their classes is."""
+        words = [(name, value) for name, value in options_of(self.options) if value]
+        asks = any(name in ASKING or name.endswith(".help") for name, _ in options_of(self.options))
+        if self.verb != "predict" or asks:
+            return
+        patterns = [value for name, value in words if name == "images"]
+        if not patterns and not any(setting_in(s.text, ("images",)) for s in self.given):
+            raise UserError("predict needs --images PATH ..., image files, folders or globs.")
+        for pattern in patterns:
+            if not {*"*?["} & {*pattern} and not Path(pattern).expanduser().exists():
+                raise FileNotFoundError(f"--images: there is no file, folder or glob '{pattern}'.")
+        check_output(Path(dict(words).get("output", PREDICTIONS)).expanduser())
 
     def refuse_choice(self, path: str) -> None:
         """Raises UserError for Lightning's names for a checkpoint of its choice."""

@@ -50,6 +50,10 @@ RENAMED = {  # as other programs, or earlier versions of Lightning, call it
     "seed": "seed_everything",
     "output_dir": "trainer.default_root_dir",
 }
+SYNONYMS = {"learning_rate": "lr", "freeze": "groups"}  # likewise, of settings of classes
+NAME_A_CONFIG = (
+    "Name a config file, --config FILE, or a checkpoint that carries its config, --ckpt_path FILE."
+)
 OF_MODEL = ("optimizer", "lr_scheduler", "network", "loss")  # where LightningCLI has some itself
 FILLED_IN = frozenset([*(target.rpartition(".")[2] for _, target in LINKS), *OF_METRICS])
 Keys = Mapping[str, list[str]]  # as ``used_at`` names them
@@ -157,6 +161,8 @@ def no_such_setting(key: str, owner: str, names: Collection[str]) -> str:
     if section == owner:
         return f"{key}: no such setting{close_key(key, [f'{section}.{known}' for known in names])}"
     hint = did_you_mean(name, names, f"; it has {', '.join(names)}.")
+    if SYNONYMS.get(name) in names:
+        hint = f", did you mean '{SYNONYMS[name]}'?"
     return f"{without_module(key)}: no such setting of {owner}{hint}"
 
 

@@ -46,7 +46,10 @@ def run(given: Sequence[str], job: "Job | None" = None, **settings: Any) -> int:
 
     def command() -> int:
         verb, *words = with_pipes_read(given)
-        Given(verb, words, known_sections(verb)).check()  # before torch, which takes seconds
+        line = Given(verb, words, known_sections(verb))
+        line.check()  # before torch, which takes seconds
+        if not settings:  # which may bring a model of their own
+            line.refuse_no_network()
         with quiet():
             from classifier.cli.classifier_cli import ClassifierCLI
 

@@ -194,7 +194,8 @@ class Grouping:
             if epochs is not None and group.frozen >= epochs:
                 raise UserError(
                     f"model.groups: {group.name}: freeze_epochs is {int(group.frozen)}, but there "
-                    f"are {epochs} epochs; freeze: true is for good."
+                    f"are {epochs} epochs; fewer, or more trainer.max_epochs, let it be trained, "
+                    "and freeze: true is for good."
                 )
 
     def check_optimizer(self, optimizer: Optimizer) -> None:

@@ -103,8 +103,8 @@ def check_root(root: Path) -> None:
     if "$" in str(root):
         raise FileNotFoundError(f"No folder '{root}': variables are not replaced; write it out.")
     beside = Finder().subfolders(root.parent) if root.parent.is_dir() else []
-    names = [path.name for path in beside]
-    hint = did_you_mean(root.name, names, "; set root to the folder of the class folders.")
+    remedy = "; data.root is the folder of the class folders: --data.root DIR."
+    hint = did_you_mean(root.name, [path.name for path in beside], remedy)
     raise FileNotFoundError(f"No folder '{root}'{hint}")
 
 

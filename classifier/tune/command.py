@@ -5,20 +5,22 @@ import contextlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
-from jsonargparse import Namespace
-from rich.console import Console
 
 from classifier import __version__, environment, terminal
 from classifier.atomic import atomic_create
+from classifier.cli.given import Given, known_sections
 from classifier.cli.quiet import quiet
 from classifier.cli.run import CommandParser, explained
 from classifier.cli.sources import is_text, run_beside
 from classifier.cli.words import take_option
 from classifier.errors import UserError
 from classifier.platform import THREADS
-from classifier.tune.tuning import Tuning
+
+if TYPE_CHECKING:
+    from classifier.tune.tuning import Tuning
 
 
 def run(given: Sequence[str]) -> int:
@@ -28,8 +30,7 @@ def run(given: Sequence[str]) -> int:
         0; 1 if the config cannot be trained; 2 for a usage or configuration error; 130 after
         Ctrl-C, when what was found so far is written; 143 after SIGTERM, when it is not.
     """
-    with quiet():
-        return explained(lambda: _tune(_parse(given[1:])))
+    return explained(lambda: _tune(_parse(given[1:])))
 
 
 def _parse(given: Sequence[str]) -> argparse.Namespace:
@@ -82,6 +83,18 @@ def _tune(options: argparse.Namespace) -> int:
         raise UserError(f"'{output}' exists; name another file with --output, or remove it.")
     if not output.parent.is_dir():
         raise UserError(f"--output '{output}': there is no folder '{output.parent}'.")
+    line = Given("fit", options.given, known_sections("fit"))
+    line.check()  # before torch, which takes seconds
+    line.refuse_no_network()
+    with quiet():
+        return _measure(options, output)
+
+
+def _measure(options: argparse.Namespace, output: Path) -> int:
+    from rich.console import Console
+
+    from classifier.tune.tuning import Tuning
+
     with Console().status("") as status:
         tuning = Tuning(options.given, options.seconds, options.tolerance, status)
         for note in tuning.as_is.notes:
@@ -104,8 +117,10 @@ def _tune(options: argparse.Namespace) -> int:
     return 130 if stopped else 0
 
 
-def _text(tuning: Tuning, fit: str, stopped: bool) -> str:
+def _text(tuning: "Tuning", fit: str, stopped: bool) -> str:
     """The config of what won, with what it was found by."""
+    from jsonargparse import Namespace
+
     facts = environment.describe()
     machine = [
         *environment.describe_device(tuning.as_is.trainer.strategy.root_device)["gpus"],

@@ -45,8 +45,10 @@ def preparation_for(network: Mapping[str, Any], init_from: str | None) -> dict[s
 
 
 def _of_timm(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    from timm.models import get_pretrained_cfg
-
+    try:
+        from timm.models import get_pretrained_cfg
+    except ImportError:  # the network says what it needs
+        return {}
     given = settings.get("pretrained_cfg")
     if isinstance(given, str):  # a tag
         name = f"{name.partition('.')[0]}.{given}"
