@@ -77,6 +77,12 @@ IN_WORDS = {
         ["fit", "--config", "tiny.yaml", "--model.freeze", "true"],
         "did you mean 'groups'?",
     ),
+    "a config of nearly that name": (["fit", "--config", "tiny.yml"], "did you mean 'tiny.yaml'?"),
+    "a config that comes along": (["fit", "--config", "photo.yaml"], "did you mean 'photos.yaml'?"),
+    "a config of fit": (
+        ["search", "--config", "tiny.yaml"],
+        "it is a config of fit, which a search file names: 'base: FILE'.",
+    ),
     "no images": (["predict", "--ckpt_path", "x"], "predict needs --images PATH"),
     "images that are not there": (
         ["predict", "--ckpt_path", "x", "--images", "none/"],
@@ -312,6 +318,7 @@ def test_an_option_that_changes_one_use_of_a_hyperparameter_is_noted(write_confi
 
     for given, noted in (
         ([*twice, "--trainer.max_epochs=1"], True),
+        ([*twice, "--trainer.max_epochs=1", "--print_config"], True),
         ([*twice, "--hyperparameters.epochs=1"], False),
         ([*config, *scheduled, "--model.lr_scheduler.T_max=3", "--trainer.max_epochs=1"], False),
     ):

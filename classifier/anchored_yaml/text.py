@@ -14,6 +14,7 @@ from classifier.errors import UserError, did_you_mean
 
 KeyPath: TypeAlias = tuple[str | int, ...]
 
+GLUED_ABOVE = 5  # lines in which a blank is looked for that is missing
 KEPT = 16  # texts; a command asks fifty times for the parts of its four or five
 MAX_VALUES = 100_000  # with every alias written out: a few lines of aliases can mean billions
 EXPLANATIONS = {
@@ -99,8 +100,11 @@ def explained(text: str, name: str) -> Iterator[None]:
         raise
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        place = name if mark is None else f"{name}:{mark.line + 1}"
-        raise UserError(f"{place}: {explanation(error, text)}") from None
+        number = None if mark is None else mark.line + 1
+        glued = _line_without_blank(error, text)
+        place = f"{name}:{glued or number}" if glued or number else name
+        told = missing_blank(text.splitlines()[glued - 1]) if glued else explanation(error, text)
+        raise UserError(f"{place}: {told}") from None
     except yaml.reader.ReaderError as error:
         number = text.count("\n", 0, error.position) + 1
         raise UserError(f"{name}:{number}: a character YAML does not allow.") from None
@@ -118,14 +122,24 @@ def explanation(error: yaml.MarkedYAMLError, text: str) -> str:
         if alias[1] in anchored:
             return f"alias '*{alias[1]}' stands before its anchor; move the anchor up."
         return f"no anchor '&{alias[1]}' for this alias{did_you_mean(alias[1], anchored)}"
-    if error.problem_mark and re.search("mapping values|could not find expected", problem):
-        for before in text.splitlines()[: error.problem_mark.line + 1][-2:]:
-            if said := missing_blank(before):
-                return said
+    if "${" in text and "flow mapping" in problem:
+        return "a value is used again by '*name', not by '${name}', where '&name 3' has named it."
     for pattern, words in EXPLANATIONS.items():
         if found := re.search(pattern, problem):
             return found.expand(words)
     return f"{problem}."
+
+
+def _line_without_blank(error: yaml.MarkedYAMLError, text: str) -> int:
+    """The line, from 1, whose missing blank YAML stumbled over, up to some lines below; or 0."""
+    if error.problem_mark and re.search(
+        "mapping values|could not find expected", str(error.problem)
+    ):
+        lines = text.splitlines()[: error.problem_mark.line + 1]
+        for number in range(len(lines), max(len(lines) - GLUED_ABOVE, 0), -1):
+            if missing_blank(lines[number - 1]):
+                return number
+    return 0
 
 
 def missing_blank(line: str) -> str:

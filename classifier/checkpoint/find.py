@@ -1,7 +1,8 @@
 """Which checkpoint a path means, and what its entries are called; none is read, nor is torch."""
 
+import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +65,14 @@ def unsaved_run(path: Path) -> Path | None:
     return folder.resolve()
 
 
-def similar_file(path: Path) -> str:
-    """Ends a sentence: ", did you mean '…'?" where the folder has a file of a similar name."""
+def similar_file(path: Path, more: Iterable[Path] = ()) -> str:
+    """Ends a sentence: ", did you mean '…'?" where the folder, or more, has one of such a name."""
     if not path.parent.is_dir():
         return f": there is no folder '{path.parent}'."
-    return did_you_mean(str(path), map(str, path.parent.iterdir()))
+    # A suffix in common does not make names similar.
+    others = [*path.parent.iterdir(), *more]
+    alike = difflib.get_close_matches(path.stem, [other.stem for other in others])
+    return did_you_mean(str(path), [str(other) for other in others if other.stem in alike])
 
 
 def runs_below(folder: Path) -> list[Path]:

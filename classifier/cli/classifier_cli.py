@@ -249,6 +249,7 @@ class ClassifierCLI(PlainCLI):
             parser.exit()
         aliases = anchors(line.texts)
         self.notes = [*line.notes, *cut_aliases(line.options, aliases)]
+        self._note_what_is_printed()
         module = _path_of(self.model_class)
         self.written: Written = Written(self.command_parser, line, module, defaults)
         self.command_parser.finish = lambda text: (
@@ -270,6 +271,12 @@ class ClassifierCLI(PlainCLI):
             if "LOCAL_RANK" in os.environ:  # of a rank that Lightning has started: as rank zero's
                 seed = int(os.environ.get("PL_GLOBAL_SEED", seed))
             self.settings.seed_everything = seed
+
+    def _note_what_is_printed(self) -> None:
+        """Says what there is to say where the config is printed and nothing else is done."""
+        if any(name == "print_config" for name, _ in options_of(self.command_line.options)):
+            for note in self.notes:
+                terminal.note(note)
 
     @property
     def run_name(self) -> str:

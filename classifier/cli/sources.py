@@ -49,10 +49,15 @@ def shipped_config(path: Path) -> Path | None:
     """
     if path.exists() or path.is_absolute() or ".." in path.parts:
         return None
-    own = Path(classifier.__file__).parent / "configs"  # in a wheel
-    folder = own if own.is_dir() else own.parents[1] / "configs"  # in a clone
+    folder = _shipped()
     name = path.relative_to("configs") if path.parts[:1] == ("configs",) else path
     return folder / name if (folder / name).is_file() else None
+
+
+def _shipped() -> Path:
+    """The folder of the configs that come with this package."""
+    own = Path(classifier.__file__).parent / "configs"  # in a wheel
+    return own if own.is_dir() else own.parents[1] / "configs"  # in a clone
 
 
 def note_shipped(wanted: Path | str, path: Path | str) -> str:
@@ -94,7 +99,8 @@ def _read(value: str) -> ConfigSource:
     if path.is_dir():
         raise UserError(f"--config '{path}' is a folder, expected a YAML file.")
     if not path.exists():
-        raise UserError(f"No config file '{path}'{similar_file(path)}")
+        shipped = [Path(config.name) for config in _shipped().glob("*.yaml")]
+        raise UserError(f"No config file '{path}'{similar_file(path, shipped)}")
     try:
         return ConfigSource(str(path), path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:

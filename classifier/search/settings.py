@@ -15,6 +15,7 @@ from classifier.anchored_yaml.text import ConfigSource, check, locate, setting_i
 from classifier.anchored_yaml.text import load as load_yaml
 from classifier.atomic import write_text
 from classifier.cli.errors import Where
+from classifier.cli.given import SECTIONS
 from classifier.cli.sources import note_shipped, shipped_config
 from classifier.cli.words import take_option
 from classifier.errors import UserError, did_you_mean
@@ -177,7 +178,9 @@ def _read(path: Path) -> ConfigSource:
     for key in load_yaml(source.text, source.name):
         if key not in KEYS:
             line = locate(source.text, [key])
-            hint = did_you_mean(str(key), KEYS, f"; there are {', '.join(KEYS)}.")
+            of_fit = "; it is a config of fit, which a search file names: 'base: FILE'."
+            listed = f"; there are {', '.join(KEYS)}."
+            hint = did_you_mean(str(key), KEYS, of_fit if key in SECTIONS else listed)
             raise UserError(f"{source.name}:{line}: no setting '{key}'{hint}")
     return source
 
