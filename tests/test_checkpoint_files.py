@@ -117,7 +117,7 @@ def test_every_command_refuses_a_damaged_checkpoint_and_names_it(verb, kind, cal
         "empty": b"",
     }
     Path("net.ckpt").write_bytes(damaged[kind])
-    images = ["--images", "no.png"] if verb == "predict" else []
+    images = ["--images", "net.ckpt"] if verb == "predict" else []
 
     assert main([verb, "--ckpt_path", "net.ckpt", *images]) == 2
 

@@ -614,7 +614,8 @@ def test_a_strangers_run_is_evaluated_with_the_flag_alone(command, begin, refuse
 
     with another_key():
         for verb in ("validate", "test", "predict"):
-            assert "--trust own" in refused(verb, "--ckpt_path", folder)
+            images = ["--images", "."] if verb == "predict" else []
+            assert "--trust own" in refused(verb, "--ckpt_path", folder, *images)
         assert evaluate(command, folder, "--trust", "own") == [0, 0, 0]
         with pytest.raises(ValueError, match=r"'own\.\w+'.*trust="):
             ClassificationModule.load_from_checkpoint(folder)

@@ -402,6 +402,8 @@ def test_the_name_of_a_file_asks_for_no_module(word, given, checkpoint, mark, ca
     shutil.copy("evil.py", "model.py")
     Path("model.yaml").write_text("{}")
     torch.save(evil_copy(checkpoint, word), "model.ckpt")
+    if given[0] == "--images":
+        Path(word).touch()
     named = [] if any("--ckpt_path" in part for part in given) else ["--ckpt_path", "model.ckpt"]
     images = [] if "images" in str(given) else ["--images", "image.png"]
 
