@@ -3,8 +3,9 @@
 Measured on two shared cores, 20 configurations, nothing different in any of the runs: 160 runs with
 572 kill -9, of which 242 went on inside an epoch and 148 between two (10 min); 40 runs with 142
 SIGTERM and as many with 127 SIGINT (5 min); on two ranks 16 runs with 72 kill -9 and 16 with
-61 SIGTERM (7 min). Likewise the six configurations with metrics, class weights, a balanced sampler
-and an average: 18 runs with 60 kill -9, of which 31 went on inside an epoch.
+61 SIGTERM (7 min). Likewise the 15 configurations with schedules filled in, groups, metrics, class
+weights, a balanced sampler, an average and pretrained weights: 45 runs with 186 kill -9, of which
+100 went on inside an epoch.
 """
 
 import random
