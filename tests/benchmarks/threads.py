@@ -39,7 +39,7 @@ WAYS = {
     "one thread": {"OMP_NUM_THREADS": "1"},
 }
 LOADS = {"idle": 0, "busy": 1}  # processes beside
-SHARES = {"mnist": 0.1, "mlp": 0.5, "cifar": 0.2, "photos": 0.25}  # of an epoch
+SHARES = {"mnist": 0.3, "mlp": 0.5, "cifar": 0.2, "photos": 0.25}  # of an epoch
 DIGITS = ["fit", "--config", str(PRODUCT / "configs" / "digits.yaml"), "--trainer.max_epochs", "4"]
 
 
