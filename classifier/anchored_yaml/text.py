@@ -100,11 +100,10 @@ def explained(text: str, name: str) -> Iterator[None]:
         raise
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        number = None if mark is None else mark.line + 1
+        place = name if mark is None else f"{name}:{mark.line + 1}"
         glued = _line_without_blank(error, text)
-        place = f"{name}:{glued or number}" if glued or number else name
-        told = missing_blank(text.splitlines()[glued - 1]) if glued else explanation(error, text)
-        raise UserError(f"{place}: {told}") from None
+        told = f"{name}:{glued[0]}: {glued[1]}" if glued else f"{place}: {explanation(error, text)}"
+        raise UserError(told) from None
     except yaml.reader.ReaderError as error:
         number = text.count("\n", 0, error.position) + 1
         raise UserError(f"{name}:{number}: a character YAML does not allow.") from None
@@ -130,16 +129,15 @@ def explanation(error: yaml.MarkedYAMLError, text: str) -> str:
     return f"{problem}."
 
 
-def _line_without_blank(error: yaml.MarkedYAMLError, text: str) -> int:
-    """The line, from 1, whose missing blank YAML stumbled over, up to some lines below; or 0."""
-    if error.problem_mark and re.search(
-        "mapping values|could not find expected", str(error.problem)
-    ):
-        lines = text.splitlines()[: error.problem_mark.line + 1]
-        for number in range(len(lines), max(len(lines) - GLUED_ABOVE, 0), -1):
-            if missing_blank(lines[number - 1]):
-                return number
-    return 0
+def _line_without_blank(error: yaml.MarkedYAMLError, text: str) -> tuple[int, str] | None:
+    """The line, from 1, whose missing blank YAML stumbled over up to some lines below, and why."""
+    mark, problem = error.problem_mark, str(error.problem)
+    if mark and re.search("mapping values|could not find expected", problem):
+        lines = [*enumerate(text.splitlines()[: mark.line + 1], start=1)]
+        for number, before in reversed(lines[-GLUED_ABOVE:]):
+            if said := missing_blank(before):
+                return number, said
+    return None
 
 
 def missing_blank(line: str) -> str:

@@ -41,7 +41,7 @@ from classifier.cli.fill import (
     refuse_nulls,
     without_links,
 )
-from classifier.cli.given import PREDICTIONS, cut_aliases
+from classifier.cli.given import NO_IMAGES, PREDICTIONS, cut_aliases
 from classifier.cli.job import Job
 from classifier.cli.keys import LINKS, MODULE, NETWORK, remember
 from classifier.cli.parser import Parser, own_help
@@ -56,7 +56,7 @@ from classifier.errors import DataWorkerError, UserError
 from classifier.internals.lightning import PlainCLI, described, without_signal_handlers
 from classifier.metrics import StageMetrics, evaluation_metrics, modes_of, training_metrics
 from classifier.module import ClassificationModule
-from classifier.optimization.schedules import LENGTHS
+from classifier.optimization.schedules import LENGTHS, PATHS
 from classifier.platform import THREADS, cleaning, cores
 from classifier.runs import RunFolder
 from classifier.sources.finder import find_images
@@ -258,7 +258,7 @@ class ClassifierCLI(PlainCLI):
         words = self.written.argv
         self.config = parser.parse_args([self.verb, *words] if self.runs_verb else words)
         if self.runs_verb and self.trainer_class is pl.Trainer:
-            left_out = {_path_of(kind): name for kind, name in LENGTHS.items()}
+            left_out = {path: LENGTHS[kind] for path, kind in PATHS.items()}
             remember(_path_of(type(self)), self.settings.as_dict(), left_out)
         seed = self.settings.seed_everything
         if not isinstance(seed, bool) and seed is not None and not 0 <= seed < 2**32:
@@ -303,7 +303,7 @@ class ClassifierCLI(PlainCLI):
         """Builds the data first, of which the rest is filled in."""
         config = self.settings
         if self.verb == "predict" and not config.images:
-            raise UserError("predict needs --images PATH ..., image files, folders or globs.")
+            raise UserError(NO_IMAGES)
         used = {key: part for key, part in config.as_dict().items() if key != "hyperparameters"}
         refuse_nulls(used, self.command_line, self.command_parser.link_targets)
         self._data: ImageDataModule | None = None

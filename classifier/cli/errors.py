@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from classifier.checkpoint.trust import PACKAGES, folders_searched
-from classifier.cli.keys import NAME_A_CONFIG, OF_MODEL, SYNONYMS, close_key, without_module
+from classifier.cli.keys import NAME_A_CONFIG, OF_MODEL, close_key, without_module
 from classifier.errors import did_you_mean
 
 Where = Callable[[str], str]  # maps a dotted key to "file:line: ", or to "" when no file has it
@@ -96,9 +96,7 @@ def _cause(message: str) -> str:
     if option := NOT_ACCEPTED.search(message):
         owners = re.findall(r"class_path[=']* ?'([\w.]+)'", message)
         owner = f" of {owners[-1]}" if owners else ""
-        other = SYNONYMS.get(option[1].partition(".")[0])
-        known = other and re.search(rf"\b{other}\b", option[2])
-        return f"no such setting{owner}" + (f", did you mean '{other}'?" if known else option[2])
+        return f"no such setting{owner}{option[2]}"
     given = _given(message)
     if "No module named" in message and given.rstrip("'").endswith((".yaml", ".yml", ".json")):
         return f"there is no file {given}."

@@ -47,6 +47,7 @@ from classifier.runs import RunFolder
 LAST, BEST = ("last", "hpc"), ("best",)  # Lightning's names for checkpoints of its own choice
 SECTIONS = ("hyperparameters", "seed_everything", "trainer", "model", "data", "save_every")
 PREDICTIONS = "predictions.csv"
+NO_IMAGES = "predict needs --images PATH ..., image files, folders or globs."
 OF_VERB = {"predict": ("images", "output", "top_k"), "validate": ("verbose",), "test": ("verbose",)}
 
 
@@ -235,17 +236,19 @@ class Given:
         among = [*self.known, "config", "trust", *own]
         return did_you_mean(name, among, f"; there are {', '.join(self.known)}.")
 
+    def _asks(self, questions: Collection[str] = ASKING) -> bool:
+        """Whether the words ask something, so that nothing is run."""
+        names = [name for name, _ in options_of(self.options)]
+        return any(name in questions or name.endswith(".help") for name in names)
+
     def refuse_no_checkpoint(self) -> None:
         """Raises UserError where an evaluation has none; one that only asks needs none."""
-        names = [name for name, _ in options_of(self.options)]
-        asks = any(name in ASKING or name.endswith(".help") for name in names)
-        if self.evaluates and not self.paths and not asks:
+        if self.evaluates and not self.paths and not self._asks():
             raise UserError(f"{self.verb} needs --ckpt_path PATH, a checkpoint or run folder.")
 
     def refuse_no_network(self) -> None:
         """Raises UserError where neither words nor configs say what is to be trained."""
-        names = [name for name, _ in options_of(self.options)]
-        asks = any(name in ("h", "help") or name.endswith(".help") for name in names)
+        asks = self._asks(("h", "help"))  # a config without a network cannot be printed
         if self.paths or self.carried or asks or "model" in self.sections_given:
             return
         if not any(setting_in(source.text, ("model",)) for source in self.given):
@@ -254,13 +257,12 @@ class Given:
 
     def check_files(self) -> None:
         """Raises an error where images are not there, or where the file for their classes is."""
-        words = [(name, value) for name, value in options_of(self.options) if value]
-        asks = any(name in ASKING or name.endswith(".help") for name, _ in options_of(self.options))
-        if self.verb != "predict" or asks:
+        if self.verb != "predict" or self._asks():
             return
+        words = [(name, value) for name, value in options_of(self.options) if value]
         patterns = [value for name, value in words if name == "images"]
         if not patterns and not any(setting_in(s.text, ("images",)) for s in self.given):
-            raise UserError("predict needs --images PATH ..., image files, folders or globs.")
+            raise UserError(NO_IMAGES)
         for pattern in patterns:
             if not {*"*?["} & {*pattern} and not Path(pattern).expanduser().exists():
                 raise FileNotFoundError(f"--images: there is no file, folder or glob '{pattern}'.")

@@ -160,10 +160,14 @@ def no_such_setting(key: str, owner: str, names: Collection[str]) -> str:
     *_, section, name = ["", *key.split(".")]
     if section == owner:
         return f"{key}: no such setting{close_key(key, [f'{section}.{known}' for known in names])}"
-    hint = did_you_mean(name, names, f"; it has {', '.join(names)}.")
+    return f"{without_module(key)}: no such setting of {owner}{close_setting(name, names)}"
+
+
+def close_setting(name: str, names: Collection[str]) -> str:
+    """Ends a sentence about a setting that a class does not have, given those that it has."""
     if SYNONYMS.get(name) in names:
-        hint = f", did you mean '{SYNONYMS[name]}'?"
-    return f"{without_module(key)}: no such setting of {owner}{hint}"
+        return f", did you mean '{SYNONYMS[name]}'?"
+    return did_you_mean(name, names, f"; it has {', '.join(names)}.")
 
 
 def without_module(key: str) -> str:

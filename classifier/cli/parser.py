@@ -18,9 +18,8 @@ from torchmetrics import Metric
 
 from classifier.checkpoint.trust import import_class
 from classifier.cli.errors import Where, explain
-from classifier.cli.keys import MODULE, OF_METRICS
+from classifier.cli.keys import MODULE, OF_METRICS, close_setting
 from classifier.cli.words import options_of
-from classifier.errors import did_you_mean
 from classifier.internals.jsonargparse import (
     Formatter,
     defaults_of,
@@ -192,9 +191,7 @@ class Parser(LightningArgumentParser):
         names = [name for name in names_of(self) if not name.endswith(("help", "print_shtab"))]
         if option := re.search(r"Option '([^']+)' is not accepted$", message):
             # A parser of init_args; the one that reports it does not know these names.
-            message += did_you_mean(
-                option[1].partition(".")[0], names, f"; it has {', '.join(names)}."
-            )
+            message += close_setting(option[1].partition(".")[0], names)
         if not self.exit_on_error or os.environ.get("JSONARGPARSE_DEBUG"):
             super().error(message, ex)
         told = explain(message, names_of(self), self.where)

@@ -21,6 +21,7 @@ LENGTHS: dict[type, str] = {
     PolynomialLR: "total_iters",
     OneCycleLR: "total_steps",
 }
+PATHS = {f"{kind.__module__}.{kind.__qualname__}": kind for kind in LENGTHS}  # as configs name them
 BY_STEP = (OneCycleLR, CyclicLR)  # made for it
 A_GROUP_EACH = ("base_lr", "max_lr", "min_lr", "lr_lambda")  # settings that may be lists
 
@@ -58,12 +59,11 @@ def builder_without_length(described: Any) -> SchedulerBuilder | None:
     """
     if not isinstance(described, Mapping):
         return None
-    for kind, length in LENGTHS.items():
-        settings = dict(described.get("init_args") or {})
-        is_it = described.get("class_path") == f"{kind.__module__}.{kind.__qualname__}"
-        if is_it and settings.pop(length, None) is None:
-            return partial(kind, **settings)
-    return None
+    kind = PATHS.get(str(described.get("class_path")))
+    settings = dict(described.get("init_args") or {})
+    if kind is None or settings.pop(LENGTHS[kind], None) is not None:
+        return None
+    return partial(kind, **settings)
 
 
 def refuse_rates_by_group(builder: SchedulerBuilder | None) -> None:
