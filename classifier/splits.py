@@ -1,8 +1,10 @@
 """Which images are for training, for validation and for test: each gets its share of each class."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,12 +13,19 @@ from classifier.errors import UserError
 PARTS = {"train": "training", "val": "validation", "test": "test"}  # as in a sentence
 
 
+class Fold(NamedTuple):
+    """One of some slices of each class, counted from 0."""
+
+    number: int
+    of: int
+
+
 def random_order(number: int, seed: int) -> Tensor:
     """Draws an order of 0..N-1."""
     return torch.randperm(number, generator=torch.Generator().manual_seed(seed))
 
 
-def order_by_name(names: Sequence[object], seed: int) -> Tensor:
+def order_by_name(names: Iterable[object], seed: int) -> Tensor:
     """Draws an order of N named things in which another one more changes nothing else.
 
     So a test image remains one, but for a few at the boundary, when images are added.
@@ -24,38 +33,92 @@ def order_by_name(names: Sequence[object], seed: int) -> Tensor:
     digests = [
         hashlib.blake2b(f"{seed}/{name}".encode("utf-8", "replace")).digest() for name in names
     ]
-    return torch.tensor(sorted(range(len(names)), key=digests.__getitem__))
+    return torch.tensor(sorted(range(len(digests)), key=digests.__getitem__))
 
 
 def stratified_split(
-    labels: Tensor, fractions: Sequence[float], order: Tensor, class_names: Sequence[str]
+    labels: Tensor,
+    fractions: Sequence[float],
+    order: Tensor,
+    class_names: Sequence[str],
+    groups: Tensor | None = None,
+    fold: Fold | None = None,
 ) -> list[Tensor]:
     """Splits positions 0..N-1 into disjoint parts, each class by its members' order.
 
     The share of each class in each part is exact to within one image, but at least one image.
+    Groups stay whole: each counts for the class that most of its images are of, and comes into the
+    part where the middle of its images falls.
 
     Args:
         labels: Class of each image, int64 ``(N,)``, in 0..K-1.
         fractions: Share of each part after the first; the first part takes the rest.
-        order: A random order of the positions, int64 ``(N,)``.
+        order: A random order of the N positions or, with groups, of the M groups.
         class_names: The K names, for the error message.
+        groups: Group of each image, int64 ``(N,)`` in 0..M-1.
+        fold: Makes this slice of each class the last part, whatever its share; the part before it
+            is what lies before it, in a circle. So each image is in the last part of one fold.
 
     Returns:
         One ascending index tensor per part, ``1 + len(fractions)`` in all.
 
     Raises:
-        ValueError: A class has too few images to be in every part.
+        UserError: A class has too few images or groups to be in every part.
     """
-    by_class = order[labels[order].argsort(stable=True)]
-    counts = torch.bincount(labels, minlength=len(class_names)).tolist()
-    shares = []
+    units = torch.arange(len(labels)) if groups is None else groups
+    kinds = labels if groups is None else _commonest(labels, groups, len(class_names))
+    sizes = units.bincount()
+    least = max(1 + len(fractions), fold.of if fold else 0)
+    into = fold or 1 + len(fractions)
+    if groups is not None and len(sizes) < least:
+        raise _too_few(f"There are {len(sizes)} groups of images", into)
+    by_class = order[kinds[order].argsort(stable=True)]
+    counts = torch.bincount(kinds, minlength=len(class_names)).tolist()
+    part_of = torch.empty_like(sizes)
     for members, name in zip(torch.split(by_class, counts), class_names, strict=True):
-        sizes = [max(1, round(fraction * len(members))) for fraction in fractions]
-        rest = len(members) - sum(sizes)
-        if rest < 1:
-            raise UserError(
-                f"Class '{name}' has {len(members)} images, too few to split into "
-                f"{1 + len(fractions)} parts; add images or choose smaller fractions."
-            )
-        shares.append(torch.split(members, [rest, *sizes]))
-    return [torch.cat(part).sort().values for part in zip(*shares, strict=True)]
+        if groups is None and len(members) < least:
+            raise _too_few(f"Class '{name}' has {len(members)} images", into)
+        number = int(sizes[members].sum())
+        wanted = [max(1, round(fraction * number)) for fraction in fractions]
+        if fold:
+            middles = _middles(sizes[members])
+            first, last = (number * slices // fold.of for slices in (fold.number, fold.number + 1))
+            before, behind = middles < first, middles >= last
+            own = members[~before & ~behind]
+            members = torch.cat([members[behind], members[before], own])
+            wanted[-1] = int(sizes[own].sum())
+        rest = number - sum(wanted)
+        if groups is None and rest < 1:
+            raise _too_few(f"Class '{name}' has {number} images", 1 + len(fractions))
+        bounds = torch.tensor([rest, *wanted]).cumsum(0)[:-1]
+        part_of[members] = torch.bucketize(_middles(sizes[members]), bounds, right=True)
+    parts = part_of[units]
+    groups_there = f"there are {len(sizes)} groups of images"
+    if missing := {*labels.tolist()} - {*labels[parts == 0].tolist()}:
+        name = class_names[min(missing)]
+        raise _too_few(f"Class '{name}' would have no training images: {groups_there}", into)
+    if len({*parts.tolist()}) <= len(fractions):
+        raise _too_few(f"A part would have no images: {groups_there}", into)
+    return [(parts == part).nonzero()[:, 0] for part in range(1 + len(fractions))]
+
+
+def _too_few(held: str, into: Fold | int) -> UserError:
+    parts, remedy = f"{into} parts", "smaller fractions"
+    if isinstance(into, Fold):
+        parts, remedy = f"{into.of} folds", "fewer folds"
+    return UserError(f"{held}, too few to split into {parts}; add images or choose {remedy}.")
+
+
+def _middles(sizes: Tensor) -> Tensor:
+    """Where the middle of each of some things lies that stand in a row."""
+    return sizes.cumsum(0) - sizes.double() / 2
+
+
+def _commonest(labels: Tensor, groups: Tensor, classes: int) -> Tensor:
+    """The class that most images of each group are of; of several the rarest."""
+    pairs, counts = np.unique((groups * classes + labels).numpy(), return_counts=True)
+    total = labels.bincount(minlength=classes).numpy()[pairs % classes]
+    order = np.lexsort((-pairs, -total, counts, pairs // classes))
+    ordered = pairs[order]
+    last = np.flatnonzero(np.diff(ordered // classes, append=-1))
+    return torch.from_numpy(ordered[last] % classes)

@@ -48,12 +48,12 @@ def test_validation_and_test_are_cut_from_the_classes(root):
 
     assert sizes(data) == [10, 4, 6]
     assert data.class_names == ["cat", "dog"]
-    paths = [*data.train_set.paths, *data.val_set.paths, *data.test_set.paths]
+    paths = [*data.train_set.raw, *data.val_set.raw, *data.test_set.raw]
     assert len(set(paths)) == 20
 
 
 def paths_of(data):
-    return [set(images.paths) for images in (data.train_set, data.val_set, data.test_set)]
+    return [set(images.raw) for images in (data.train_set, data.val_set, data.test_set)]
 
 
 @pytest.mark.parametrize("name", ["0.png", "cat.png", "zebra.png", "IMG 7.JPG", "Hündin.png"])
@@ -94,7 +94,7 @@ def test_folders_of_the_sets_are_used_as_they_are(tmp_path, val):
     data = prepared(tmp_path)
 
     assert sizes(data) == [10, 6, 4]
-    assert all(path.parts[-3] == val for path in data.val_set.paths)
+    assert all(path.parts[-3] == val for path in data.val_set.raw)
 
 
 LAYOUTS = {
@@ -148,7 +148,7 @@ def test_splits_are_known_by_their_names_in_any_usual_spelling(layout, tmp_path)
     data = prepared(tmp_path)
 
     folders = [
-        {path.relative_to(tmp_path).parts[0] for path in images.paths}
+        {path.relative_to(tmp_path).parts[0] for path in images.raw}
         for images in (data.train_set, data.val_set, data.test_set)
     ]
     for split, found in zip(("train", "val", "test"), folders, strict=True):
@@ -564,9 +564,8 @@ def test_an_unreadable_training_image_is_named_in_the_last_line(root, workers):
 
 
 def test_transforms_to_several_sizes_are_refused(root):
-    Image.new("RGB", (30, 20)).save(root / "cat" / "0.png")
     data = prepared(root, train_transform=[v2.RandomHorizontalFlip()], batch_size=16)
-    data.train_set.paths[0] = root / "cat" / "0.png"
+    Image.new("RGB", (30, 20)).save(data.train_set.raw[0])
 
     with pytest.raises(ValueError, match="images of different sizes"):
         list(data.train_dataloader())

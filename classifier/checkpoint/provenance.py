@@ -14,16 +14,17 @@ OF_TRAINER = (
 IGNORED_SETTINGS = (
     *("hyperparameters", "ckpt_path"),  # a change of a hyperparameter shows where it is used
     *(f"trainer.{name}" for name in OF_TRAINER),
-    *(f"data.init_args.{name}" for name in ("root", "download", "num_workers")),
+    *(f"data.init_args.{name}" for name in ("root", "path", "download", "num_workers")),
 )
 # Not in earlier configs: where they are null, digests are as they were.
 OF_MODEL = (
     *("float32_matmul_precision", "warmup", "groups", "layer_decay", "metrics", "class_weights"),
     *("moving_average", "init_from"),
 )
+OF_DATA = ("sampler", "crop_share", "interpolation", "folds", "fold", "group", "classes")
 LATER_SETTINGS = (
     *(f"model.{init}{name}" for init in ("", "init_args.") for name in OF_MODEL),
-    *(f"data.init_args.{name}" for name in ("sampler", "crop_share", "interpolation")),
+    *(f"data.init_args.{name}" for name in OF_DATA),
 )
 
 

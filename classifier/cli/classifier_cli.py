@@ -59,7 +59,7 @@ from classifier.module import ClassificationModule
 from classifier.optimization.schedules import LENGTHS, PATHS
 from classifier.platform import THREADS, cleaning, cores
 from classifier.runs import RunFolder
-from classifier.sources.finder import find_images
+from classifier.sources.patterns import find_images
 from classifier.tensors import tensors_as_lists
 from classifier.weights.origin import refuse_other_ways, switch_off_pretrained
 

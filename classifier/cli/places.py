@@ -7,7 +7,7 @@ from pathlib import Path
 from classifier.anchored_yaml.edit import set_values, written_at
 from classifier.anchored_yaml.text import KeyPath, setting_in
 
-ROOT = ("data", "init_args", "root")
+DATA = [("data", "init_args", name) for name in ("root", "path", "exclude")]
 INIT_FROM = [("model", "init_from"), ("model", "init_args", "init_from")]
 WEIGHTS = [
     ("model", "network", section, name)
@@ -28,7 +28,7 @@ def with_files_found(text: str, folder: str, missing: dict[str, Path]) -> str:
         missing: Gets the paths that lead nowhere at all, each with where it was looked for there.
     """
     found: dict[KeyPath, str] = {}
-    for place in (ROOT, *INIT_FROM, *WEIGHTS):
+    for place in (*DATA, *INIT_FROM, *WEIGHTS):
         value = setting_in(text, place)
         # Weights may be the name of some, such as DEFAULT, which has no suffix.
         if not isinstance(value, str) or (place in WEIGHTS and not Path(value).suffix):

@@ -8,6 +8,7 @@ from classifier.data.image_files import FileDataModule
 from classifier.data.memory import DownloadedDataModule, InMemoryDataModule
 from classifier.data.mnist import MNIST, FashionMNIST
 from classifier.data.sets import ImageFiles
+from classifier.data.table import Table
 
 __all__ = [
     "CIFAR10",
@@ -21,4 +22,5 @@ __all__ = [
     "ImageFiles",
     "ImageFolder",
     "InMemoryDataModule",
+    "Table",
 ]

@@ -34,9 +34,9 @@ from classifier.data.sets import (
 from classifier.data.workers import worker_settings
 from classifier.errors import UserError
 from classifier.images.read import ImageReader
-from classifier.sources import Index, Source
+from classifier.sources import Index, Names, Source
 from classifier.sources.earlier import short_names
-from classifier.splits import PARTS, stratified_split
+from classifier.splits import PARTS, Fold
 
 # Mean and standard deviation of ImageNet's training images, on which most weights were pretrained,
 # of each colour and of grey.
@@ -85,6 +85,8 @@ class ImageDataModule(pl.LightningDataModule):
     training_seed: int | None = None  # that of torch at setup, if none is set
     seed = 0  # of the training, from setup on; that of rank zero on all ranks
     test_fraction = 0.1  # share that is set aside for test, where the source has no test images
+    fold: Fold | None = None  # that is the test set; in place of a share
+    group: str | None = None  # what a regular expression finds in the paths of images together
     num_workers = 0  # processes of each loader; slicing a tensor needs none
     # After setup, and disjoint from each other.
     train_set: ImageSet
@@ -343,14 +345,21 @@ class ImageDataModule(pl.LightningDataModule):
                 "or setup and the three loaders."
             )
         found = source.index()
-        train = found["train"]
+        if self.group and any(index.groups for index in found.values()):
+            raise UserError("data.group: the data has groups already, in a column; leave out one.")
+        if self.group:
+            found = {part: index.grouped(self.group) for part, index in found.items()}
+        if self.fold and "test" in found:
+            raise UserError(
+                "data.folds: each fold is the test set once, but the data has a test set of its "
+                "own; leave out one of the two."
+            )
         fractions = {"val": self.val_fraction, "test": self.test_fraction}
         missing = {part: fraction for part, fraction in fractions.items() if part not in found}
         if missing:
-            order = train.draw_order(self.split_seed)
-            parts = stratified_split(train.labels, [*missing.values()], order, source.class_names)
-            for part, positions in zip(["train", *missing], parts, strict=True):
-                found[part] = train.select(positions)
+            shares, seed = [*missing.values()], self.split_seed
+            parts = found["train"].split(shares, seed, source.class_names, self.fold)
+            found |= zip(["train", *missing], parts, strict=True)
         sets = {part: self.image_set(part, found[part]) for part in PARTS}
         return sets["train"], sets["val"], sets["test"]
 
@@ -358,7 +367,7 @@ class ImageDataModule(pl.LightningDataModule):
         if isinstance(index.images, Tensor):
             return MemorySet(index.images, index.labels)
         read = self.train_reader() if part == "train" else self.reader()
-        keys = index.keys or list(map(str, index.images))
+        keys = index.keys or Names(map(str, index.images))
         names = keys if self.format > 1 else short_names(keys)
         return FileSet(index.images, index.labels, names, read, self.seed)
 

@@ -22,8 +22,6 @@ class ImageFolder(FileDataModule):
         root: Folder of the class folders, or of train, val and test.
         splits: Which folder, by its path below root, is train, val and test, where the names do not
             say it: a mapping such as {train: part1, test: part2}; or "none": all are classes.
-        exclude: Patterns of images to leave out, such as "*_mask.png"; with a "/" they are for the
-            path below root, such as "train/*/old/*".
         *args: Arguments of FileDataModule.
         **kwargs: Arguments of FileDataModule and ImageDataModule.
     """
@@ -33,15 +31,13 @@ class ImageFolder(FileDataModule):
         root: str,
         *args: Any,
         splits: dict[str, str] | Literal["none"] | None = None,
-        exclude: list[str] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.root = Path(root).expanduser()
         self.splits = splits
-        self.exclude = exclude or []
 
     @cached_property
     def image_source(self) -> Folder:
         kind = Folder if self.format > 1 else EarlierFolder
-        return kind(self.root, self.splits, self.exclude)
+        return kind(self.root, self.splits, self.choice)

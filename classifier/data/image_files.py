@@ -1,5 +1,6 @@
 """Base of data whose images are files, which are read when a batch needs them."""
 
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -15,6 +16,8 @@ from classifier.data.workers import worker_settings
 from classifier.errors import UserError
 from classifier.images.read import ImageReader
 from classifier.sources import Index
+from classifier.sources.choice import Choice
+from classifier.splits import Fold
 
 MAX_WORKERS = 1024  # more bring a machine down before they read an image
 
@@ -38,6 +41,17 @@ class FileDataModule(ImageDataModule):
             cores, at most eight, if not given.
         test_fraction: Share of the images that is set aside for test, above 0 and below 1. Not used
             by data that has its own test set.
+        folds: Splits the images into this many parts, for data without a test set of its own;
+            data.fold is the test set, in place of test_fraction. val_fraction is then a share of
+            all images, too, and the validation sets of the folds are disjoint.
+        fold: Which of the folds is the test set, counted from 0.
+        group: A regular expression that finds, in each image's path below root, whose it is (a
+            patient, a camera, a video): its part in brackets, if it has one. Images of one group
+            are never in two of training, validation and test.
+        classes: The classes that count, in the order of the labels; others are left out. All, in
+            alphabetical order, if not given.
+        exclude: Patterns of images to leave out, such as "*_mask.png"; with a "/" they are for the
+            path below root, such as "train/*/old/*". Or a file: a table of images to leave out.
         **kwargs: Arguments of ImageDataModule.
     """
 
@@ -52,6 +66,11 @@ class FileDataModule(ImageDataModule):
         test_fraction: float = 0.1,
         interpolation: Literal["bilinear", "bicubic"] | None = None,
         crop_share: float | None = None,
+        folds: int | None = None,
+        fold: int | None = None,
+        group: str | None = None,
+        classes: list[str] | None = None,
+        exclude: list[str] | str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -76,11 +95,19 @@ class FileDataModule(ImageDataModule):
         self._eval_transform = eval_transform
         self.in_memory = in_memory
         self._num_workers = num_workers
+        self.fold = chosen_fold(folds, fold)
+        self.group = group
+        self.classes, self.exclude = classes, exclude
         self.test_fraction = proper_fraction("test_fraction", test_fraction)
 
     @property
     def num_workers(self) -> int:  # type: ignore[override]  # only the argument sets it
         return 0 if self.in_memory else self._num_readers()
+
+    @cached_property
+    def choice(self) -> Choice:
+        """Which classes and images count."""
+        return Choice(self.classes, self.exclude or ())
 
     def _num_readers(self) -> int:
         if self._num_workers is not None:
@@ -129,3 +156,20 @@ class FileDataModule(ImageDataModule):
                 f"{self.image_size}, for data.train_transform replaces the default crop: let it "
                 "end with a crop, or put what changes only colours into data.augment."
             )
+
+
+def chosen_fold(folds: int | None, fold: int | None) -> Fold | None:
+    """Returns a fold, or raises a UserError where only one of the two is given or does not fit."""
+    if folds is None and fold is None:
+        return None
+    if folds is None or fold is None:
+        given, missing = ("fold", "folds") if folds is None else ("folds", "fold")
+        what = "how many there are" if folds is None else "which one is the test set, from 0"
+        raise UserError(f"data.{given} needs data.{missing}: {what}.")
+    if folds < 2:
+        raise UserError(f"data.folds is the number of folds, at least 2, not {folds}.")
+    if not 0 <= fold < folds:
+        raise UserError(
+            f"data.fold counts from 0: with {folds} folds up to {folds - 1}, not {fold}."
+        )
+    return Fold(fold, folds)

@@ -6,6 +6,7 @@ Shapes: N images, C channels, H rows, W columns.
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -14,8 +15,9 @@ from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
 from classifier.data.workers import reading
-from classifier.images.read import ImageReader, refusal, stack
+from classifier.images.read import ImageReader, Raw, refusal, stack
 from classifier.seeds import derive_seed, seeded
+from classifier.sources import Files, Names, Row
 
 Batch = tuple[Tensor, Tensor]  # images, uint8 (N, C, H, W) in 0..255; labels, int64 (N,)
 Buffer = bytes | memoryview
@@ -88,11 +90,11 @@ class MemorySet(ImageSet):
 
 @dataclass(eq=False)
 class FileSet(ImageSet):
-    """Image files that are read and transformed when a batch needs them."""
+    """Images that are read and transformed when a batch needs them."""
 
-    paths: Sequence[Path]
+    raw: Row[Raw]
     labels: Tensor
-    names: Sequence[str]  # of the files, in a fingerprint
+    names: Names  # of the files, in a fingerprint
     read: ImageReader
     seed: int  # makes random transforms a function of (seed, epoch, image) alone
 
@@ -101,14 +103,17 @@ class FileSet(ImageSet):
         return images, self.labels[torch.tensor(keys) % len(self)]
 
     def _image(self, key: int) -> Tensor:
-        path = self.paths[key % len(self)]
-        with seeded(derive_seed(self.seed, key)), reading(path):
-            return self.read(path)
+        raw = self.raw[key % len(self)]
+        name = raw if isinstance(raw, Path) else self.names[key % len(self)]
+        with seeded(derive_seed(self.seed, key)), reading(name):
+            return self.read(raw, name)
 
     def content(self) -> Iterator[Buffer]:
-        for path, name, label in zip(self.paths, self.names, self.labels.tolist(), strict=True):
-            line = f"{name} {path.stat().st_size} {label}\n"
-            yield line.encode("utf-8", "surrogateescape")
+        sizes: Iterator[int | str] = repeat("")
+        if isinstance(self.raw, Files):
+            sizes = (path.stat().st_size for path in self.raw)
+        for name, size, label in zip(self.names, sizes, self.labels.tolist(), strict=False):
+            yield f"{name} {size} {label}\n".encode("utf-8", "surrogateescape")
 
 
 class EpochSampler(DistributedSampler[int]):

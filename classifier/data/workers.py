@@ -78,7 +78,7 @@ def init_worker(pool: WorkerPool, number: int) -> None:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
+def reading(path: str | Path) -> Iterator[None]:
     """Notes, in a worker, which file is being read meanwhile; 2 microseconds."""
     if own_slot is None:
         yield

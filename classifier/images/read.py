@@ -5,12 +5,15 @@ Decoding is Pillow's: ``torchvision.io`` crashes the whole process on some damag
 Shapes: N images, C channels, H rows, W columns.
 """
 
+import io
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 from torch import Tensor, nn
 
@@ -23,24 +26,32 @@ OTHERS = (
     " .rwl .sr2 .srf .srw .x3f .dcm .exr .jxl .jxr .avif .webp"
 )
 UNREAD_SUFFIXES = HEIF_SUFFIXES | {*OTHERS.split()}  # unless Pillow, or a plugin, registers them
+# A file, what is in one, or what a data set of Python's gives: pixels (H, W) or (H, W, C).
+Raw = Path | bytes | Image.Image | NDArray[Any]
 PROFILE_BYTES = 16 * 2**20  # of a colour profile or text; Pillow's own limit, 1 MiB, is exceeded
 
 
-def read_image(path: Path, in_channels: int) -> Tensor:
-    """Reads an image file as uint8 ``(C, H, W)``.
+def read_image(raw: Raw, in_channels: int, name: object = None) -> Tensor:
+    """Reads an image as uint8 ``(C, H, W)``.
 
     The camera's orientation (EXIF) is applied, 16-bit greyscale is scaled to 8 bits, transparent
     pixels are laid over white, and of an animation the first frame counts. One channel is
     greyscale, three are RGB.
 
+    Args:
+        raw: An image file, or an image.
+        in_channels: 1 or 3.
+        name: What the image is called in errors; its path if not given.
+
     Raises:
-        UserError: The file is not a whole image of a supported kind; the text names it and why.
+        UserError: It is not a whole image of a supported kind; the text names it and why.
     """
     mode = {1: "L", 3: "RGB"}[in_channels]
     try:
-        return _decode(path, mode)
+        return _decode(raw, mode)
     except Exception as error:  # Pillow's readers raise nearly anything on damaged files
-        raise UserError(refusal(path) + _reason(path, error)) from None
+        why = _reason(raw, error) if isinstance(raw, Path) else _in_words(error)
+        raise UserError(refusal(raw if name is None else name) + why) from None
 
 
 def image_suffixes() -> set[str]:
@@ -76,9 +87,9 @@ def stack(images: list[Tensor]) -> Tensor:
     return torch.stack(images)
 
 
-def refusal(path: Path) -> str:
-    """How the text begins of an error about a file that cannot be read."""
-    return f"Cannot read image '{path}': "
+def refusal(name: object) -> str:
+    """How the text begins of an error about an image that cannot be read."""
+    return f"Cannot read image '{name}': "
 
 
 def _reason(path: Path, error: Exception) -> str:
@@ -88,20 +99,24 @@ def _reason(path: Path, error: Exception) -> str:
         return "not a regular file."
     if path.stat().st_size == 0:
         return "the file is empty."
+    kind = _unread_kind(path) if isinstance(error, UnidentifiedImageError) else ""
+    return remedy(kind) if kind else _in_words(error)
+
+
+def _in_words(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
-        kind = _unread_kind(path)
-        return remedy(kind) if kind else "not an image, or damaged at its start."
+        return "not an image, or damaged at its start."
     return " ".join(str(error).split()).rstrip(".") + "."
 
 
-def _decode(path: Path, mode: str) -> Tensor:
-    if not path.is_file():  # opening a named pipe would wait forever
-        raise FileNotFoundError(path)
+def _decode(raw: Raw, mode: str) -> Tensor:
+    if isinstance(raw, Path) and not raw.is_file():  # opening a named pipe would wait forever
+        raise FileNotFoundError(raw)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about metadata
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            with _opened(path) as opened:
+            with _opened(raw) as opened:
                 ImageOps.exif_transpose(opened, in_place=True)
                 image = _eight_bit(opened)
         except (Image.DecompressionBombWarning, Image.DecompressionBombError):
@@ -116,8 +131,15 @@ def _decode(path: Path, mode: str) -> Tensor:
     return pixels.permute(2, 0, 1)
 
 
-def _opened(path: Path) -> Image.Image:
+def _opened(raw: Raw) -> Image.Image:
     PngImagePlugin.MAX_TEXT_CHUNK = PROFILE_BYTES
+    if isinstance(raw, Image.Image):
+        return raw.copy()  # what is done to it here stays here
+    if isinstance(raw, np.ndarray):
+        return Image.fromarray(raw)
+    if isinstance(raw, bytes):
+        return Image.open(io.BytesIO(raw))
+    path = raw
     try:
         return Image.open(path)
     except UnidentifiedImageError:
@@ -151,19 +173,19 @@ def _eight_bit(image: Image.Image) -> Image.Image:
 
 @dataclass(frozen=True)
 class ImageReader:
-    """Reads and transforms one image file; travels to the loader's worker processes."""
+    """Reads and transforms one image; travels to the loader's worker processes."""
 
     in_channels: int
     transform: nn.Module
 
-    def __call__(self, path: Path) -> Tensor:
-        """Reads ``path`` as uint8 ``(C, H, W)``.
+    def __call__(self, raw: Raw, name: object = None) -> Tensor:
+        """Reads an image as uint8 ``(C, H, W)``; ``name`` is for errors.
 
         Raises:
-            UserError: The file cannot be read, or the transform changed the pixels' type, so that
+            UserError: The image cannot be read, or the transform changed the pixels' type, so that
                 their 0..255 scale is in doubt.
         """
-        image: Tensor = self.transform(read_image(path, self.in_channels))
+        image: Tensor = self.transform(read_image(raw, self.in_channels, name))
         if image.dtype != torch.uint8:
             raise UserError(
                 f"The transforms turn uint8 images into {image.dtype}; leave out conversion and "

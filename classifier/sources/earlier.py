@@ -6,8 +6,10 @@ from pathlib import Path
 
 from classifier.errors import UserError
 from classifier.images.read import image_suffixes
+from classifier.sources.choice import Choice
 from classifier.sources.finder import Finder
 from classifier.sources.folder import Folder
+from classifier.sources.source import Names
 from classifier.sources.split_folders import Splits
 
 SPLIT_NAMES = {"train": ["train"], "val": ["val", "valid", "validation"], "test": ["test"]}
@@ -16,11 +18,11 @@ SPLIT_NAMES = {"train": ["train"], "val": ["val", "valid", "validation"], "test"
 class EarlierFolder(Folder):
     """Stands in for ``Folder``."""
 
-    def __init__(self, root: Path, splits: Splits = None, exclude: Sequence[str] = ()) -> None:
-        if splits or exclude:
+    def __init__(self, root: Path, splits: Splits = None, choice: Choice | None = None) -> None:
+        if splits or (choice and (choice.exclude or choice.classes)):
             raise UserError(
-                "data.splits and data.exclude are not for runs of an earlier version, which find "
-                "their images as that version did. Train anew to use them."
+                "data.splits, data.classes and data.exclude are not for runs of an earlier "
+                "version, which find their images as that version did. Train anew to use them."
             )
         super().__init__(root)
         self.finder = EarlierFinder(root)
@@ -54,9 +56,9 @@ class EarlierFinder(Finder):
         return [[str(path) for path in sorted(_images_below(top))] for top in tops]
 
 
-def short_names(keys: Sequence[str]) -> list[str]:
+def short_names(keys: Names) -> Names:
     """The names by which a fingerprint of format 1 knows images: those of folder and file."""
-    return ["/".join(Path(key).parts[-2:]) for key in keys]
+    return Names("/".join(Path(key).parts[-2:]) for key in keys)
 
 
 def _images_below(folder: Path) -> list[Path]:

@@ -1,12 +1,9 @@
-"""Finding image files: below folders, and by what a person types.
+"""Finding image files below folders.
 
 One walk serves class folders and predictions. Paths are sorted as ``Path`` sorts: part by part.
 """
 
-import fnmatch
-import glob
 import os
-import re
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +17,7 @@ from classifier.images.read import (
     reads_heif,
     remedy,
 )
+from classifier.sources.choice import Choice
 
 # What systems, storage boxes and tools leave behind, in lower case.
 LITTER = {
@@ -30,7 +28,6 @@ LITTER = {
     *("lost+found", ".ipynb_checkpoints", "__pycache__"),
 }
 
-EXCLUDED = "by data.exclude"
 LINKED_FOLDERS = "links to folders that are read without them"
 LINKED_IMAGES = "links to images that are read without them"
 
@@ -54,13 +51,12 @@ class Finder:
 
     Args:
         root: Folder that names are relative to.
-        exclude: Patterns of ``fnmatch`` for images to leave out: for their names or, with a "/",
-            for their paths below root.
+        choice: Which images to leave out.
         unread: Whether to find the images that no installed package reads, too.
     """
 
     def __init__(
-        self, root: Path | None = None, exclude: Sequence[str] = (), unread: bool = False
+        self, root: Path | None = None, choice: Choice | None = None, unread: bool = False
     ) -> None:
         self.root = root
         self.suffixes = image_suffixes() | (UNREAD_SUFFIXES if unread else set())
@@ -70,8 +66,7 @@ class Finder:
         self._litter: set[str] = set()
         self._namesakes: list[str] = []  # that differ from another image in the suffix alone
         self._namesake_suffixes: Counter[str] = Counter()
-        self._patterns = {pattern: re.compile(fnmatch.translate(pattern)) for pattern in exclude}
-        self._unmatched = set(exclude)
+        self.choice = choice or Choice()
         self._contents: dict[str, Contents] = {}
 
     def subfolders(self, folder: Path) -> list[Path]:
@@ -125,7 +120,7 @@ class Finder:
         if self._litter:
             names = ", ".join(f"'{name}'" for name in sorted(self._litter))
             notes.append(f"left out what systems and tools leave in folders: {names}.")
-        notes += [f"data.exclude: no image matches '{p}'." for p in sorted(self._unmatched)]
+        notes += self.choice.unmatched()
         if alike := self._namesakes:
             # Of two kinds the rarer one is rather the masks; else what no camera writes.
             suffixes = self._namesake_suffixes
@@ -144,7 +139,7 @@ class Finder:
             if reason.startswith(".")
             else f"left out {reason}: {len(names)}, such as '{min(names)}'."
             for reason, names in sorted(self._left_out.items())  # the suffixes first
-        ]
+        ] + self.choice.left_out()
 
     def _leave_out(self, reason: str, path: str) -> None:
         self._left_out[reason].append(key(path, self.root))
@@ -194,14 +189,7 @@ class Finder:
         if suffix not in self.suffixes and suffix not in UNREAD_SUFFIXES:
             self._others[suffix if "." in name else "without a suffix"] += 1
             return False
-        matched = [
-            pattern
-            for pattern, form in self._patterns.items()
-            if form.match(key(path, self.root) if "/" in pattern else name)
-        ]
-        if matched:
-            self._leave_out(EXCLUDED, path)
-            self._unmatched.difference_update(matched)
+        if self.choice.exclude and self.choice.leaves_out(key(path, self.root)):
             return False
         if suffix in HEIF_SUFFIXES and suffix not in self.suffixes and reads_heif():
             self.suffixes |= HEIF_SUFFIXES
@@ -219,58 +207,6 @@ class Finder:
             for other in others:
                 self._namesakes.append(f"'{key(other, self.root)}' beside '{Path(first).name}'")
                 self._namesake_suffixes.update(path[path.rfind(".") :] for path in (first, other))
-
-
-def find_images(patterns: Sequence[str]) -> list[Path]:
-    """Lists image files in the order given, each once; those of a folder or glob by name.
-
-    A file that is named itself is taken whatever its suffix. A folder, and so ``folder/**``, is
-    searched by ``Finder``; that no installed package reads an image is left to the reader to say.
-
-    Raises:
-        FileNotFoundError: If a pattern stands for nothing.
-    """
-    files: dict[tuple[str, str], str] = {}  # by where they really are
-    real = cache(os.path.realpath)
-    for pattern in patterns:
-        found = _find(os.path.expanduser(pattern))  # noqa: PTH111  # may be a glob
-        if not found:
-            kind = "image in folder" if Path(pattern).is_dir() else "file, folder or glob"
-            raise FileNotFoundError(f"--images: there is no {kind} '{pattern}'.")
-        for path in found:
-            folder, name = os.path.split(path)
-            files.setdefault((real(folder), name), path)
-    return [Path(path) for path in files.values()]
-
-
-def _find(pattern: str) -> list[str]:
-    # A name may itself hold brackets.
-    matches = [pattern] if Path(pattern).exists() else sorted(_matches(pattern))
-    named = [path for path in dict.fromkeys(map(Path, matches)) if not _is_litter(path, pattern)]
-    folders = [path for path in named if path.is_dir()]
-    below = dict(zip(folders, Finder(unread=True).below(folders, copies=True), strict=True))
-    return [image for path in named for image in below.get(path, [str(path)])]
-
-
-def _matches(pattern: str) -> Iterator[str]:
-    """Does ``glob.glob``, which would go round and round where a link leads upwards."""
-    pattern = pattern.replace(os.sep, "/")
-    head, *tail = re.split(r"(?:^|(?<=/))\*\*(?:/|$)", pattern, maxsplit=1)
-    if not tail:
-        yield from glob.glob(pattern)  # noqa: PTH207  # Path.glob takes no absolute patterns
-        return
-    heads = [head or "."] if Path(head).is_dir() else glob.glob(head)  # noqa: PTH207
-    tops = sorted(path for path in map(Path, heads) if path.is_dir())
-    if not tail[0]:
-        yield from map(str, tops)
-        return
-    for folder, _, _ in Finder().walk(tops):
-        yield from _matches(f"{glob.escape(folder)}/{tail[0]}".removeprefix("./"))
-
-
-def _is_litter(match: Path, pattern: str) -> bool:
-    """Whether a glob led to what systems leave behind, without naming it."""
-    return any(part.lower() in LITTER for part in {*match.parts} - {*Path(pattern).parts})
 
 
 def _above(folders: Sequence[Path]) -> set[tuple[int, int]]:

@@ -8,8 +8,9 @@ import torch
 
 from classifier.errors import UserError, did_you_mean
 from classifier.images.read import image_suffixes
+from classifier.sources.choice import Choice
 from classifier.sources.finder import Finder, key
-from classifier.sources.source import Index, Source
+from classifier.sources.source import Files, Index, Names, Source
 from classifier.sources.split_folders import Splits, find_splits
 
 
@@ -19,18 +20,20 @@ class Folder(Source):
     Args:
         root: Folder of the class folders, or of train, val and test.
         splits: As for ``find_splits``.
-        exclude: As for ``Finder``.
+        choice: Which classes and images count.
     """
 
-    def __init__(self, root: Path, splits: Splits = None, exclude: Sequence[str] = ()) -> None:
+    def __init__(self, root: Path, splits: Splits = None, choice: Choice | None = None) -> None:
         self.root = root
         self.splits = splits
-        self.finder = Finder(root, exclude)
+        self.choice = choice or Choice()
+        self.finder = Finder(root, self.choice)
+        self._left_out: set[str] = set()  # classes
 
     @cached_property
     def class_names(self) -> Sequence[str]:
-        """The names of the class folders, in alphabetical order."""
-        return find_classes(self.split_folders["train"], self.finder)
+        """The names of the class folders that count, in alphabetical order if none is chosen."""
+        return self.choice.classes_of(find_classes(self.split_folders["train"], self.finder))
 
     @cached_property
     def split_folders(self) -> dict[str, Path]:
@@ -50,19 +53,22 @@ class Folder(Source):
         for part, folders in tops.items():
             images = dict(zip((folder.name for folder in folders), below, strict=False))
             self._refuse_empty(part, images)
-            paths = [Path(path) for name in self.class_names for path in images.get(name, [])]
+            keys = Names(
+                key(p, self.root) for name in self.class_names for p in images.get(name, [])
+            )
             counts = torch.tensor([len(images.get(name, [])) for name in self.class_names])
             labels = torch.arange(len(counts)).repeat_interleave(counts)
-            found[part] = Index(paths, labels, [key(path, self.root) for path in paths])
+            found[part] = Index(Files(self.root, keys), labels, keys)
         return found
 
     def _class_folders(self, split_folder: Path) -> list[Path]:
         folders = self.finder.subfolders(split_folder)
-        for folder in folders:
-            if folder.name not in self.class_names:
-                hint = did_you_mean(folder.name, self.class_names)
-                raise UserError(f"Class folder '{folder}' has no counterpart in train{hint}")
-        return folders
+        others = [folder for folder in folders if folder.name not in self.class_names]
+        if others and self.choice.classes is None:
+            hint = did_you_mean(others[0].name, self.class_names)
+            raise UserError(f"Class folder '{others[0]}' has no counterpart in train{hint}")
+        self._left_out.update(folder.name for folder in others)
+        return [folder for folder in folders if folder not in others]
 
     def _refuse_empty(self, part: str, images: Mapping[str, Sequence[str]]) -> None:
         """Raises UserError if a class has no images to train on, or a part has none at all."""
@@ -80,6 +86,10 @@ class Folder(Source):
     def notes(self) -> list[str]:
         """Says what was left out, and what lies beside the class folders and beside the splits."""
         notes = self.finder.notes()
+        if self._left_out:
+            names = ", ".join(f"'{name}'" for name in sorted(self._left_out)[:5])
+            number = len(self._left_out)
+            notes.append(f"left out {number} classes that are not in data.classes: {names}.")
         looked_into = map(self.finder.contents, {self.root, *self.split_folders.values()})
         loose = sorted(path for folder in looked_into for path in folder.images)
         if loose:
@@ -119,7 +129,9 @@ def find_classes(folder: Path, finder: Finder) -> list[str]:
         return names
     expected = f"expected '{folder}/<class name>/<image>' for two or more classes."
     if tables := sorted(path.name for path in folder.glob("*.csv")):
-        expected += f" Labels in a table, such as '{tables[0]}', are not read."
+        expected += (
+            f" Is '{tables[0]}' a table of labels? --data Table --data.path '{folder / tables[0]}'"
+        )
     if not folders:
         suffixes = image_suffixes()
         images = sum(path.suffix.lower() in suffixes for path in folder.iterdir())

@@ -1,13 +1,72 @@
 """What every source says of its images: which there are, where each is, what it shows."""
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol, TypeVar
 
+import numpy as np
+import torch
 from torch import Tensor
 
-from classifier.splits import order_by_name, random_order
+from classifier.errors import UserError
+from classifier.images.read import Raw
+from classifier.splits import Fold, order_by_name, random_order, stratified_split
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Row(Protocol[T_co]):
+    """N things in a row, which may be made when they are asked for."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, position: int, /) -> T_co: ...
+    def __iter__(self) -> Iterator[T_co]: ...
+    def select(self, positions: Tensor) -> "Row[T_co]":
+        """Returns those at M positions, int64 ``(M,)``, in that order."""
+
+
+class Names(Row[str]):
+    """Texts in one piece of memory, 8 bytes and its own for each: millions go to each worker."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        encoded = [text.encode("utf-8", "surrogateescape") for text in texts]
+        self.bytes = b"".join(encoded)
+        self.ends = np.cumsum([0, *map(len, encoded)])
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    def __getitem__(self, position: int, /) -> str:
+        begin, end = self.ends[position], self.ends[position + 1]  # raises IndexError
+        return self.bytes[begin:end].decode("utf-8", "surrogateescape")
+
+    def __iter__(self) -> Iterator[str]:
+        return map(self.__getitem__, range(len(self)))
+
+    def select(self, positions: Tensor) -> "Names":
+        return Names(map(self.__getitem__, positions.tolist()))
+
+
+class Files(Row[Path]):
+    """Files by their paths below a folder, with "/" on every system."""
+
+    def __init__(self, root: Path, names: Names) -> None:
+        self.root, self.names = root, names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, position: int, /) -> Path:
+        return Path(self.root, self.names[position])
+
+    def __iter__(self) -> Iterator[Path]:
+        return map(self.__getitem__, range(len(self)))
+
+    def select(self, positions: Tensor) -> "Files":
+        return Files(self.root, self.names.select(positions))
 
 
 @dataclass(frozen=True)
@@ -15,25 +74,63 @@ class Index:
     """N images of one part.
 
     Their keys are names that stay when others come and go; None if only order tells them apart.
+    Images of one group, such as those of one patient, belong together.
     """
 
-    images: Tensor | Sequence[Path]  # uint8 (N, C, H, W) in memory, else the file of each
+    images: Tensor | Row[Raw]  # uint8 (N, C, H, W) in memory, else what each is read from
     labels: Tensor  # class of each, int64 (N,)
-    keys: Sequence[str] | None = None
+    keys: Names | None = None
+    groups: Names | None = None
 
-    def draw_order(self, seed: int) -> Tensor:
-        """Draws an order of the positions, by the keys if there are any."""
-        if self.keys is None:
-            return random_order(len(self.labels), seed)
-        return order_by_name(self.keys, seed)
+    def grouped(self, pattern: str) -> "Index":
+        """Makes one group of all images whose keys agree in what a regular expression finds.
+
+        That is what its parts in brackets match or, without brackets, all that it matches.
+
+        Raises:
+            UserError: It does not match each key; the text names the first other one.
+        """
+        try:
+            form = re.compile(pattern)
+        except re.error as error:
+            raise UserError(f"data.group: {pattern!r} is no regular expression: {error}.") from None
+        found = [form.search(key) for key in self.keys or ()]
+        if None in found:
+            other = (self.keys or ())[found.index(None)]
+            raise UserError(
+                f"data.group: {pattern!r} finds nothing in '{other}', one of "
+                f"{found.count(None):,} such images of {len(found):,}; match the part of each path "
+                "that is the same for all images of a group."
+            )
+        return replace(self, groups=Names("/".join(m.groups("") or [m[0]]) for m in found if m))
+
+    def split(
+        self, fractions: Sequence[float], seed: int, class_names: Sequence[str], fold: Fold | None
+    ) -> "list[Index]":
+        """Splits off parts, as ``stratified_split`` does, by the keys or groups if there are any.
+
+        The seed chooses which images come into which part.
+        """
+        groups = None
+        if self.groups is not None:
+            numbers: dict[str, int] = {}
+            places = [numbers.setdefault(name, len(numbers)) for name in self.groups]
+            groups, order = torch.tensor(places), order_by_name([*numbers], seed)
+        elif self.keys is not None:
+            order = order_by_name(self.keys, seed)
+        else:
+            order = random_order(len(self.labels), seed)
+        parts = stratified_split(self.labels, fractions, order, class_names, groups, fold)
+        return [self.select(positions) for positions in parts]
 
     def select(self, positions: Tensor) -> "Index":
         """Returns the images at M positions, int64 ``(M,)``, in that order."""
-        images, keys, chosen = self.images, self.keys, positions.tolist()
+        images = self.images
         return Index(
-            images[positions] if isinstance(images, Tensor) else [images[p] for p in chosen],
+            images[positions] if isinstance(images, Tensor) else images.select(positions),
             self.labels[positions],
-            None if keys is None else [keys[p] for p in chosen],
+            self.keys and self.keys.select(positions),
+            self.groups and self.groups.select(positions),
         )
 
 

@@ -1,0 +1,68 @@
+"""Finding image files by what a person types: files, folders, globs and tables."""
+
+import glob
+import os
+import re
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+
+from classifier.sources.finder import LITTER, Finder
+from classifier.sources.table import images_of
+
+TABLES = {".csv", ".tsv", ".parquet"}
+
+
+def find_images(patterns: Sequence[str]) -> list[Path]:
+    """Lists image files in the order given, each once; those of a folder or glob by name.
+
+    A table stands for the images that it lists. Any other file that is named itself is taken,
+    whatever its suffix. A folder, and so ``folder/**``, is searched by ``Finder``; that no
+    installed package reads an image is left to the reader to say.
+
+    Raises:
+        FileNotFoundError: If a pattern stands for nothing.
+    """
+    files: dict[tuple[str, str], str] = {}  # by where they really are
+    real = cache(os.path.realpath)
+    for pattern in patterns:
+        found = _find(os.path.expanduser(pattern))  # noqa: PTH111  # may be a glob
+        if not found:
+            kind = "image in folder" if Path(pattern).is_dir() else "file, folder or glob"
+            raise FileNotFoundError(f"--images: there is no {kind} '{pattern}'.")
+        for path in found:
+            folder, name = os.path.split(path)
+            files.setdefault((real(folder), name), path)
+    return [Path(path) for path in files.values()]
+
+
+def _find(pattern: str) -> list[str]:
+    # A name may itself hold brackets.
+    matches = [pattern] if Path(pattern).exists() else sorted(_matches(pattern))
+    named = [path for path in dict.fromkeys(map(Path, matches)) if not _is_litter(path, pattern)]
+    folders = [path for path in named if path.is_dir()]
+    below = dict(zip(folders, Finder(unread=True).below(folders, copies=True), strict=True))
+    listed = {path: images_of(path) for path in named if path.suffix.lower() in TABLES}
+    found: dict[Path, Sequence[object]] = {**listed, **below}
+    return [str(image) for path in named for image in found.get(path, [path])]
+
+
+def _matches(pattern: str) -> Iterator[str]:
+    """Does ``glob.glob``, which would go round and round where a link leads upwards."""
+    pattern = pattern.replace(os.sep, "/")
+    head, *tail = re.split(r"(?:^|(?<=/))\*\*(?:/|$)", pattern, maxsplit=1)
+    if not tail:
+        yield from glob.glob(pattern)  # noqa: PTH207  # Path.glob takes no absolute patterns
+        return
+    heads = [head or "."] if Path(head).is_dir() else glob.glob(head)  # noqa: PTH207
+    tops = sorted(path for path in map(Path, heads) if path.is_dir())
+    if not tail[0]:
+        yield from map(str, tops)
+        return
+    for folder, _, _ in Finder().walk(tops):
+        yield from _matches(f"{glob.escape(folder)}/{tail[0]}".removeprefix("./"))
+
+
+def _is_litter(match: Path, pattern: str) -> bool:
+    """Whether a glob led to what systems leave behind, without naming it."""
+    return any(part.lower() in LITTER for part in {*match.parts} - {*Path(pattern).parts})

@@ -1,0 +1,162 @@
+"""Which images are for training, validation and test: shares, groups and folds."""
+
+import itertools
+import re
+from collections import Counter
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from classifier.__main__ import main
+from classifier.data import ImageFolder
+
+PATIENT = r"patient(\d+)_"
+
+
+@pytest.fixture
+def scans(tmp_path):
+    """Scans of 30 patients in two classes, 1 to 5 of each, one of them wrongly in the other."""
+    random = np.random.default_rng(0)
+    for patient in range(30):
+        for number in range(1 + patient % 5):
+            name = "ill" if patient % 2 else "well"
+            folder = tmp_path / "scans" / ("ill" if (patient, number) == (4, 0) else name)
+            folder.mkdir(parents=True, exist_ok=True)
+            pixels = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"patient{patient}_{number}.png")
+    return tmp_path / "scans"
+
+
+def parts(root, **settings):
+    """The names of the images in each part."""
+    data = ImageFolder(root, image_size=8, num_workers=0, **settings)
+    data.setup("fit")
+    return {part: {path.name for path in images.raw} for part, images in data.sets.items()}
+
+
+def patients(names):
+    return {re.match(PATIENT, name)[1] for name in names}
+
+
+@pytest.mark.parametrize("group", [None, PATIENT])
+def test_each_image_is_in_the_test_set_of_one_fold_and_validates_in_at_most_one(group, scans):
+    folds = [parts(scans, folds=5, fold=fold, group=group) for fold in range(5)]
+
+    everything = {path.name for path in scans.rglob("*.png")}
+    assert all(set.union(*fold.values()) == everything for fold in folds)
+    assert Counter(itertools.chain(*(fold["test"] for fold in folds))) == Counter(everything)
+    assert max(Counter(itertools.chain(*(fold["val"] for fold in folds))).values()) == 1
+    assert len({tuple(sorted(fold["test"])) for fold in folds}) == 5
+
+
+def test_folds_have_equal_shares_of_each_class(scans):
+    whole = [len([*(scans / name).iterdir()]) for name in ("ill", "well")]
+
+    for fold in range(4):
+        data = ImageFolder(scans, image_size=8, num_workers=0, folds=4, fold=fold)
+        data.setup("fit")
+        for number, images in zip(data.sets["test"].labels.bincount(), whole, strict=True):
+            assert number in (images // 4, images // 4 + 1)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("fold", [None, 0, 2])
+def test_no_group_is_in_two_parts(fold, seed, scans):
+    settings = {} if fold is None else {"folds": 3, "fold": fold}
+
+    found = parts(scans, group=PATIENT, split_seed=seed, test_fraction=0.2, **settings)
+
+    assert all(found.values())
+    for one, other in itertools.combinations(found.values(), 2):
+        assert not patients(one) & patients(other)
+
+
+def test_groups_with_images_of_all_classes_are_split(scans):
+    found = parts(scans, group=r"_(\d)", test_fraction=0.3, val_fraction=0.2)
+
+    numbers = [{name[-5] for name in names} for names in found.values()]
+    assert sum(map(len, numbers)) == 5
+    assert all(numbers)
+
+
+def test_without_groups_the_scans_of_a_patient_are_torn_apart(scans):
+    found = parts(scans, test_fraction=0.2)
+
+    assert patients(found["train"]) & patients(found["test"])
+
+
+def test_a_few_more_groups_move_few_images(scans):
+    before = parts(scans, group=PATIENT, test_fraction=0.3)
+    for name in ("patient77_0.png", "patient88_0.png"):
+        (scans / "ill" / name).touch()
+
+    after = parts(scans, group=PATIENT, test_fraction=0.3)
+
+    moved = [before[part] - after[part] for part in before]
+    assert len(patients(set.union(*moved))) <= 3
+
+
+def test_a_fold_is_trained_recorded_and_resumed(scans, write_config, fit, capfd):
+    config = write_config(
+        {
+            "data": {
+                "class_path": "ImageFolder",
+                "init_args": {"root": "scans", "image_size": 8, "folds": 3, "fold": 1},
+            },
+            "trainer.max_epochs": 1,
+        }
+    )
+
+    folder = fit("--config", config, "--data.group", PATIENT, "--data.num_workers=0")
+    capfd.readouterr()
+
+    assert main(["fit", "--ckpt_path", str(folder), "--trainer.max_epochs", "2"]) == 0
+    assert main(["test", "--ckpt_path", str(folder)]) == 0
+    assert "have changed" not in "".join(capfd.readouterr())
+
+
+MISTAKES = {
+    "folds alone": ({"folds": 5}, "data.folds needs data.fold: which one is the test set"),
+    "fold alone": ({"fold": 1}, "data.fold needs data.folds"),
+    "fold too high": ({"folds": 5, "fold": 5}, "with 5 folds up to 4, not 5"),
+    "one fold": ({"folds": 1, "fold": 0}, "at least 2, not 1"),
+    "negative fold": ({"folds": 5, "fold": -1}, "counts from 0"),
+    "more folds than images": (
+        {"folds": 60, "fold": 0},
+        "too few to split into 60 folds; add images or choose fewer folds",
+    ),
+    "more folds than groups": (
+        {"folds": 31, "fold": 0, "group": PATIENT},
+        "There are 30 groups of images, too few to split into 31 folds",
+    ),
+    "no regular expression": ({"group": "("}, "is no regular expression"),
+    "finds nothing": ({"group": r"camera(\d)"}, r"finds nothing in 'ill/patient11_0.png', one of"),
+    "all in one group": ({"group": "."}, "groups of images, too few to split into 3 parts"),
+}
+
+
+@pytest.mark.parametrize(("settings", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_mistakes_with_folds_and_groups_are_told(settings, message, scans, write_config, capfd):
+    arguments = {"root": "scans", "image_size": 8, "num_workers": 0, **settings}
+    config = write_config({"data": {"class_path": "ImageFolder", "init_args": arguments}})
+
+    assert main(["fit", "--config", config]) == 2
+
+    error = capfd.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) <= 3
+
+
+def test_folds_of_data_with_a_test_set_of_its_own_are_refused(scans, write_config, capfd):
+    (scans / "train").mkdir()
+    for name in ("ill", "well"):
+        (scans / name).rename(scans / "train" / name)
+        (scans / "test" / name).mkdir(parents=True)
+        next((scans / "train" / name).iterdir()).rename(scans / "test" / name / "patient99_0.png")
+    arguments = {"root": "scans", "image_size": 8, "folds": 5, "fold": 0}
+    config = write_config({"data": {"class_path": "ImageFolder", "init_args": arguments}})
+
+    assert main(["fit", "--config", config]) == 2
+
+    assert "the data has a test set of its own" in capfd.readouterr().err
