@@ -284,8 +284,8 @@ def test_what_is_left_out_is_said_once_before_the_training(root, command, capsys
         "PNG.",
         "note: left out 2 .heic, such as 'cat/b.HEIC': to read HEIC photos, pip install "
         "pillow-heif.",
-        "note: left out by data.exclude: 2, such as 'cat/0 mask.png'.",
         "note: left out links to folders that are read without them: 1, such as 'dog/circle'.",
+        "note: left out by data.exclude: 2, such as 'cat/0 mask.png'.",
         "note: left out what systems and tools leave in folders: '.ipynb_checkpoints', '@eaDir', "
         "'Thumbs.db', '__MACOSX', 'lost+found'.",
         "note: data.exclude: no image matches '*.gif'.",

@@ -7,7 +7,10 @@ from pathlib import Path
 from classifier.anchored_yaml.edit import set_values, written_at
 from classifier.anchored_yaml.text import KeyPath, setting_in
 
-DATA = [("data", "init_args", name) for name in ("root", "path", "exclude")]
+DATA = [
+    *(("data", "init_args", name) for name in ("root", "path", "exclude")),
+    *(("data", "init_args", part, "init_args", "root") for part in ("train", "val", "test")),
+]
 INIT_FROM = [("model", "init_from"), ("model", "init_args", "init_from")]
 WEIGHTS = [
     ("model", "network", section, name)

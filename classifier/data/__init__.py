@@ -2,6 +2,7 @@
 
 from classifier.data.base import ImageDataModule
 from classifier.data.cifar import CIFAR10, CIFAR100
+from classifier.data.datasets import Datasets, HuggingFace
 from classifier.data.digits import Digits
 from classifier.data.folder import ImageFolder
 from classifier.data.image_files import FileDataModule
@@ -14,10 +15,12 @@ __all__ = [
     "CIFAR10",
     "CIFAR100",
     "MNIST",
+    "Datasets",
     "Digits",
     "DownloadedDataModule",
     "FashionMNIST",
     "FileDataModule",
+    "HuggingFace",
     "ImageDataModule",
     "ImageFiles",
     "ImageFolder",
