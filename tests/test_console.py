@@ -116,20 +116,6 @@ def test_files_that_are_no_images_are_counted(photos, capsys):
     )
 
 
-@pytest.mark.parametrize("crops", [False, True], ids=["changes colours", "crops"])
-def test_training_images_of_another_size_than_the_others_are_warned_of(crops, photos, capsys):
-    names = ["Grayscale", "RandomCrop"] if crops else ["Grayscale"]
-    arguments = {"Grayscale": {"num_output_channels": 3}, "RandomCrop": {"size": 24}}
-    path = "torchvision.transforms.v2"
-    transform = [{"class_path": f"{path}.{n}", "init_args": arguments[n]} for n in names]
-
-    assert main(["fit", "--config", photos({"data.init_args.train_transform": transform})]) == 0
-
-    errors = capsys.readouterr().err
-    assert errors == "" if crops else "images are 30x40 pixels, but image_size is 24" in errors
-    assert crops or "data.augment" in errors
-
-
 def test_test_and_validate_show_each_metric_in_a_row_with_four_digits(trained, capsys):
     for verb, part, number in ("test", "test", 359), ("validate", "val", 143):
         assert main([verb, "--ckpt_path", str(trained)]) == 0

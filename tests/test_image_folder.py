@@ -564,7 +564,8 @@ def test_an_unreadable_training_image_is_named_in_the_last_line(root, workers):
 
 
 def test_transforms_to_several_sizes_are_refused(root):
-    data = prepared(root, train_transform=[v2.RandomHorizontalFlip()], batch_size=16)
+    flip = [v2.RandomHorizontalFlip()]
+    data = prepared(root, train_transform=flip, eval_transform=flip, batch_size=16)
     Image.new("RGB", (30, 20)).save(data.train_set.raw[0])
 
     with pytest.raises(ValueError, match="images of different sizes"):

@@ -10,8 +10,8 @@ from classifier.errors import UserError, did_you_mean
 from classifier.runs import RunFolder
 
 # Of checkpoints and run records. Runs of 1, which bear no number, keep how they list images and
-# which way a metric is better.
-FORMAT = 2
+# which way a metric is better; those up to 2 what data.train_transform takes the place of.
+FORMAT = 3
 KEY = "classifier"  # the entry with the format, config text, data description and run record
 POSITION = "position"  # the entry that says where in the training it was saved
 # Settings that name a file or folder, be there one or not.

@@ -123,8 +123,8 @@ def fill_network(network: Namespace, data: ImageDataModule) -> None:
 
 def size_of(data: ImageDataModule) -> tuple[int, int] | None:
     """Height and width of the images, as far as the data says it before it is set up."""
-    if isinstance(size := getattr(data, "image_size", None), int):
-        return size, size
+    if isinstance(size := getattr(data, "size", None), tuple):
+        return size
     shape = getattr(data, "image_shape", None)
     return (shape[1], shape[2]) if isinstance(shape, tuple) and len(shape) == 3 else None
 

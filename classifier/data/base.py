@@ -156,6 +156,11 @@ class ImageDataModule(pl.LightningDataModule):
         """Returns what reads an image file for training."""
         return self.reader()
 
+    def drawn_transforms(self) -> list[nn.Module]:
+        """What changes an image each time that it is read for training."""
+        transform = self.train_reader().transform
+        return [*transform.children()] or [transform]
+
     def describe(self) -> dict[str, Any]:
         """Returns class_names, in_channels, mean and std in plain types, for the checkpoint."""
         return {
@@ -260,16 +265,14 @@ class ImageDataModule(pl.LightningDataModule):
     def _image_kind(self) -> str:
         """The size of the images that the network gets, as height x width, and their colours."""
         images = self.sets.get("train")
-        size = getattr(self, "image_size", None)
-        height, width = images.images.shape[2:] if isinstance(images, MemorySet) else (size, size)
+        size = getattr(self, "size", (None, None))
+        height, width = images.images.shape[2:] if isinstance(images, MemorySet) else size
         colours = {1: "grey", 3: "RGB"}.get(self.in_channels, f"{self.in_channels} channels")
         return f"{height} x {width}, {colours}" if height else colours
 
     def _augmentation(self) -> str:
         """What changes training images, in its order."""
-        images = self.sets.get("train")
-        read = [images.read.transform] if isinstance(images, FileSet) else []
-        once = [*read[0].children()] or read if read else []
+        once = self.drawn_transforms() if isinstance(self.sets.get("train"), FileSet) else []
         modules = [*once, *self.augment, *([self.mix] if self.mix else [])]
         names = ", ".join(type(module).__name__ for module in modules)
         return f"in training {names}" if names else "no augmentation"

@@ -10,15 +10,18 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import InterpolationMode, v2
 
 from classifier import terminal
-from classifier.data.base import ImageDataModule, at_least_one, proper_fraction
-from classifier.data.sets import ImageSet, MemorySet, identity_collate
+from classifier.data.base import ImageDataModule, proper_fraction
+from classifier.data.sets import FileSet, ImageSet, MemorySet, identity_collate
 from classifier.data.workers import worker_settings
 from classifier.errors import UserError
-from classifier.images.read import ImageReader
+from classifier.images.read import ImageReader, size_of
+from classifier.images.shape import evaluation_steps, kept_share, random_crop, training_steps
 from classifier.sources import Index
 from classifier.sources.choice import Choice
 from classifier.splits import Fold
 
+LOOKED_AT = 16  # images that show which shape most have
+KEPT = 0.6  # of the pixels; photos of 3:2 keep 0.67 in a square
 MAX_WORKERS = 1024  # more bring a machine down before they read an image
 
 
@@ -26,12 +29,18 @@ class FileDataModule(ImageDataModule):
     """Data whose images are files; a subclass has an ``image_source`` that lists them.
 
     Args:
-        image_size: Height and width of the images that the network gets, in pixels.
+        image_size: Size of the images that the network gets, in pixels: a side of squares, or
+            [height, width].
         in_channels: 3 reads images as RGB, 1 as greyscale.
         train_transform: Modules that each map one uint8 image (C, H, W), drawn anew each time it
-            is read. A random crop of random scale and a horizontal flip if not given.
-        eval_transform: The same for validation, test and prediction. If not given, resizes the
-            shorter side so that image_size is a share of it, crop_share, and crops the centre.
+            is read, after it was resized as for evaluation and before it is cut to image_size. A
+            RandomResizedCrop in front, or another one that resizes, gets the whole image. A random
+            crop of random scale and a horizontal flip if not given; with resize "pad" or "stretch"
+            only the flip.
+        eval_transform: All that is done to images for validation, test and prediction. As resize
+            says if not given.
+        resize: How images come to image_size: "crop" keeps their middle, "pad" puts black around
+            them, "stretch" changes their proportions. "crop" if not given.
         interpolation: How images are resized where no transform is given. Bilinear if not given.
         crop_share: Share of the shorter side that is kept for evaluation, above 0 and at most 1.
             7/8 if not given, 1 with in_memory.
@@ -57,7 +66,7 @@ class FileDataModule(ImageDataModule):
 
     def __init__(
         self,
-        image_size: int = 224,
+        image_size: int | list[int] = 224,
         in_channels: int = 3,
         train_transform: list[nn.Module] | None = None,
         eval_transform: list[nn.Module] | None = None,
@@ -69,6 +78,7 @@ class FileDataModule(ImageDataModule):
         folds: int | None = None,
         fold: int | None = None,
         group: str | None = None,
+        resize: Literal["crop", "pad", "stretch"] | None = None,
         classes: list[str] | None = None,
         exclude: list[str] | str | None = None,
         **kwargs: Any,
@@ -89,7 +99,9 @@ class FileDataModule(ImageDataModule):
             raise UserError(f"crop_share is above 0 and at most 1, not {crop_share}.")
         self.interpolation = InterpolationMode(interpolation or "bilinear")
         self.crop_share = crop_share or (1 if in_memory else 7 / 8)
-        self.image_size = at_least_one("image_size", image_size)
+        self.size = _height_and_width(image_size)
+        self.image_size = image_size
+        self.resize = resize or "crop"
         self.in_channels = in_channels
         self._train_transform = train_transform
         self._eval_transform = eval_transform
@@ -114,22 +126,28 @@ class FileDataModule(ImageDataModule):
             return self._num_workers
         return min(8, suggested_max_num_workers(self.trainer.num_devices if self.trainer else 1))
 
+    def _evaluation_steps(self) -> list[nn.Module]:
+        return self._eval_transform or evaluation_steps(
+            self.size, self.resize, self.crop_share, self.interpolation
+        )
+
     def reader(self) -> ImageReader:
-        size = self.image_size
-        resized = round(size / self.crop_share)  # 256 for 224
-        resize = v2.Resize(resized, self.interpolation, antialias=True)
-        default = [resize, v2.CenterCrop(size)]
-        return ImageReader(self.in_channels, nn.Sequential(*(self._eval_transform or default)))
+        return ImageReader(self.in_channels, nn.Sequential(*self._evaluation_steps()))
 
     def train_reader(self) -> ImageReader:
         """Returns a reader with ``train_transform``; that for evaluation with ``in_memory``."""
         if self.in_memory:
             return self.reader()
-        crop = v2.RandomResizedCrop(
-            self.image_size, interpolation=self.interpolation, antialias=True
-        )
-        default = [crop, v2.RandomHorizontalFlip()]
-        return ImageReader(self.in_channels, nn.Sequential(*(self._train_transform or default)))
+        steps = self.drawn_transforms()
+        # Who writes all that is done in evaluation does so in training.
+        if self.format > 2 and not (self._eval_transform and self._train_transform):
+            steps = training_steps(self.size, self._evaluation_steps(), steps)
+        return ImageReader(self.in_channels, nn.Sequential(*steps))
+
+    def drawn_transforms(self) -> list[nn.Module]:
+        """What changes an image each time that it is read for training."""
+        crop = [random_crop(self.size, self.interpolation)] if self.resize == "crop" else []
+        return self._train_transform or [*crop, v2.RandomHorizontalFlip()]
 
     def image_set(self, part: str, index: Index) -> ImageSet:
         """Makes the set of a part; with ``in_memory`` it reads the images."""
@@ -140,22 +158,54 @@ class FileDataModule(ImageDataModule):
         batches = DataLoader(images, 64, collate_fn=identity_collate, **settings)
         return MemorySet(torch.cat([pixels for pixels, _ in batches]), index.labels)
 
+    def notes(self, stage: str) -> list[str]:
+        """Also says how much the crop cuts off images that are far from its shape."""
+        notes = super().notes(stage)
+        images = self.sets.get("train")
+        cuts = self.resize == "crop" and not self._eval_transform and not self.in_memory
+        if stage == "fit" and cuts and isinstance(images, FileSet):
+            places = {*torch.linspace(0, len(images) - 1, LOOKED_AT).long().tolist()}
+            sizes = [size_of(images.raw[place]) for place in places]
+            shares = sorted((kept_share(size, self.size), size) for size in sizes if size)
+            share, (height, width) = shares[len(shares) // 2] if shares else (1, (0, 0))
+            if share < KEPT:
+                notes.append(
+                    f"data.resize crop cuts {1 - share:.0%} off images such as those here, "
+                    f"{width}x{height} pixels; pad or stretch keeps them whole."
+                )
+        return notes
+
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         training = self.trainer is not None and self.trainer.training
         if training and self._train_transform and not self._is_checked:
             self._is_checked = True
-            self._warn_of_other_size(batch[0])
+            self._check_size(batch[0])
         return super().on_after_batch_transfer(batch, dataloader_idx)
 
-    def _warn_of_other_size(self, images: Tensor) -> None:
-        """Says that ``train_transform`` has cost the default crop, which nothing else shows."""
-        height, width = images.shape[2:]
-        if {height, width} != {self.image_size}:
-            terminal.warn(
-                f"training images are {height}x{width} pixels, but image_size is "
-                f"{self.image_size}, for data.train_transform replaces the default crop: let it "
-                "end with a crop, or put what changes only colours into data.augment."
-            )
+    def _check_size(self, images: Tensor) -> None:
+        """Refuses training images of another size than those that choose the best weights."""
+        (image,), _ = self.sets["val"].__getitems__([0])
+        sizes = [f"{height}x{width}" for height, width in (images.shape[2:], image.shape[1:])]
+        if sizes[0] == sizes[1]:
+            return
+        told = (
+            f"training images are {sizes[0]} pixels, but those of validation {sizes[1]}: let "
+            "data.train_transform end with a crop to that size, or put what changes only colours "
+            "into data.augment."
+        )
+        if self.format > 2:
+            raise UserError(told)
+        terminal.warn(told)
+
+
+def _height_and_width(image_size: int | list[int]) -> tuple[int, int]:
+    height, width = [image_size] * 2 if isinstance(image_size, int) else [*image_size, 0, 0][:2]
+    if min(height, width) < 1 or (isinstance(image_size, list) and len(image_size) != 2):
+        raise UserError(
+            "image_size must be at least 1, the side of squares or [height, width], "
+            f"not {image_size}."
+        )
+    return height, width
 
 
 def chosen_fold(folds: int | None, fold: int | None) -> Fold | None:

@@ -28,6 +28,7 @@ OTHERS = (
 UNREAD_SUFFIXES = HEIF_SUFFIXES | {*OTHERS.split()}  # unless Pillow, or a plugin, registers them
 # A file, what is in one, or what a data set of Python's gives: pixels (H, W) or (H, W, C).
 Raw = Path | bytes | Image.Image | NDArray[Any]
+ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  # the tag of EXIF, and where width is height
 PROFILE_BYTES = 16 * 2**20  # of a colour profile or text; Pillow's own limit, 1 MiB, is exceeded
 
 
@@ -52,6 +53,16 @@ def read_image(raw: Raw, in_channels: int, name: object = None) -> Tensor:
     except Exception as error:  # Pillow's readers raise nearly anything on damaged files
         why = _reason(raw, error) if isinstance(raw, Path) else _in_words(error)
         raise UserError(refusal(raw if name is None else name) + why) from None
+
+
+def size_of(raw: Raw) -> tuple[int, int] | None:
+    """Height and width of an image, upright, as its header says; None if it cannot be read."""
+    try:
+        with warnings.catch_warnings(action="ignore"), _opened(raw) as image:
+            turned = image.getexif().get(ORIENTATION, 1) in TURNED
+            return (image.width, image.height) if turned else (image.height, image.width)
+    except Exception:  # whoever reads its pixels says why
+        return None
 
 
 def image_suffixes() -> set[str]:

@@ -1,0 +1,135 @@
+"""How images of any shape come to the one size that a network gets, (H, W) in pixels.
+
+The three ways are those of evaluation; training begins and ends as evaluation does, so that what
+is random in between sees the same images.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms.v2 import functional
+
+from classifier.errors import UserError
+
+# What takes an image of any size; others get one that is resized as for evaluation.
+RESIZING = (
+    v2.Resize,
+    v2.RandomResize,
+    v2.RandomResizedCrop,
+    v2.RandomShortestSize,
+    v2.ScaleJitter,
+)
+
+
+class Cover(nn.Module):
+    """Resizes an image ``(C, H, W)`` so that it just covers a size and keeps its shape."""
+
+    def __init__(self, size: Sequence[int], interpolation: InterpolationMode) -> None:
+        super().__init__()
+        self.size, self.interpolation = size, interpolation
+
+    def forward(self, image: Tensor) -> Tensor:
+        scale = max(new / old for new, old in zip(self.size, image.shape[-2:], strict=True))
+        return _scaled(image, scale, self.interpolation)
+
+
+class Fit(nn.Module):
+    """Resizes an image ``(C, H, W)`` so that it just fits into a size, and pads it with black."""
+
+    def __init__(self, size: Sequence[int], interpolation: InterpolationMode) -> None:
+        super().__init__()
+        self.size, self.interpolation = size, interpolation
+
+    def forward(self, image: Tensor) -> Tensor:
+        scale = min(new / old for new, old in zip(self.size, image.shape[-2:], strict=True))
+        image = _scaled(image, scale, self.interpolation)
+        more = [new - old for new, old in zip(self.size, image.shape[-2:], strict=True)]
+        top, left = (number // 2 for number in more)
+        padded: Tensor = functional.pad(image, [left, top, more[1] - left, more[0] - top])
+        return padded
+
+
+class Exact(nn.Module):
+    """Crops the middle of an image ``(C, H, W)`` to a size, which it must have at least.
+
+    Raises:
+        UserError: The image is smaller: the transforms before have made it so.
+    """
+
+    def __init__(self, size: Sequence[int]) -> None:
+        super().__init__()
+        self.size = list(size)
+
+    def forward(self, image: Tensor) -> Tensor:
+        height, width = image.shape[-2:]
+        if height < self.size[0] or width < self.size[1]:
+            raise UserError(
+                f"data.train_transform makes images of {height}x{width} pixels, but image_size is "
+                f"{self.size[0]}x{self.size[1]}, as in evaluation: give its crop that size."
+            )
+        cropped: Tensor = functional.center_crop(image, self.size)
+        return cropped
+
+
+def evaluation_steps(
+    size: tuple[int, int], resize: str, crop_share: float, interpolation: InterpolationMode
+) -> list[nn.Module]:
+    """What brings an image to a size: what resizes it and, for "crop", what cuts it.
+
+    Args:
+        size: Height and width.
+        resize: "crop" cuts the middle of the image, "pad" puts black around it, "stretch" changes
+            its proportions.
+        crop_share: Share of the shorter side that the crop keeps.
+        interpolation: How pixels are made of others.
+    """
+    height, width = size
+    if resize == "stretch":
+        return [v2.Resize([height, width], interpolation, antialias=True)]
+    if resize == "pad":
+        return [Fit(size, interpolation)]
+    larger = [round(side / crop_share) for side in size]  # 256 for 224
+    if height == width:
+        return [v2.Resize(larger[0], interpolation, antialias=True), v2.CenterCrop(height)]
+    return [Cover(larger, interpolation), v2.CenterCrop([height, width])]
+
+
+def training_steps(
+    size: tuple[int, int],
+    evaluation: Sequence[nn.Module],
+    given: Sequence[nn.Module],
+) -> list[nn.Module]:
+    """What brings an image to a size in training: around what is given stands evaluation's.
+
+    A transform that takes images of any size, such as RandomResizedCrop, takes the place of what
+    resizes them if it comes first.
+    """
+    resizes = next((isinstance(module, RESIZING) for module in given), False)
+    before = [] if resizes else [step for step in evaluation if not isinstance(step, v2.CenterCrop)]
+    return [*before, *given, Exact(size)]
+
+
+def random_crop(size: tuple[int, int], interpolation: InterpolationMode) -> nn.Module:
+    """A crop of random place, size and shape, which is resized to a size."""
+    height, width = size
+    shape = width / height
+    ratio = (3 / 4 * shape, 4 / 3 * shape)
+    crop: nn.Module = v2.RandomResizedCrop(size, (0.08, 1), ratio, interpolation, antialias=True)
+    return crop
+
+
+def kept_share(image: tuple[int, int], size: tuple[int, int]) -> float:
+    """The share of an image's pixels, (H, W), that a crop of the shape of a size keeps at most.
+
+    >>> kept_share((480, 640), (224, 224))
+    0.75
+    """
+    shape, wanted = image[1] / image[0], size[1] / size[0]
+    return min(shape, wanted) / max(shape, wanted)
+
+
+def _scaled(image: Tensor, scale: float, interpolation: InterpolationMode) -> Tensor:
+    size = [max(1, round(side * scale)) for side in image.shape[-2:]]
+    resized: Tensor = functional.resize(image, size, interpolation, antialias=True)
+    return resized
