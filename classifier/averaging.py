@@ -39,6 +39,11 @@ class MovingAverage(WeightAveraging):
 
     def __init__(self, decay: float) -> None:
         super().__init__(multi_avg_fn=warmed_up(decay))
+        self.decay = decay
+
+    def is_like(self, other: object) -> bool:
+        """Whether another callback is such an average, too."""
+        return isinstance(other, MovingAverage) and other.decay == self.decay
 
     # A trainer that has trained evaluates what it is given: Lightning's callback would put the
     # weights of the checkpoint in place of their average, or the last average in their place.

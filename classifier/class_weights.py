@@ -42,9 +42,11 @@ class WeightedLoss:
         self.class_names = class_names
         self._check()
         self.place = _place_of_weights(loss)  # of the tensor in the loss, dotted
+        self.is_used = False  # in a training
         self.takes_shares = False
         self.depends_on_batch = False
         self._try_out(loss)
+        self.is_used = False
 
     def numbers(self, counts: Tensor) -> Tensor:
         """The weights, double ``(K,)``, whose mean over the training images is 1.
@@ -68,6 +70,7 @@ class WeightedLoss:
 
     def __call__(self, loss: nn.Module, weights: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
         """The weighted loss of a batch: logits ``(N, K)``, labels ``(N,)`` or mixed ``(N, K)``."""
+        self.is_used = True
         # As cross-entropy computes under autocast: weights of 8 bits would be off by 0.4 %.
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if self.takes_shares:

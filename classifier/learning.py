@@ -46,6 +46,7 @@ class LearningModule(LoadableModule):
         replayed_steps: Of a schedule that was changed, how many are played when training begins.
     """
 
+    class_names: list[str]
     network: nn.Module
     optimizer: OptimizerBuilder
     lr_scheduler: SchedulerBuilder | None
@@ -108,7 +109,8 @@ class LearningModule(LoadableModule):
             layers = layer_scales(self.network, self.layer_decay)
         trained = {name: p for name, p in self._by_name().items() if p.requires_grad}
         split = self.no_decay_norm_bias
-        return Grouping(trained, self.network, self.groups or (), layers, split)
+        classes = len(self.class_names)
+        return Grouping(trained, self.network, self.groups or (), layers, split, classes)
 
     def _optimizer_groups(self) -> list[Any]:
         if self.grouping is None:

@@ -258,7 +258,16 @@ class ClassificationModule(LearningModule):
         return sum((p.flatten()[:0].sum() for p in self._trained()), loss.detach())
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Takes the gradient from a bad step: without one, optimizers leave all as it is."""
+        """Takes the gradient from a bad step: without one, optimizers leave all as it is.
+
+        Raises:
+            UserError: ``training_step`` of a subclass has left out ``class_weights``.
+        """
+        if self.weighted_loss and not self.weighted_loss.is_used:
+            raise UserError(
+                f"model.class_weights: the loss of {type(self).__name__}.training_step is without "
+                'them; let it return self.step(batch, "train"), or leave them out.'
+            )
         if not (self.skip_bad_steps and self.automatic_optimization):
             return
         skipped = self._step_is_bad or not self._gradient_is_finite()
@@ -273,6 +282,15 @@ class ClassificationModule(LearningModule):
             return True  # or else the scaler of the losses skips the step, and adapts
         gradients = [p.grad for p in self._trained() if p.grad is not None]
         return math.isfinite(mean_over_ranks(max_abs(gradients)).item())
+
+    def on_validation_epoch_start(self) -> None:
+        """Gives all ranks the running statistics of the first, as a checkpoint has them.
+
+        DDP does so before a step, but not inside a window of accumulated gradients.
+        """
+        if self.trainer.world_size > 1 and torch.distributed.is_initialized():
+            for buffer in self.network.buffers():
+                torch.distributed.broadcast(buffer, 0)
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = -1) -> None:
         _refuse_several_loaders("val", dataloader_idx)
@@ -324,7 +342,10 @@ class ClassificationModule(LearningModule):
         if self.moving_average is None or self.trainer.state.fn != "fit":
             return []
         refuse_another_average(self.trainer)
-        return [MovingAverage(self.moving_average)]
+        average = MovingAverage(self.moving_average)
+        # Lightning warns of one that replaces that of an earlier fit by the same trainer.
+        same = [c for c in self.trainer.callbacks if average.is_like(c)]  # type: ignore[attr-defined]  # undeclared
+        return same or [average]
 
     @property
     def _data(self) -> Any:

@@ -9,27 +9,30 @@ HEADS = ("head", "fc", "classifier")  # as networks call the part that knows the
 Layer = nn.Linear | nn.Conv2d
 
 
-def head_names(network: nn.Module) -> tuple[str, ...]:
+def head_names(network: nn.Module, outputs: int | None = None) -> tuple[str, ...]:
     """The dotted names of the modules that map features to the classes; some networks have two.
 
-    timm says it of its networks; elsewhere it is the child with a usual name, and else the last
-    layer that has parameters of its own. None if the network has no parameters.
+    timm says it of its networks; elsewhere it is the child with a usual name. Else it is the last
+    layer that has as many outputs as there are classes, or the last that has parameters. None if
+    the network has no parameters.
     """
-    modules = dict(network.named_modules())
-    names = list(_told(network, "classifier"))
+    modules = {name: part for name, part in network.named_modules() if _has_parameters(part)}
+    if told := [name for name in _told(network, "classifier") if name in modules]:
+        return tuple(told)
     children = dict(network.named_children())
-    own = next((name for name in HEADS if name in children), None)
-    if own and (not names or own == HEADS[0]):
-        names.append(own)
-    if found := [n for n in dict.fromkeys(names) if n in modules and _has_parameters(modules[n])]:
-        return tuple(found)
-    return tuple(name for name, part in modules.items() if _has_parameters(part, False))[-1:]
+    if own := [name for name in HEADS if name in children and name in modules]:
+        return (own[0],)
+    layers = [name for name, part in modules.items() if _has_parameters(part, False)]
+    fitting = [
+        n for n in layers if isinstance(modules[n], Layer) and len(modules[n].weight) == outputs
+    ]
+    return tuple((fitting or layers)[-1:])
 
 
-def head_layers(network: nn.Module) -> dict[str, Layer]:
+def head_layers(network: nn.Module, outputs: int | None = None) -> dict[str, Layer]:
     """The layers whose rows are the classes, by their dotted names: the last of each head."""
     found: dict[str, Layer] = {}
-    for head in head_names(network):
+    for head in head_names(network, outputs):
         parts = network.get_submodule(head).named_modules(prefix=head)
         found |= [(name, part) for name, part in parts if isinstance(part, Layer)][-1:]
     return found

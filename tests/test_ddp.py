@@ -269,6 +269,47 @@ def test_two_ranks_agree_on_metrics_weights_classes_and_average(write_config, ca
     assert printed_values(both.stdout) == pytest.approx(expected, abs=1.1e-4)
 
 
+STATISTICS = """
+import torch
+from pytorch_lightning.callbacks import Callback
+
+
+class Statistics(Callback):
+    seen = ()
+
+    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        if batch_idx == 0:
+            state = {name: value.clone() for name, value in pl_module.network.named_buffers()}
+            self.seen = [*self.seen, state]
+            torch.save(self.seen, f"rank_{trainer.global_rank}.pt")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("average", [None, 0.9])
+def test_two_ranks_validate_with_the_same_statistics_inside_accumulated_gradients(
+    average, write_config
+):
+    Path("own.py").write_text(STATISTICS)
+    changes = {
+        "model.network": {"class_path": "classifier.networks.SmallResNet"},
+        "model.moving_average": average,
+        "trainer.accumulate_grad_batches": 3,
+        "trainer.val_check_interval": 2,
+        "trainer.max_epochs": 1,
+        "trainer.callbacks": [{"class_path": "own.Statistics"}],
+    }
+
+    run = classify("fit", "--config", write_config(changes), *TWO_RANKS)
+
+    assert run.returncode == 0, run.stderr
+    first, second = (torch.load(f"rank_{rank}.pt", weights_only=True) for rank in range(2))
+    assert len(first) == len(second) >= 2
+    for one, other in zip(first, second, strict=True):
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
 @pytest.mark.slow
 def test_a_normal_run_of_two_ranks_prints_no_noise(write_config):
     run = classify("fit", "--config", write_config(), *TWO_RANKS)

@@ -305,6 +305,30 @@ def test_the_head_is_what_the_network_says_it_is():
     told = Body(out=linear, other=nn.Linear(2, 2))
     told.pretrained_cfg = {"classifier": ("out", "other")}
     assert head_names(told) == ("out", "other")
+    told = Body(head=nn.Conv2d(2, 2, 1), fc=linear)  # selecsls
+    told.pretrained_cfg = {"classifier": "fc"}
+    assert head_names(told) == ("fc",)
+
+
+def test_the_head_of_an_unknown_network_has_an_output_for_each_class():
+    class Backwards(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.logits, self.stem = nn.Linear(8, 10), nn.Conv2d(1, 8, 3)
+
+    assert head_names(Backwards(), 10) == ("logits",)
+    assert head_names(Backwards()) == ("stem",)
+
+
+def test_a_decay_for_norms_alone_is_kept_where_others_do_not_decay():
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(2, 2))
+    entries = [{"match": "1", "weight_decay": 0.3}, {"match": "3", "weight_decay": 0.5}]
+
+    grouping = Grouping(dict(network.named_parameters()), network, entries, {}, True)
+
+    decays = {name: g.weight_decay for g in grouping.groups for name in g.parameters}
+    norms = {"1.weight": 0.3, "1.bias": 0.3}
+    assert decays == {"0.weight": None, "0.bias": 0.0, **norms, "3.weight": 0.5, "3.bias": 0.0}
 
 
 def test_a_parameter_of_the_network_itself_is_of_its_backbone_and_one_of_the_loss_is_not():

@@ -231,6 +231,33 @@ def test_what_cannot_be_balanced_is_answered_before_training(options, words, wri
     assert [word for word in words if word not in errors[0]] == []
 
 
+UNWEIGHTED = """
+from classifier.module import ClassificationModule
+
+
+class Unweighted(ClassificationModule):
+    def training_step(self, batch, batch_idx):
+        images, labels = batch
+        return self.loss(self(images), labels)
+
+
+class Weighted(Unweighted):
+    def training_step(self, batch, batch_idx):
+        return 2 * self.step(batch, "train")
+"""
+
+
+def test_a_training_step_that_leaves_the_weights_out_is_refused(write_module, write_config, capsys):
+    write_module(UNWEIGHTED)
+    words = ["fit", "--config", write_config(), "--model.class_weights", "balanced"]
+
+    assert main([*words, "--model", "own.Weighted"]) == 0
+    assert main([*words, "--model", "own.Unweighted"]) == 2
+
+    told = capsys.readouterr().err
+    assert "the loss of Unweighted.training_step is without them" in told
+
+
 def test_a_data_module_of_ones_own_can_count_its_classes():
     data = Digits()
 

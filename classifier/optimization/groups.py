@@ -94,7 +94,9 @@ class Grouping:
         network: The network.
         entries: ``model.groups``.
         layers: How large the rate of parameters is by their layer, by name; none without.
-        split: Whether parameters with fewer than two dimensions do not decay.
+        split: Whether parameters with fewer than two dimensions do not decay, unless their entry
+            is for such alone and has a decay.
+        outputs: The number of classes.
 
     Attributes:
         groups: Those of the optimizer, and those that are in none for good; in an order that
@@ -110,19 +112,24 @@ class Grouping:
         entries: Sequence[Mapping[str, Any]],
         layers: Mapping[str, float],
         split: bool,
+        outputs: int | None = None,
     ) -> None:
         check_entries(entries)
         self.entries = [*entries, {"match": []}]  # the last takes what no other does
-        self._heads = head_names(network)
+        self._heads = head_names(network, outputs)
         stats = [n for n, m in network.named_modules() if hasattr(m, "track_running_stats")]
         self._own = dict(network.named_parameters()).keys() | {f"{n}.running_mean" for n in stats}
         owners = {name: self._owner(name) for name in parameters}
         self._check_each_has_some(owners, network)
         scales = sorted(set(layers.values()))
+        # An entry that is for such parameters alone decays them as it says.
+        spare = {owners[name] for name, parameter in parameters.items() if parameter.ndim > 1}
+        spare |= {n for n, entry in enumerate(self.entries) if entry.get("weight_decay") is None}
         groups: dict[tuple[int, int, bool], ParameterGroup] = {}
         for name, parameter in parameters.items():
             layer = scales.index(layers[name]) if name in layers else len(scales) - 1
-            key = owners[name], layer, split and parameter.ndim <= 1
+            spared = split and parameter.ndim <= 1 and owners[name] in spare
+            key = owners[name], layer, spared
             groups.setdefault(key, self._group(*key, layers.get(name, 1.0))).parameters.append(name)
         self.groups = [groups[key] for key in sorted(groups)]
         held = {name: self._frozen(self._owner(f"{name}.running_mean")) for name in stats}

@@ -59,7 +59,11 @@ def start_from(network: nn.Module, source: str | Path, class_names: Sequence[str
     own = network.state_dict()
     state, others = _without_prefix(found.state, own)
     # A head of another number of outputs is none of these classes.
-    layers = [n for n, x in head_layers(network).items() if len(x.weight) == len(class_names)]
+    layers = [
+        n
+        for n, x in head_layers(network, len(class_names)).items()
+        if len(x.weight) == len(class_names)
+    ]
     heads = {f"{name}.{part}" for name in layers for part in ("weight", "bias")} & own.keys()
     body = {name: state[name] for name in own if name in state and name not in heads}
     for name in body.keys() & {f"{stem}.weight" for stem in stem_layers(network)}:
