@@ -65,21 +65,52 @@ def stratified_split(
     Raises:
         UserError: A class has too few images or groups to be in every part.
     """
-    units = torch.arange(len(labels)) if groups is None else groups
-    kinds = labels if groups is None else _commonest(labels, groups, len(class_names))
-    sizes = units.bincount()
-    least = max(1 + len(fractions), fold.of if fold else 0)
     into = fold or 1 + len(fractions)
-    if groups is not None and len(sizes) < least:
-        raise _too_few(f"There are {len(sizes)} groups of images", into)
+    units = len(labels) if groups is None else len(order)
+    needed = fold.of if fold else 1 + len(fractions)
+    if groups is not None and units < needed:
+        raise _too_few(f"There are {units} groups of images", into)
+    counts = labels.bincount(minlength=len(class_names)).tolist()
+    for name, number in zip(class_names, counts, strict=True):
+        shares = sum(max(1, round(fraction * number)) for fraction in fractions)
+        if groups is None and (number < max(needed, 1 + len(fractions)) or number <= shares):
+            raise _too_few(f"Class '{name}' has {number} images", into)
+    parts = shared_out(labels, fractions, order, groups, fold)
+    there = f"there are {units} groups of images"
+    if missing := {*labels.tolist()} - {*labels[parts == 0].tolist()}:
+        name = class_names[min(missing)]
+        raise _too_few(f"Class '{name}' would have no training images: {there}", into)
+    if len({*parts.tolist()}) <= len(fractions):
+        raise _too_few(f"A part would have no images: {there}", into)
+    return [(parts == part).nonzero()[:, 0] for part in range(1 + len(fractions))]
+
+
+def shared_out(
+    labels: Tensor,
+    fractions: Sequence[float],
+    order: Tensor,
+    groups: Tensor | None = None,
+    fold: Fold | None = None,
+    least: int = 1,
+) -> Tensor:
+    """The part of each image, int64 ``(N,)``, as for ``stratified_split``, which checks it.
+
+    Args:
+        labels: As there; the others, too.
+        fractions: Likewise.
+        order: Likewise.
+        groups: Likewise.
+        fold: Likewise.
+        least: How many images of each class are to come into each part.
+    """
+    units = torch.arange(len(labels)) if groups is None else groups
+    kinds = labels if groups is None else _commonest(labels, groups)
+    sizes = units.bincount()
     by_class = order[kinds[order].argsort(stable=True)]
-    counts = torch.bincount(kinds, minlength=len(class_names)).tolist()
-    part_of = torch.empty_like(sizes)
-    for members, name in zip(torch.split(by_class, counts), class_names, strict=True):
-        if groups is None and len(members) < least:
-            raise _too_few(f"Class '{name}' has {len(members)} images", into)
+    parts = torch.empty_like(sizes)
+    for members in torch.split(by_class, kinds.bincount().tolist()):
         number = int(sizes[members].sum())
-        wanted = [max(1, round(fraction * number)) for fraction in fractions]
+        wanted = [max(least, round(fraction * number)) for fraction in fractions]
         if fold:
             middles = _middles(sizes[members])
             first, last = (number * slices // fold.of for slices in (fold.number, fold.number + 1))
@@ -87,19 +118,9 @@ def stratified_split(
             own = members[~before & ~behind]
             members = torch.cat([members[behind], members[before], own])
             wanted[-1] = int(sizes[own].sum())
-        rest = number - sum(wanted)
-        if groups is None and rest < 1:
-            raise _too_few(f"Class '{name}' has {number} images", 1 + len(fractions))
-        bounds = torch.tensor([rest, *wanted]).cumsum(0)[:-1]
-        part_of[members] = torch.bucketize(_middles(sizes[members]), bounds, right=True)
-    parts = part_of[units]
-    groups_there = f"there are {len(sizes)} groups of images"
-    if missing := {*labels.tolist()} - {*labels[parts == 0].tolist()}:
-        name = class_names[min(missing)]
-        raise _too_few(f"Class '{name}' would have no training images: {groups_there}", into)
-    if len({*parts.tolist()}) <= len(fractions):
-        raise _too_few(f"A part would have no images: {groups_there}", into)
-    return [(parts == part).nonzero()[:, 0] for part in range(1 + len(fractions))]
+        bounds = torch.tensor([number - sum(wanted), *wanted]).cumsum(0)[:-1]
+        parts[members] = torch.bucketize(_middles(sizes[members]), bounds, right=True)
+    return parts[units]
 
 
 def _too_few(held: str, into: Fold | int) -> UserError:
@@ -114,10 +135,11 @@ def _middles(sizes: Tensor) -> Tensor:
     return sizes.cumsum(0) - sizes.double() / 2
 
 
-def _commonest(labels: Tensor, groups: Tensor, classes: int) -> Tensor:
+def _commonest(labels: Tensor, groups: Tensor) -> Tensor:
     """The class that most images of each group are of; of several the rarest."""
+    classes = int(labels.max()) + 1
     pairs, counts = np.unique((groups * classes + labels).numpy(), return_counts=True)
-    total = labels.bincount(minlength=classes).numpy()[pairs % classes]
+    total = labels.bincount().numpy()[pairs % classes]
     order = np.lexsort((-pairs, -total, counts, pairs // classes))
     ordered = pairs[order]
     last = np.flatnonzero(np.diff(ordered // classes, append=-1))

@@ -518,11 +518,34 @@ def test_reading_leaves_the_random_state_of_training_alone(root):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_fingerprint_changes_with_a_file(root):
+def test_a_fingerprint_changes_with_the_list_of_files_and_their_labels(root):
     before = prepared(root).fingerprint()
-    (root / "cat" / "0.png").write_bytes((root / "cat" / "0.png").read_bytes() + b" ")
+    (root / "cat" / "0.png").rename(root / "dog" / "0 too.png")
 
     assert prepared(root).fingerprint() != before
+
+
+def test_no_file_is_asked_for_to_begin_a_training(root, monkeypatch):
+    asked, stat = [], Path.stat
+    monkeypatch.setattr(Path, "stat", lambda path, **_: asked.append(path) or stat(path))
+
+    data = prepared(root)
+    data.fingerprint()
+
+    assert not [path for path in asked if path.suffix == ".png"]
+
+
+def test_runs_of_earlier_formats_also_compare_the_sizes_of_files(root):
+    def fingerprint():
+        data = ImageFolder(root, image_size=8, num_workers=0)
+        data.format = 2
+        data.setup("fit")
+        return data.fingerprint()
+
+    before = fingerprint()
+    (root / "cat" / "0.png").write_bytes((root / "cat" / "0.png").read_bytes() + b" ")
+
+    assert fingerprint() != before
 
 
 def test_a_fingerprint_tells_files_of_one_name_in_different_folders_apart(root):

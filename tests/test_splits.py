@@ -1,8 +1,10 @@
 """Which images are for training, validation and test: shares, groups and folds."""
 
+import gzip
 import itertools
 import re
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -160,3 +162,102 @@ def test_folds_of_data_with_a_test_set_of_its_own_are_refused(scans, write_confi
     assert main(["fit", "--config", config]) == 2
 
     assert "the data has a test set of its own" in capfd.readouterr().err
+
+
+# ---- the split of a run, given back ----
+
+
+@pytest.fixture
+def split_run(scans, write_config, fit):
+    """A run, and what is in its parts."""
+    arguments = {"root": "scans", "image_size": 8, "num_workers": 0, "group": PATIENT}
+    data = {"class_path": "ImageFolder", "init_args": arguments}
+    return fit("--config", write_config({"data": data, "trainer.max_epochs": 1}))
+
+
+def test_the_split_of_a_run_is_kept_and_can_be_read(split_run, scans):
+    lines = gzip.decompress((split_run / "manifest.csv.gz").read_bytes()).decode().splitlines()
+
+    assert lines[0] == "image,label,group,part"
+    assert len(lines) == 1 + len([*scans.rglob("*.png")])
+    assert "ill/patient4_0.png,ill,4," in "\n".join(lines)
+    parts_of = {line.split(",")[0]: line.split(",")[3] for line in lines[1:]}
+    found = parts(scans, group=PATIENT)
+    assert {
+        part: {Path(k).name for k, p in parts_of.items() if p == part} for part in found
+    } == found
+
+
+def test_a_manifest_keeps_the_split_whatever_comes_and_goes(split_run, scans):
+    before = parts(scans, group=PATIENT)
+    next((scans / "well").iterdir()).unlink()
+    for patient in range(50, 70):
+        (scans / "ill" / f"patient{patient}_0.png").touch()
+    (scans / "ill" / "patient0_9.png").touch()  # another one of a patient that is known
+    moved = next((scans / "ill").glob("patient1_*.png"))
+    moved.rename(scans / "well" / moved.name)
+
+    settings = {"split_seed": 7, "test_fraction": 0.5, "group": PATIENT}
+    data = ImageFolder(scans, image_size=8, num_workers=0, manifest=str(split_run), **settings)
+    data.setup("fit")
+
+    after = {part: {path.name for path in its.raw} for part, its in data.sets.items()}
+    whole = set.union(*after.values())
+    for part, names in before.items():
+        assert names & whole <= after[part]
+    assert {
+        len(names & {f"patient{p}_0.png" for p in range(50, 70)}) for names in after.values()
+    } == ({8, 2, 10})
+    (part,) = (part for part, names in before.items() if "0" in patients(names))
+    assert "patient0_9.png" in after[part]
+    told = " ".join(data.notes("fit"))
+    assert "20 images are not in it and split among themselves" in told
+    assert "2 images of it are not there" in told
+
+
+def test_a_label_that_differs_from_the_manifest_is_said(split_run, scans, tmp_path):
+    content = gzip.decompress((split_run / "manifest.csv.gz").read_bytes()).decode()
+    Path("own.csv").write_text(content.replace("ill/patient4_0.png,ill", "ill/patient4_0.png,well"))
+
+    data = ImageFolder(scans, image_size=8, num_workers=0, manifest="own.csv")
+    data.setup("fit")
+
+    told = "1 images have another label than in it, which is left out, such as 'ill/patient4_0.png'"
+    assert any(told in note for note in data.notes("fit"))
+
+
+MANIFESTS = {
+    "no file": (None, "no file 'own.csv'"),
+    "another table": ("a,b\n1,2\n", "is no manifest of a run: its columns are not image"),
+    "unknown part": ("image,label,group,part\nill/x.png,ill,,trian\n", "a part is 'trian'"),
+    "other images": ("image,label,group,part\na.png,ill,,train\n", ""),
+    "all in training": ("all train", "leaves no validation images"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), MANIFESTS.values(), ids=MANIFESTS)
+def test_mistakes_with_manifests_are_told(text, message, scans, write_config, capfd):
+    if text == "all train":
+        rows = [
+            f"{path.relative_to(scans)},{path.parent.name},,train" for path in scans.rglob("*.png")
+        ]
+        text = "\n".join(["image,label,group,part", *rows])
+    if text is not None:
+        Path("own.csv").write_text(text)
+    arguments = {"root": "scans", "image_size": 8, "num_workers": 0, "manifest": "own.csv"}
+    config = write_config({"data": {"class_path": "ImageFolder", "init_args": arguments}})
+
+    assert main(["fit", "--config", config]) == (2 if message else 0)
+
+    error = capfd.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) <= 3
+
+
+def test_a_manifest_and_folds_contradict(scans, write_config, capfd):
+    arguments = {"root": "scans", "image_size": 8, "manifest": "x", "folds": 3, "fold": 0}
+    config = write_config({"data": {"class_path": "ImageFolder", "init_args": arguments}})
+
+    assert main(["fit", "--config", config]) == 2
+
+    assert "both say which images are for test" in capfd.readouterr().err

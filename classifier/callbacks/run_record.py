@@ -3,7 +3,7 @@
 import contextlib
 import os
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -48,9 +48,11 @@ class RunRecord(EpochTracker):
         self.rows: list[dict[str, Any]] = []  # of epochs that have ended
         self.inside: list[dict[str, Any]] = []  # of validations inside the one under way
         self.rate = 0.0
+        self.write_manifest: Callable[[Path], None]  # from setup on
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning, undeclared
+        self.write_manifest = data.write_manifest
         self.record |= {
             "data": {**data.describe(), "fingerprint": data.fingerprint()},
             "parameters": sum(p.numel() for p in pl_module.parameters()),
@@ -87,6 +89,7 @@ class RunRecord(EpochTracker):
         # In this order, so that after a kill between the two the config is one that is known.
         runs.write_record(self.run.path, self.record)
         runs.save_config(self.run.path, self.config)
+        self.write_manifest(self.run.path)
         self.begun = True
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

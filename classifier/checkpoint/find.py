@@ -17,7 +17,7 @@ POSITION = "position"  # the entry that says where in the training it was saved
 # Settings that name a file or folder, be there one or not.
 PATH_SETTINGS = (
     *("checkpoint_path", "ckpt_path", "default_root_dir", "dirpath", "filename"),
-    *("images", "init_from", "output", "path", "root", "save_dir", "weights"),
+    *("images", "init_from", "manifest", "output", "path", "root", "save_dir", "weights"),
 )
 
 

@@ -14,7 +14,7 @@ OF_TRAINER = (
 IGNORED_SETTINGS = (
     *("hyperparameters", "ckpt_path"),  # a change of a hyperparameter shows where it is used
     *(f"trainer.{name}" for name in OF_TRAINER),
-    *(f"data.init_args.{name}" for name in ("root", "path", "download", "num_workers")),
+    *(f"data.init_args.{name}" for name in ("root", "path", "manifest", "download", "num_workers")),
 )
 # Not in earlier configs: where they are null, digests are as they were.
 OF_MODEL = (

@@ -36,6 +36,7 @@ from classifier.errors import UserError
 from classifier.images.read import ImageReader
 from classifier.sources import Index, Names, Source
 from classifier.sources.earlier import short_names
+from classifier.sources.manifest import NAME, read_manifest, split_as_before, write_manifest
 from classifier.splits import PARTS, Fold
 
 # Mean and standard deviation of ImageNet's training images, on which most weights were pretrained,
@@ -86,6 +87,7 @@ class ImageDataModule(pl.LightningDataModule):
     seed = 0  # of the training, from setup on; that of rank zero on all ranks
     test_fraction = 0.1  # share that is set aside for test, where the source has no test images
     fold: Fold | None = None  # that is the test set; in place of a share
+    manifest: Path | None = None  # of a run whose split is kept
     group: str | None = None  # what a regular expression finds in the paths of images together
     num_workers = 0  # processes of each loader; slicing a tensor needs none
     # After setup, and disjoint from each other.
@@ -127,6 +129,8 @@ class ImageDataModule(pl.LightningDataModule):
             if self._has_own(name):
                 setattr(self, name, values)
         self._restored: Description | None = None
+        self._parts: Mapping[str, Index] = {}
+        self._told: list[str] = []
         self._is_checked = False
         self._epoch = 0
         self._sampler: EpochSampler | None = None
@@ -295,6 +299,7 @@ class ImageDataModule(pl.LightningDataModule):
         """
         training = stage == "fit"
         notes = self.image_source.notes() if self.image_source and training else []
+        notes += self._told if training else []
         number = len(self.sets["train"]) if "train" in self.sets and training else self.batch_size
         if number < self.batch_size:
             notes.append(
@@ -360,11 +365,28 @@ class ImageDataModule(pl.LightningDataModule):
         fractions = {"val": self.val_fraction, "test": self.test_fraction}
         missing = {part: fraction for part, fraction in fractions.items() if part not in found}
         if missing:
-            shares, seed = [*missing.values()], self.split_seed
-            parts = found["train"].split(shares, seed, source.class_names, self.fold)
-            found |= zip(["train", *missing], parts, strict=True)
+            found |= self._split(found, missing)
+        self._parts = found
         sets = {part: self.image_set(part, found[part]) for part in PARTS}
         return sets["train"], sets["val"], sets["test"]
+
+    def _split(self, found: Mapping[str, Index], missing: Mapping[str, float]) -> dict[str, Index]:
+        """Splits training images into "train" and the parts that are missing."""
+        seed, names = self.split_seed, self.class_names
+        if self.manifest is not None:
+            known = read_manifest(self.manifest)
+            parts, self._told = split_as_before(found, known, missing, seed, names)
+            return parts
+        train, shares = found["train"], [*missing.values()]
+        places = train.split_positions(shares, seed, names, self.fold)
+        return {
+            part: train.select(its) for part, its in zip(["train", *missing], places, strict=True)
+        }
+
+    def write_manifest(self, folder: Path) -> None:
+        """Keeps beside a run which image is in which part, if the images have names."""
+        if self._parts and self._parts["train"].keys is not None:
+            write_manifest(folder / NAME, self._parts, self.class_names)
 
     def image_set(self, part: str, index: Index) -> ImageSet:
         if isinstance(index.images, Tensor):
@@ -372,7 +394,8 @@ class ImageDataModule(pl.LightningDataModule):
         read = self.train_reader() if part == "train" else self.reader()
         keys = index.keys or Names(map(str, index.images))
         names = keys if self.format > 1 else short_names(keys)
-        return FileSet(index.images, index.labels, names, read, self.seed)
+        sized = self.format < 3
+        return FileSet(index.images, index.labels, names, read, self.seed, sized)
 
     def reuse_sets_of(self, other: "ImageDataModule") -> None:
         """Takes the sets that another has set up, which differs in how they are batched only."""

@@ -1,6 +1,7 @@
 """Base of data whose images are files, which are read when a batch needs them."""
 
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -57,6 +58,8 @@ class FileDataModule(ImageDataModule):
         group: A regular expression that finds, in each image's path below root, whose it is (a
             patient, a camera, a video): its part in brackets, if it has one. Images of one group
             are never in two of training, validation and test.
+        manifest: A run, or its manifest.csv.gz: its images keep their parts, and new ones are split
+            among themselves.
         classes: The classes that count, in the order of the labels; others are left out. All, in
             alphabetical order, if not given.
         exclude: Patterns of images to leave out, such as "*_mask.png"; with a "/" they are for the
@@ -78,6 +81,7 @@ class FileDataModule(ImageDataModule):
         folds: int | None = None,
         fold: int | None = None,
         group: str | None = None,
+        manifest: str | None = None,
         resize: Literal["crop", "pad", "stretch"] | None = None,
         classes: list[str] | None = None,
         exclude: list[str] | str | None = None,
@@ -109,6 +113,11 @@ class FileDataModule(ImageDataModule):
         self._num_workers = num_workers
         self.fold = chosen_fold(folds, fold)
         self.group = group
+        self.manifest = Path(manifest).expanduser() if manifest else None
+        if self.manifest and self.fold:
+            raise UserError(
+                "data.manifest and data.folds both say which images are for test; leave out one."
+            )
         self.classes, self.exclude = classes, exclude
         self.test_fraction = proper_fraction("test_fraction", test_fraction)
 

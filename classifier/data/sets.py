@@ -6,7 +6,6 @@ Shapes: N images, C channels, H rows, W columns.
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -97,6 +96,7 @@ class FileSet(ImageSet):
     names: Names  # of the files, in a fingerprint
     read: ImageReader
     seed: int  # makes random transforms a function of (seed, epoch, image) alone
+    sized: bool = False  # whether a fingerprint asks the disk for the size of each, as it once did
 
     def __getitems__(self, keys: list[int]) -> Batch:
         images = stack([self._image(key) for key in keys])
@@ -109,11 +109,14 @@ class FileSet(ImageSet):
             return self.read(raw, name)
 
     def content(self) -> Iterator[Buffer]:
-        sizes: Iterator[int | str] = repeat("")
-        if isinstance(self.raw, Files):
-            sizes = (path.stat().st_size for path in self.raw)
-        for name, size, label in zip(self.names, sizes, self.labels.tolist(), strict=False):
-            yield f"{name} {size} {label}\n".encode("utf-8", "surrogateescape")
+        if self.sized and isinstance(self.raw, Files):
+            for path, name, label in zip(self.raw, self.names, self.labels.tolist(), strict=True):
+                line = f"{name} {path.stat().st_size} {label}\n"
+                yield line.encode("utf-8", "surrogateescape")
+            return
+        yield self.names.bytes
+        yield self.names.ends.data
+        yield self.labels.contiguous().numpy().data
 
 
 class EpochSampler(DistributedSampler[int]):

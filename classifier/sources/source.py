@@ -13,7 +13,7 @@ from torch import Tensor
 
 from classifier.errors import UserError
 from classifier.images.read import Raw
-from classifier.splits import Fold, order_by_name, random_order, stratified_split
+from classifier.splits import Fold, order_by_name, random_order, shared_out, stratified_split
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -104,12 +104,22 @@ class Index:
             )
         return replace(self, groups=Names("/".join(m.groups("") or [m[0]]) for m in found if m))
 
-    def split(
-        self, fractions: Sequence[float], seed: int, class_names: Sequence[str], fold: Fold | None
-    ) -> "list[Index]":
-        """Splits off parts, as ``stratified_split`` does, by the keys or groups if there are any.
+    def split_positions(
+        self,
+        fractions: Sequence[float],
+        seed: int,
+        class_names: Sequence[str],
+        fold: Fold | None = None,
+        strict: bool = True,
+    ) -> list[Tensor]:
+        """Splits the positions, as ``stratified_split`` does, by keys or groups if there are any.
 
-        The seed chooses which images come into which part.
+        Args:
+            fractions: As there; class_names and fold, too.
+            seed: Chooses which images come into which part.
+            class_names: Likewise.
+            fold: Likewise.
+            strict: Whether each class has to be in each part.
         """
         groups = None
         if self.groups is not None:
@@ -120,8 +130,10 @@ class Index:
             order = order_by_name(self.keys, seed)
         else:
             order = random_order(len(self.labels), seed)
-        parts = stratified_split(self.labels, fractions, order, class_names, groups, fold)
-        return [self.select(positions) for positions in parts]
+        if strict:
+            return stratified_split(self.labels, fractions, order, class_names, groups, fold)
+        parts = shared_out(self.labels, fractions, order, groups, fold, least=0)
+        return [(parts == part).nonzero()[:, 0] for part in range(1 + len(fractions))]
 
     def select(self, positions: Tensor) -> "Index":
         """Returns the images at M positions, int64 ``(M,)``, in that order."""
