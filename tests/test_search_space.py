@@ -178,14 +178,14 @@ def test_names_parameters_and_seeds_are_kept_apart():
 
     assert space.names == ("lr", "width", "milestones", "optimizer", "seed_everything")
     assert tuple(space.parameters) == ("lr", "width", "milestones", "optimizer")
-    assert space.seeds == (3, 5, 7)
+    assert space.repeats == (3, 5, 7)
 
 
 def test_a_text_differs_in_exactly_the_values_of_the_configuration():
     space = Space(SPACE)
     params = {"lr": 0.05, "width": 8, "milestones": "[3, 6]", "optimizer": "Adam"}
 
-    text = space.text(BASE, params, seed=1)
+    text = space.text(BASE, params, repeated=1)
 
     expected = yaml.safe_load(BASE)
     expected["hyperparameters"] |= {"lr": 0.05, "width": 8, "milestones": [3, 6], "optimizer": ADAM}
@@ -244,7 +244,7 @@ def test_a_part_of_a_block_is_searched_by_its_dotted_name():
     ],
 )
 def test_the_seed_is_changed_or_added(base, expected):
-    assert Space({"seed_everything": [3]}).text(base, {}, seed=3) == expected
+    assert Space({"seed_everything": [3]}).text(base, {}, repeated=3) == expected
 
 
 def test_the_base_config_is_a_point_of_the_space_if_all_its_values_are():
@@ -277,7 +277,7 @@ def test_a_whole_number_lies_in_a_range_of_other_numbers():
 def test_tables_show_numbers_and_labels_in_the_order_of_the_space():
     params = {"optimizer": "Adam", "milestones": "[3, 6]", "width": 8, "lr": 0.05}
 
-    shown = Space(SPACE).labelled(params, seed=1)
+    shown = Space(SPACE).labelled(params, repeated=1)
 
     assert list(shown.items()) == [
         ("lr", 0.05),
@@ -289,7 +289,7 @@ def test_tables_show_numbers_and_labels_in_the_order_of_the_space():
 
 
 def test_a_seed_that_is_not_searched_is_not_shown():
-    assert Space({"lr": [1, 2]}).labelled({"lr": 1}, seed=3) == {"lr": 1}
+    assert Space({"lr": [1, 2]}).labelled({"lr": 1}, repeated=3) == {"lr": 1}
 
 
 def test_the_space_describes_itself():

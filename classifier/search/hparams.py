@@ -15,7 +15,7 @@ from tensorboard.plugins.hparams.api_pb2 import STATUS_FAILURE, STATUS_SUCCESS
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from classifier.search.space import SEED, Distribution, Space
+from classifier.search.space import Distribution, Space
 
 
 def write_experiment(folder: Path, space: Space, monitor: str) -> None:
@@ -27,7 +27,7 @@ def write_experiment(folder: Path, space: Space, monitor: str) -> None:
     if any(folder.glob("events.out.tfevents*")):
         return
     domains = {name: _domain(distribution) for name, distribution in space.parameters.items()}
-    domains |= {SEED: hp.Discrete(space.seeds)} if space.seeds else {}
+    domains |= {space.repeat: hp.Discrete(space.repeats)} if space.repeats else {}
     columns = [hp.HParam(name, domains[name]) for name in space.names]
     experiment = hp.hparams_config_pb(columns, [hp.Metric(f"best/{monitor}")])
     writer = EventFileWriter(str(folder))

@@ -91,7 +91,9 @@ def check_new(settings: Settings) -> None:
     here = settings.engine == "local"
     if here:
         share_cores(settings.workers)
-    variants = _variants(Space(settings.space), settings.base.read_text(encoding="utf-8"))
+    variants = _variants(
+        Space(settings.space, settings.repeat), settings.base.read_text(encoding="utf-8")
+    )
     job = Job(
         folder,
         monitor=settings.monitor,
@@ -176,10 +178,13 @@ def refit(folder: Path, top_k: int, seeds: int, workers: int | None) -> int:
     results = report.complete(study)
     best = results.ranked[:top_k]
     used = setting_in(study.base, [SEED])
-    last = max([*study.space.seeds, used if isinstance(used, int) else 0])
+    own = study.space.repeats if study.space.repeat == SEED else ()
+    last = max([*own, used if isinstance(used, int) else 0])
+    sampled = {n: entry for n, entry in study.settings.space.items() if n != study.space.repeat}
     settings = replace(
         study.settings,
-        space={**study.settings.space, SEED: list(range(last + 1, last + 1 + seeds))},
+        space={**sampled, SEED: list(range(last + 1, last + 1 + seeds))},
+        repeat=SEED,
         plan=[results.trials[group.rows[0].number].params for group in best],
         pruner=None,
         n_trials=None,

@@ -152,7 +152,7 @@ def progress(study: Study) -> str:
 
 
 def table(folder: Path) -> int:
-    """Prints the trials, best first, and over several seeds the mean of each configuration."""
+    """Prints the trials, best first, and over what is repeated the mean of each configuration."""
     study = Study.of(folder)
     results, names = Results(study), study.space.names
     sign = -1 if study.settings.direction == "maximize" else 1
@@ -174,8 +174,9 @@ def table(folder: Path) -> int:
     with console.capture() as text:
         console.print(grid)
     terminal.out(text.get().rstrip())
-    if study.space.seeds:
-        terminal.out(f"\nmean and standard deviation over {len(study.space.seeds)} seeds:")
+    if number := len(study.space.repeats):
+        what = "seeds" if study.space.repeat == SEED else f"values of {study.space.repeat}"
+        terminal.out(f"\nmean and standard deviation over {number} {what}:")
         for group in results.ranked:
             terminal.out(f"  {format_group(study, group)}")
     return 0
@@ -274,14 +275,16 @@ def format_number(value: Any) -> str:
 def format_group(study: Study, group: Group) -> str:
     """A configuration on one line."""
     first = group.rows[0]
-    values = {n: v for n, v in first.values.items() if len(group.rows) == 1 or n != SEED}
+    values = {
+        n: v for n, v in first.values.items() if len(group.rows) == 1 or n != study.space.repeat
+    }
     numbers = ", ".join(str(row.number) for row in group.rows)
     trials = f"trial{'s' if len(group.rows) > 1 else ''} {numbers}"
     return f"{trials}, {study.settings.monitor} {format_mean(group)}  {format_values(values)}"
 
 
 def format_mean(group: Group) -> str:
-    """The mean, and the standard deviation of several seeds."""
+    """The mean, and the standard deviation of several trials."""
     deviation = "" if group.deviation is None else f" ± {group.deviation:.4f}"
     return f"{group.mean:.4f}{deviation}"
 

@@ -35,7 +35,7 @@ class Row(NamedTuple):
 
 
 class Group(NamedTuple):
-    """The trials of one configuration, which differ in their seeds only."""
+    """The trials of one configuration, which differ in what is repeated only."""
 
     rows: list[Row]
     mean: float
@@ -52,8 +52,8 @@ class Results:
 
     @cached_property
     def ranked(self) -> list[Group]:
-        """The complete configurations, best first; of several seeds only if each is complete."""
-        repeats = max(1, len(self.study.space.seeds))
+        """The complete configurations, best first; of repeated ones only if each is complete."""
+        repeats = max(1, len(self.study.space.repeats))
         found = []
         for start in range(0, len(self.rows), repeats):
             members = self.rows[start : start + repeats]

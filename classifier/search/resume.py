@@ -38,7 +38,9 @@ def resumed(settings: Settings) -> Settings:
         raise UserError(f"{cause} Begin a new search, --folder DIR.") from None
     of_search = differences(held, settings)
     theirs, ours = (one.base.read_text(encoding="utf-8") for one in (held, settings))
-    of_base = list(_base_differences(theirs, ours, None if of_search else Space(held.space)))
+    of_base = list(
+        _base_differences(theirs, ours, None if of_search else Space(held.space, held.repeat))
+    )
     if changed := of_search + of_base:
         kind = "another search" if of_search else "a search of another base config"
         rest = f"; and {len(changed) - LISTED} more" if len(changed) > LISTED else ""
@@ -59,7 +61,7 @@ def differences(held: Settings, wanted: Settings) -> list[str]:
 
 def _defining_settings(settings: Settings) -> dict[str, Any]:
     """What decides what is searched, written in one way."""
-    space, storage = Space(settings.space), settings.storage
+    space, storage = Space(settings.space, settings.repeat), settings.storage
     ordered = settings.sampler == "grid"
     found: dict[str, Any] = {"space": space.meaning(ordered)}
     for key in ("name", "monitor", "direction", "sampler", "pruner", "plan"):

@@ -57,6 +57,8 @@ class Settings:
         space: What is searched, by name in the base config's hyperparameters: a range {low: 1e-4,
             high: 0.1, log: true, step: null}, a list of choices, or a class of
             optuna.distributions. A list for seed_everything trains each configuration with each.
+        repeat: The name in space with each of whose values each configuration is trained, such as
+            fold for a cross-validation, in place of seeds.
         name: Name of the study. (default: name of the folder)
         folder: Folder of the search. (default: searches/NAME_OF_THE_SEARCH_FILE)
         monitor: The metric whose best epoch counts. (default: the base config's model.monitor)
@@ -81,6 +83,7 @@ class Settings:
     base: Path = Path()
     code_folder: Path | None = None
     space: dict[str, Any] = field(default_factory=dict)
+    repeat: str = SEED
     name: str = ""
     folder: Path = Path()
     monitor: str = ""
@@ -121,8 +124,12 @@ def parse(arguments: Sequence[str]) -> Settings:
         value = load_yaml(values[-1], option)
         given["space"] = _with_entry(given.get("space"), entry, value) if entry else value
     by_hand = any(argument.startswith("--pruner") for argument in arguments)
-    if SEED in (given.get("space") or {}) and "pruner" not in given and not by_hand:
-        given["pruner"] = None  # a configuration counts only if all its seeds are complete
+    if (
+        (given.get("repeat") or SEED) in (given.get("space") or {})
+        and "pruner" not in given
+        and not by_hand
+    ):
+        given["pruner"] = None  # a configuration counts only if all its repeats are complete
     where = _finder(sources, arguments)
     found = parser.parse(Settings, given, rest, where)
     return _completed(found, files, where)
@@ -244,7 +251,7 @@ def _completed(found: dict[str, Any], files: Sequence[Path], where: Where) -> Se
     }
     settings = Settings(**found)
     _check(settings, where)
-    space = Space(settings.space, where)
+    space = Space(settings.space, settings.repeat, where)
     space.check(text, name)
     if settings.sampler == "grid":
         space.grid()
@@ -299,16 +306,17 @@ def _by_class(name: str, base: str) -> runs.Direction | None:
 
 def _check_budget(n_trials: int | None, space: Space) -> None:
     """Refuses trials that could not count, or would only repeat others."""
-    seeds = max(1, len(space.seeds))
-    if n_trials and n_trials % seeds:
-        more = n_trials + seeds - n_trials % seeds
+    repeats = max(1, len(space.repeats))
+    if n_trials and n_trials % repeats:
+        more = n_trials + repeats - n_trials % repeats
+        what = "seeds" if space.repeat == SEED else f"values of {space.repeat}"
         raise UserError(
-            f"{n_trials} is not a multiple of the {seeds} seeds with which each configuration is "
-            f"trained; take {more}."
+            f"{n_trials} is not a multiple of the {repeats} {what} with which each configuration "
+            f"is trained; take {more}."
         )
-    if n_trials and space.size is not None and n_trials > space.size * seeds:
+    if n_trials and space.size is not None and n_trials > space.size * repeats:
         raise UserError(
-            f"{n_trials}, but the space has only {space.size * seeds} different trials; leave it "
+            f"{n_trials}, but the space has only {space.size * repeats} different trials; leave it "
             "out and take 'sampler: grid'."
         )
 
@@ -339,7 +347,7 @@ def _check(settings: Settings, where: Where) -> None:
     for key in ("max_seconds", "heartbeat"):
         if (number := getattr(settings, key)) is not None and not 0 < number < math.inf:
             raise UserError(f"{where(key)}{key}: a time above 0 is needed, not {number}.")
-    endless = settings.sampler != "grid" and set(settings.space) != {SEED}
+    endless = settings.sampler != "grid" and set(settings.space) != {settings.repeat}
     if endless and settings.n_trials is None and settings.max_seconds is None:
         raise UserError(
             "n_trials: not given. Say how many trials to train, --n_trials 20, or for how long, "

@@ -1,8 +1,8 @@
 """The space of a search: which hyperparameters are searched, and over which values.
 
 Each name of the base config's ``hyperparameters:`` block has a range, ``{low: 1e-4, high: 0.1,
-log: true}``, or a list of choices: numbers, texts or whole blocks. ``seed_everything`` is never
-sampled: it lists the seeds with which every configuration is trained.
+log: true}``, or a list of choices: numbers, texts or whole blocks. One setting is never sampled:
+every configuration is trained with each of its values, seeds or folds.
 """
 
 import itertools
@@ -18,7 +18,7 @@ from classifier.anchored_yaml.names import KEY, check_names, paths, values
 from classifier.anchored_yaml.scalars import literal
 from classifier.anchored_yaml.text import KeyPath, compose, load, places
 from classifier.cli.errors import Where
-from classifier.errors import UserError
+from classifier.errors import UserError, did_you_mean
 from classifier.search.entries import Choices, Range, read
 
 Distribution: TypeAlias = FloatDistribution | IntDistribution | CategoricalDistribution
@@ -40,39 +40,47 @@ def about(key: str, where: Where) -> Iterator[None]:
 class Space:
     """What is searched.
 
-    A configuration, ``params``, is a value for each name but the seed, as Optuna keeps it: of a
-    choice that is a list or a block it keeps a short label, such as ``AdamW``.
+    A configuration, ``params``, is a value for each name but the repeated one, as Optuna keeps it:
+    of a choice that is a list or a block it keeps a short label, such as ``AdamW``.
 
     Args:
         entries: The ranges and choices by name; a dotted name is a part of a block.
+        repeat: The setting with whose values every configuration is trained: ``seed_everything``,
+            or a name that is searched.
         where: Finds a dotted key, such as ``space.lr``, in the search file, for messages.
 
     Attributes:
         names: All searched names, in order.
-        parameters: What Optuna samples: everything but the seed.
-        seeds: The seeds of every configuration; empty if seeds are not searched.
+        parameters: What Optuna samples: everything but what is repeated.
+        repeats: The values of what is repeated, for every configuration; empty without any.
 
     Raises:
         UserError: An entry is neither a range nor a list, or does not make sense.
     """
 
-    def __init__(self, entries: Mapping[str, Any], where: Where = lambda key: "") -> None:
+    def __init__(
+        self, entries: Mapping[str, Any], repeat: str = SEED, where: Where = lambda key: ""
+    ) -> None:
         self.where = where
+        self.repeat = repeat
         if not entries:
             raise UserError(
                 f"{where('space')}space: nothing is searched; name a hyperparameter of the base "
                 "config, as in 'lr: {low: 0.001, high: 0.1, log: true}'."
             )
         self._entries: dict[str, Choices | Range] = {}
-        self.seeds: tuple[int, ...] = ()
+        self.repeats: tuple[Any, ...] = ()
         for name, entry in entries.items():
             with about(f"space.{name}", self.where):
                 if not isinstance(name, str):
                     raise UserError("YAML does not read this name as text; put it in quotes.")
-                if name == SEED:
-                    self.seeds = _seeds(read(entry))
+                if name in (SEED, repeat):
+                    self.repeats = _repeats(name, repeat, read(entry))
                 else:
                     self._entries[name] = read(entry)
+        if repeat not in (SEED, *entries):
+            hint = did_you_mean(repeat, entries, "; it is one of those in space.")
+            raise UserError(f"{where('repeat')}repeat: space has no '{repeat}'{hint}")
         self.names = tuple(entries)
         self.parameters: dict[str, Distribution] = {
             name: entry.distribution for name, entry in self._entries.items()
@@ -81,20 +89,20 @@ class Space:
     # ---- one configuration ----
 
     def text(
-        self, base: str, params: Mapping[str, Any], seed: int | None = None, name: str = "config"
+        self, base: str, params: Mapping[str, Any], repeated: Any = None, name: str = "config"
     ) -> str:
         """The text of the base config with exactly the values of a configuration changed.
 
-        Names that ``params`` leaves out keep the base config's value, and so does the seed for
-        None. Messages call the base config by ``name``.
+        Names that ``params`` leaves out keep the base config's value, and so does what is repeated
+        for None. Messages call the base config by ``name``.
         """
         changes: dict[KeyPath, Any] = {
             _path(name): self._entries[name].value(param) for name, param in params.items()
         }
-        if seed is not None:
-            changes[SEED,] = seed
-            if SEED not in load(base, name):
-                base = _with_seed(base, seed)
+        if repeated is not None:
+            changes[_path(self.repeat)] = repeated
+            if self.repeat == SEED and SEED not in load(base, name):
+                base = _with_seed(base, repeated)
         return set_values(base, changes, name)
 
     def point(self, base: str) -> dict[str, Any] | None:
@@ -105,9 +113,9 @@ class Space:
         except (LookupError, ValueError):
             return None
 
-    def labelled(self, params: Mapping[str, Any], seed: int | None = None) -> dict[str, Any]:
-        """A configuration with its seed in the order of the names; blocks by their labels."""
-        labels = {} if seed is None else {SEED: seed}
+    def labelled(self, params: Mapping[str, Any], repeated: Any = None) -> dict[str, Any]:
+        """A configuration and what is repeated, in the order of the names; blocks by labels."""
+        labels = {} if repeated is None else {self.repeat: repeated}
         for name, param in params.items():
             entry = self._entries[name]
             labels[name] = entry.value(param) if isinstance(entry, Range) else param
@@ -117,7 +125,7 @@ class Space:
 
     @property
     def size(self) -> int | None:
-        """How many configurations there are, seeds left out; None for no end, or over a million."""
+        """How many configurations there are, each counted once; None for over a million."""
         size = math.prod(entry.size or MAX_SIZE + 1 for entry in self._entries.values())
         return size if size <= MAX_SIZE else None
 
@@ -145,13 +153,15 @@ class Space:
     def describe(self) -> list[str]:
         """One line a name for the screen, as in ``lr 0.0001 .. 0.1 (log)``."""
         lines = {name: str(entry) for name, entry in self._entries.items()}
-        lines[SEED] = f"{', '.join(map(str, self.seeds))} (each configuration with every seed)"
+        what = "seed" if self.repeat == SEED else "one"
+        values = ", ".join(map(str, self.repeats))
+        lines[self.repeat] = f"{values} (each configuration with every {what})"
         return [f"{name} {lines[name]}" for name in self.names]
 
     def meaning(self, ordered: bool) -> dict[str, Any]:
         """What is searched, by name, written in one way, unless the order of choices counts."""
         found = {name: entry.meaning for name, entry in self._entries.items()}
-        found |= {SEED: list(self.seeds)} if self.seeds else {}
+        found |= {self.repeat: list(self.repeats)} if self.repeats else {}
         return {
             name: entry if ordered or isinstance(entry, dict) else sorted(entry, key=literal)
             for name, entry in found.items()
@@ -171,7 +181,7 @@ class Space:
                 longer used when a certain block is chosen for another name.
         """
         known = values([base])
-        for searched in self._entries:
+        for searched in (name for name in self.names if name != SEED):
             with about(f"space.{searched}", self.where):
                 try:
                     check_names(known, {_path(searched)[1:]: None})
@@ -188,31 +198,37 @@ class Space:
                     f"nothing uses it where {searched} is {param}; leave one of them out, or "
                     f"search a part such as {searched}.class_path.",
                 )
-        for seed in self.seeds[:2]:  # one of the two is not the base config's own
-            with about(f"space.{SEED}", self.where):
-                self.text(base, {}, seed, name)
+        for value in self.repeats[:2]:  # one of the two is not the base config's own
+            with about(f"space.{self.repeat}", self.where):
+                self.text(base, {}, value, name)
 
     def _check_used(self, text: str, problem: str) -> None:
         used = _used(text)
-        for name in self._entries:
+        for name in (name for name in self.names if name != SEED):
             path = _path(name)
             if not any(place[: len(path)] == path for place in used):
                 with about(f"space.{name}", self.where):
                     raise UserError(problem)
 
 
-def _seeds(entry: Choices | Range) -> tuple[int, ...]:
+def _repeats(name: str, repeat: str, entry: Choices | Range) -> tuple[Any, ...]:
+    """The values with which each configuration is trained."""
+    if name != repeat:
+        raise UserError(
+            f"seeds are repeated, not sampled, and repeat says so of {repeat}; leave out one."
+        )
     if entry.size is None or entry.size > MAX_SIZE:
-        raise UserError("the seeds are a list, [0, 1, 2], or a range of whole numbers.")
-    seeds = [entry.value(member) for member in entry.members]
-    for seed in seeds:
+        what = "the seeds are" if name == SEED else "what is repeated is"
+        raise UserError(f"{what} a list, [0, 1, 2], or a range of whole numbers.")
+    values = [entry.value(member) for member in entry.members]
+    for seed in values if name == SEED else ():
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
             raise UserError(f"a seed is a whole number from 0 to {MAX_SEED}, not {literal(seed)}.")
-    return tuple(seeds)
+    return tuple(values)
 
 
 def _path(name: str) -> tuple[str, ...]:
-    return (KEY, *name.split("."))
+    return (SEED,) if name == SEED else (KEY, *name.split("."))
 
 
 def _used(text: str) -> set[tuple[str, ...]]:

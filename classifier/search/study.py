@@ -41,11 +41,11 @@ class Study:
         self, settings: Settings, storage: BaseStorage | None = None, begin: bool = True
     ) -> None:
         self.folder, self.settings = settings.folder, settings
-        self.space = Space(settings.space)
+        self.space = Space(settings.space, settings.repeat)
         self.base = settings.base.read_text(encoding="utf-8")
         # The configurations that are known beforehand; None where they are sampled.
         self.plan = settings.plan
-        # That of seeds alone is the base config.
+        # That of repeats alone is the base config.
         if self.plan is None and (settings.sampler == "grid" or not self.space.parameters):
             self.plan = self.space.grid()
         self.storage = storage or open_storage(settings.storage, self.folder)
@@ -92,7 +92,7 @@ class Study:
         """How many trials there are to be; None if only time sets an end."""
         if self.plan is None:
             return self.settings.n_trials
-        whole = len(self.plan) * max(1, len(self.space.seeds))
+        whole = len(self.plan) * max(1, len(self.space.repeats))
         return min(self.settings.n_trials or whole, whole)
 
     def trials(self) -> list[FrozenTrial]:
@@ -108,17 +108,17 @@ class Study:
 
     def config_of(self, trial: FrozenTrial | Trial) -> str:
         """The config of a trial: the base config with the searched values changed."""
-        return self.space.text(self.base, trial.params, self._seed(trial.number))
+        return self.space.text(self.base, trial.params, self._repeated(trial.number))
 
     def values_of(self, trial: FrozenTrial | Trial) -> dict[str, Any]:
         """The searched values of a trial, blocks by their labels."""
         if trial.params.keys() != self.space.parameters.keys():
             return {}  # not sampled yet
-        return self.space.labelled(trial.params, self._seed(trial.number))
+        return self.space.labelled(trial.params, self._repeated(trial.number))
 
-    def _seed(self, number: int) -> int | None:
-        seeds = self.space.seeds
-        return seeds[number % len(seeds)] if seeds else None
+    def _repeated(self, number: int) -> Any:
+        repeats = self.space.repeats
+        return repeats[number % len(repeats)] if repeats else None
 
     def trial_folder(self, number: int) -> Path:
         return self.folder / "trials" / f"{number:04d}"
@@ -159,7 +159,7 @@ class Study:
 
     def _fixed(self, number: int, trials: Sequence[FrozenTrial]) -> dict[str, Any] | None:
         """What is not sampled of a new trial; None while it is not known."""
-        configuration, repeat = divmod(number, max(1, len(self.space.seeds)))
+        configuration, repeat = divmod(number, max(1, len(self.space.repeats)))
         if self.plan is not None:
             return self.plan[configuration]
         if repeat:
