@@ -139,22 +139,26 @@ class WeightedLoss:
 
 
 def try_out(loss: nn.Module, num_classes: int) -> None:
-    """Raises UserError if a loss takes neither classes nor shares of them as labels.
+    """Raises UserError if a loss does not make one number of logits and classes.
 
-    For losses that tensors were given, whose length can be wrong.
+    For those of torch, and those that tensors were given, whose length can be wrong; others may
+    want images that are not made up.
     """
     logits, labels = _made_up(num_classes)
     loss = copy.deepcopy(loss)  # it may have a state
+    name = f"model.loss: {type(loss).__name__}"
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         try:
-            loss(logits, labels)
+            value = loss(logits, labels)
         except Exception as error:  # of any library
-            try:
-                loss(logits, _shares(labels, logits))
-            except Exception:
-                raise UserError(
-                    f"model.loss: {type(loss).__name__} does not fit {num_classes} classes: {error}"
-                ) from error
+            told = str(error).splitlines()[0]
+            raise UserError(
+                f"{name} does not take logits and classes, as of {num_classes}: {told}"
+            ) from error
+    if value.ndim:
+        raise UserError(
+            f"{name} gives a number for each image, expected their mean: reduction: mean does."
+        )
 
 
 def _made_up(num_classes: int) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """Classes with few images: weights of the training loss, and a sampler that draws all alike."""
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import storms
@@ -256,6 +257,26 @@ def test_a_training_step_that_leaves_the_weights_out_is_refused(write_module, wr
 
     told = capsys.readouterr().err
     assert "the loss of Unweighted.training_step is without them" in told
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        ("BCEWithLogitsLoss", "BCEWithLogitsLoss does not take logits and classes, as of 10"),
+        ("CrossEntropyLoss(reduction=none)", "gives a number for each image, expected their mean"),
+    ],
+)
+def test_a_loss_that_cannot_be_validated_is_refused_before_training(
+    loss, message, write_config, capsys
+):
+    name, _, reduction = loss.rstrip(")").partition("(reduction=")
+    spec = {"class_path": f"torch.nn.{name}"}
+    spec |= {"init_args": {"reduction": reduction}} if reduction else {}
+
+    assert main(["fit", "--config", write_config({"model.loss": spec})]) == 2
+
+    assert message in capsys.readouterr().err
+    assert not Path("runs").exists()
 
 
 def test_a_data_module_of_ones_own_can_count_its_classes():
