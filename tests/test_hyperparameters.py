@@ -249,7 +249,8 @@ def test_an_unknown_hyperparameter_is_refused(path, message):
             "is an alias of 'hyperparameters.lr'; change that",
         ),
         ("hyperparameters: [b]", "a.yaml:1: 'hyperparameters' holds 'name: value' lines"),
-        ("hyperparameters: {on: 1}", "reads a name here as True; put it in quotes"),
+        ("hyperparameters: {1: 1}", "reads a name here as 1; put it in quotes"),
+        ("hyperparameters: {on: 1}", "reads the name on as True; put it in quotes, 'on'"),
     ],
 )
 def test_a_block_which_cannot_be_changed_is_refused(text, message):

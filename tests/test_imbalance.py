@@ -1,11 +1,14 @@
 """Classes with few images: weights of the training loss, and a sampler that draws all alike."""
 
+import json
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import storms
 import torch
+import yaml
+from PIL import Image
 from torch import nn
 
 from classifier import runs
@@ -91,6 +94,33 @@ def test_a_loss_that_takes_no_shares_is_given_classes_and_this_is_said():
     assert weighted.place == "inner.weight"
     assert not weighted.takes_shares
     assert any("divides by the weights of each batch" in note for note in weighted.notes())
+
+
+def test_a_loss_that_sums_divides_by_nothing_and_nothing_is_said():
+    weighted = WeightedLoss("balanced", nn.CrossEntropyLoss(reduction="sum"), NAMES)
+
+    assert weighted.notes() == []
+
+
+def test_classes_that_are_called_as_numbers_are_written_keep_their_names(write_config, fit):
+    weights = {"1e3": 4, "no": 2, "01": 3, "1": 1}
+    for name in weights:
+        folder = Path("photos", name)
+        folder.mkdir(parents=True)
+        for number in range(10):
+            Image.new("L", (8, 8), 20 * number).save(folder / f"{number}.png")
+    settings = {"root": "photos", "image_size": 8, "num_workers": 0, "batch_size": 8}
+    data = {"class_path": "classifier.data.ImageFolder", "init_args": settings}
+
+    given = f"--model.class_weights={json.dumps(weights)}"
+    folder = fit("--config", write_config({"data": data}), given)
+
+    saved = yaml.safe_load((folder / "config.yaml").read_text())
+    assert saved["model"]["class_weights"] == weights
+    assert fit("--config", str(folder / "config.yaml"))
+    assert main(["fit", "--ckpt_path", str(folder), "--trainer.max_epochs=3"]) == 0
+    assert main(["test", "--ckpt_path", str(folder)]) == 0
+    assert main(["predict", "--ckpt_path", str(folder), "--images", "photos/no"]) == 0
 
 
 def test_only_the_loss_of_the_training_is_weighted(write_config, fit, capsys):

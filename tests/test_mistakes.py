@@ -73,6 +73,16 @@ IN_THE_FILE = {
     "text for settings": ("      lr: *lr", "      fast", ["tiny.yaml:17", "optimizer", "NAME"]),
     "class path without value": (NETWORK, "null", ["tiny.yaml:12", "class_path"]),
     "null for a number": ("width: *width", "width: null", ["tiny.yaml:14", "width", "null"]),
+    "name that is read as a truth value": (
+        "width: &width 4",
+        "off: &width 4",
+        ["tiny.yaml:5", "name off as False", "'off'"],
+    ),
+    "name that is read as a number": (
+        "width: &width 4",
+        "010: &width 4",
+        ["tiny.yaml:5", "name 010 as 8", "'010'"],
+    ),
     "wrong tag": ("lr: &lr 0.01", "lr: &lr !!float x", ["tiny.yaml:3", "'x'", "float"]),
     "wrong date": ("lr: &lr 0.01", "lr: &lr !!timestamp x", ["tiny.yaml:3", "'x'", "timestamp"]),
     "text with a quote for a number": (

@@ -86,6 +86,16 @@ def literal(value: Any) -> str:
     return text.strip()[1:-1]
 
 
+def document(value: Any) -> str:
+    r"""Writes a value over as many lines as it takes, as a config.
+
+    >>> document({"1e3": {"no": 1}})
+    "'1e3':\n  'no': 1\n"
+    """
+    text: str = yaml.dump(value, Dumper=Dumper, allow_unicode=True, sort_keys=False)
+    return text
+
+
 def serialized(root: yaml.Node, name_of: Callable[[yaml.Node], str | None]) -> str:
     """Writes a tree; a node that is in it several times gets an anchor of that name, if any."""
 

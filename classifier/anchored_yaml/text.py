@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import yaml
 
-from classifier.anchored_yaml.scalars import MAX_LEVELS, Loader
+from classifier.anchored_yaml.scalars import MAX_LEVELS, Loader, literal
 from classifier.errors import UserError, did_you_mean
 
 KeyPath: TypeAlias = tuple[str | int, ...]
@@ -169,12 +169,20 @@ def inspect(node: yaml.Node, name: str, seen: dict[int, tuple[int, int] | None])
 
 
 def check_keys(node: yaml.MappingNode, name: str) -> None:
-    """Refuses a key written twice (YAML loaders silently take the last) and keys with parts."""
+    """Refuses a key written twice (YAML loaders silently take the last) and keys with parts.
+
+    And a name that YAML reads as another value: nobody would find the class ``no`` as False.
+    """
     first_lines: dict[Any, int] = {}
     for key_node, _ in node.value:
         if not isinstance(key_node, yaml.ScalarNode):
             raise UserError(f"{name}:{line(key_node)}: a list or mapping cannot be a name.")
-        key = key_of(key_node)
+        key, written = key_of(key_node), key_node.value
+        if key is None or isinstance(key, bool) or written not in (str(key), literal(key)):
+            raise UserError(
+                f"{name}:{line(key_node)}: YAML reads the name {written} as {key}; put it in "
+                f"quotes, '{written}'."
+            )
         if key in first_lines:
             raise UserError(
                 f"{name}:{line(key_node)}: duplicate key '{key}' "

@@ -8,11 +8,10 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from classifier import runs, terminal
 from classifier.anchored_yaml.edit import keep_keys, set_values, written_at
 from classifier.anchored_yaml.names import apply, unused, values
+from classifier.anchored_yaml.scalars import document
 from classifier.anchored_yaml.text import ConfigSource, check, load, locate, setting_in
 from classifier.checkpoint.find import (
     FORMAT,
@@ -124,7 +123,7 @@ class CommandLine(Given):
         files = self.texts[len(sources) - len(given) :]
         self.unused = unused(files) if given and not self.evaluates else []
         # jsonargparse replaces a mapping at each further config; this one has all names.
-        names = yaml.safe_dump({"hyperparameters": values(self.texts)}, sort_keys=False)
+        names = document({"hyperparameters": values(self.texts)})
         self.argv = [*(f"--config={text}" for text in (*self.texts, names)), *self.options]
         if paths and self.checkpoint_path:
             # Absolute, for Lightning takes a file called "http…" for an address.

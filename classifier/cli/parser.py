@@ -16,6 +16,8 @@ from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser
 from torchmetrics import Metric
 
+from classifier.anchored_yaml.scalars import document, literal
+from classifier.anchored_yaml.text import load
 from classifier.checkpoint.trust import import_class
 from classifier.cli.errors import Where, explain
 from classifier.cli.keys import MODULE, OF_METRICS, close_setting
@@ -27,6 +29,7 @@ from classifier.internals.jsonargparse import (
     leave_out,
     names_of,
     shown_groups,
+    written_by,
 )
 from classifier.optimization.schedules import LENGTHS
 from classifier.terminal import truncate
@@ -176,12 +179,12 @@ class Parser(LightningArgumentParser):
 
     def dump(self, namespace: Namespace, *args: Any, **kwargs: Any) -> str:
         kwargs = {"skip_validation": True, **kwargs}  # it was parsed, which is to validate
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), written_by(document):
             warnings.filterwarnings("ignore", f"\\s*{NOT_WRITABLE}")
             text: str = super().dump(_with_texts(namespace), *args, **kwargs)
         if NOT_WRITABLE in text:
             # A default such as functools.partial(...): left out, it comes back by itself.
-            text = yaml.safe_dump(_without_unwritable(yaml.safe_load(text)), sort_keys=False)
+            text = document(_without_unwritable(load(text)))
         if kwargs.get("with_comments"):
             return text  # no change of it would keep them
         text = without_class_path(text)

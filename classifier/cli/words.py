@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from classifier.anchored_yaml.scalars import MAX_LEVELS
+from classifier.anchored_yaml.scalars import MAX_LEVELS, Dumper
 from classifier.anchored_yaml.text import load
 from classifier.checkpoint.find import PATH_SETTINGS
 from classifier.errors import UserError
@@ -53,7 +53,7 @@ def verb_first(words: Sequence[str], verbs: Collection[str]) -> list[str]:
     return [*words[at : at + 1], *words[:at], *words[at + 1 :]]
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(Dumper):
     """Writes a path as the text that it is in a config."""
 
 
@@ -172,9 +172,13 @@ def given_settings(words: Sequence[str]) -> Iterator[str]:
 
 
 def check_values(words: Sequence[str]) -> None:
-    """Refuses what jsonargparse fails at: tags that do not fit, and brackets by the thousand."""
+    """Refuses what jsonargparse fails at: tags that do not fit, and brackets by the thousand.
+
+    And mappings whose names YAML reads as other values.
+    """
     for name, value in options_of(words):
         if value and (
-            re.search(r"!!\w+ ", value) or value.count("[") + value.count("{") > MAX_LEVELS
+            re.search(r"!!\w+ |^\{.+:.+\}$", value, re.DOTALL)
+            or value.count("[") + value.count("{") > MAX_LEVELS
         ):
             load(value, f"--{name}")

@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from jsonargparse import DefaultHelpFormatter, _typehints, _util, set_parsing_settings
+from jsonargparse import DefaultHelpFormatter, _typehints, _util, set_dumper, set_parsing_settings
 from jsonargparse._common import ImportDenied as ImportDenied  # for others to import from here
 from jsonargparse._common import check_import_path as check_import_path
 from jsonargparse._common import parsing_settings
+from jsonargparse._loaders_dumpers import dumpers
 from jsonargparse._parameter_resolvers import get_signature_parameters
 from jsonargparse.typing import register_type, registered_type_handlers
 
@@ -91,6 +92,24 @@ def registered(
                 del registered_type_handlers[kind], _registrations[kind]
                 if kind in _earlier:
                     registered_type_handlers[kind] = _earlier.pop(kind)
+
+
+_writing = threading.RLock()  # a config in which there are classes has theirs written within it
+
+
+@contextlib.contextmanager
+def written_by(dumper: Callable[[Any], str]) -> Iterator[None]:
+    """Within, configs are written as YAML by a function.
+
+    jsonargparse's own leaves texts such as 1e3 without quotes, which it reads as numbers.
+    """
+    with _writing:
+        before = dumpers["yaml"]
+        set_dumper("yaml", dumper)
+        try:
+            yield
+        finally:
+            set_dumper("yaml", before)
 
 
 def defining_paths(path: str) -> set[str]:
