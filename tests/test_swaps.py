@@ -41,6 +41,13 @@ class NoLogits(Fixed):
         return {"logits": self.layers(images)}
 
 
+class Spread(Fixed):
+    def __init__(
+        self, width: int | None = None, sizes: dict[str, list[int] | None] | None = None
+    ) -> None:
+        super().__init__()
+
+
 def linear(num_classes: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))
 """
@@ -323,6 +330,53 @@ def test_what_another_class_does_not_take_is_named(write_config, capsys):
     assert line.startswith("warning: model.optimizer: torch.optim.SGD has no betas, eps;")
     assert main(["fit", "--config", config, "--trainer.max_epochs=1"]) == 0
     assert capsys.readouterr().err == ""
+
+
+PRETRAINED = {"class_path": "torchvision.models.resnet50", "init_args": {"weights": "DEFAULT"}}
+
+
+def test_pretrained_weights_stay_under_another_network_that_has_some_of_the_name(
+    write_config, capsys
+):
+    config = write_config({"model.network": PRETRAINED})
+    for name in ("resnet18", "shufflenet_v2_x0_5"):
+        words = ["--config", config, f"--model.network=torchvision.models.{name}"]
+
+        assert main(["fit", *words, "--print_config"]) == 0
+
+        network = yaml.safe_load(capsys.readouterr().out)["model"]["network"]
+        assert network["class_path"] == f"torchvision.models.{name}"
+        assert network["init_args"]["weights"] == "DEFAULT"
+
+
+def test_a_value_that_another_class_does_not_take_is_named(write_config, capsys):
+    second = {**PRETRAINED, "init_args": {"weights": "IMAGENET1K_V2"}}
+    config = write_config({"model.network": second})
+    words = ["--model.network=torchvision.models.resnet18", "--trainer.fast_dev_run=true"]
+
+    assert main(["fit", "--config", config, *words]) == 0
+
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "what was written of weights for another class is left out" in line
+    assert line.endswith("torchvision.models.resnet18 takes other values.")
+
+
+@pytest.mark.parametrize(
+    ("network", "setting", "value"),
+    [
+        ("torchvision.models.resnet18", "weights", "DEFAULT"),
+        ("own.Spread", "width", "3"),
+        ("own.Spread", "sizes", "{a: null, b: [1]}"),
+    ],
+)
+def test_null_takes_an_optional_setting_back(network, setting, value, write_config, capsys):
+    words = [f"--model.network.{setting}", value, f"--model.network.{setting}", "null"]
+    words = ["--model.network", network, *words, "--print_config"]
+
+    assert main(["fit", "--config", write_config(), *words]) == 0
+
+    found = yaml.safe_load(capsys.readouterr().out)["model"]["network"]["init_args"]
+    assert found[setting] is None
 
 
 def test_what_a_class_in_between_has_cost_is_named(write_config, capsys):

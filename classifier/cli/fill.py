@@ -9,7 +9,6 @@ a contradiction is an error.
 
 import inspect
 from collections.abc import Collection, Iterator, Mapping
-from enum import Enum
 from typing import Any
 
 from jsonargparse import Namespace
@@ -108,8 +107,6 @@ def fill_network(network: Namespace, data: ImageDataModule) -> None:
         settings = _without_defaults(network)
         name = settings.pop("name", network.class_path.rpartition(".")[2])
         weights = settings.pop("weights", None)
-        if isinstance(weights, Enum):  # torchvision's own spelling, as jsonargparse reads it
-            weights = weights.name
         settings.pop("num_classes", None)  # linked
         network["class_path"] = "classifier.networks.torchvision_model"
         network["init_args"] = Namespace(  # type: ignore[no-untyped-call]

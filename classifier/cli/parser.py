@@ -1,6 +1,7 @@
 """The argument parser: readable help, short errors, configs that can be read back."""
 
 import argparse
+import ast
 import contextlib
 import os
 import re
@@ -8,10 +9,9 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from enum import Enum
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import torch
-import yaml
 from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser
 from torchmetrics import Metric
@@ -33,6 +33,7 @@ from classifier.internals.jsonargparse import (
 )
 from classifier.optimization.schedules import LENGTHS
 from classifier.terminal import truncate
+from classifier.weights.pretrained import weights_of
 
 NOT_WRITABLE = "Unable to serialize instance"  # what jsonargparse writes for such a default
 
@@ -161,16 +162,40 @@ class Parser(LightningArgumentParser):
         return added
 
     def add_function_arguments(
-        self, function: Callable[..., Any], *args: Any, linked_targets: Any = None, **kwargs: Any
+        self,
+        function: Callable[..., Any],
+        nested_key: str | None = None,
+        *args: Any,
+        linked_targets: Any = None,
+        **kwargs: Any,
     ) -> Any:
         # jsonargparse 4.53 passes linked_targets on for a function such as
         # torchvision.models.resnet18, but only its counterpart for classes takes it. A default that
         # is a class with arguments of its own, as of its shufflenet, it takes for one that lacks
         # them.
-        if function.__module__.startswith("torchvision.models."):
-            classes = {k for k, v in defaults_of(function).items() if isinstance(v, type)}
-            kwargs["skip"] = {*(kwargs.get("skip") or ()), *classes}
-        return super().add_function_arguments(function, *args, **kwargs)
+        if not function.__module__.startswith("torchvision.models."):
+            return super().add_function_arguments(function, nested_key, *args, **kwargs)
+        skipped = {k for k, v in defaults_of(function).items() if isinstance(v, type)}
+        weights = weights_of(function)
+        if weights:
+            skipped.add("weights")
+        kwargs["skip"] = {*(kwargs.get("skip") or ()), *skipped}
+        added = super().add_function_arguments(function, nested_key, *args, **kwargs)
+        if weights:
+            # Texts, not members of an enumeration of this network's own, which would be left out
+            # where another network takes its place.
+            group = (self.groups or {}).get(nested_key or function.__name__, self)
+            names: Any = Literal[(*weights,)]
+            name = ".".join(filter(None, [nested_key, "weights"]))
+            told = f"{', '.join(weights)}, or none."
+            group.add_argument(f"--{name}", type=names | None, default=None, help=told)
+        return added
+
+    def parse_args(self, args: Any = None, *more: Any, **settings: Any) -> Any:
+        # Of --model.network.weights null, jsonargparse hands what YAML has read on to the parser
+        # of the network as Python writes it, a word of its own.
+        words = [_as_yaml(word) for word in args] if args and len(args) == 1 else args
+        return super().parse_args(words, *more, **settings)
 
     def instantiate_classes(self, cfg: Namespace, **settings: Any) -> Namespace:
         """Builds what a config says; LightningCLI calls it by this former name."""
@@ -232,6 +257,20 @@ def without_class_path(text: str) -> str:
         text,
         flags=re.MULTILINE,
     )
+
+
+def _as_yaml(word: str) -> str:
+    """A word ``--KEY=VALUE`` whose value, in Python, is None, a list or a mapping, in YAML.
+
+    >>> _as_yaml("--weights=None")
+    '--weights=null'
+    """
+    option, equals, value = word.partition("=")
+    with contextlib.suppress(ValueError, SyntaxError):
+        read = ast.literal_eval(value)
+        if read is None or isinstance(read, list | dict):
+            return f"{option}{equals}{literal(read)}"
+    return word
 
 
 def _with_texts(value: Any) -> Any:

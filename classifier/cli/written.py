@@ -18,6 +18,7 @@ from classifier.cli.command_line import CommandLine
 from classifier.cli.parser import Parser
 from classifier.cli.words import options_of
 from classifier.errors import UserError
+from classifier.internals.jsonargparse import parameters_of
 
 COMMENT = "# Written, all else is filled in: "
 PREPARED = "# Prepared as for the pretrained weights: "  # and not changed since by hand
@@ -256,17 +257,28 @@ def _lost(words: Sequence[Keys], found: Keys) -> list[str]:
             name = f"{block}.{key.removeprefix(block).split('.')[1]}"
             if any(f"{left}.".startswith(f"{name}.") for left in found):
                 continue
-            now = found[f"{block}.class_path"]
-            if not _is_named(now, said, block):
-                why = f"{now} has no {{}}; what was written of that for another class is left out."
-            elif any(_is_named(now, later, block) is False for later in words[number:]):
-                why = "what was written of {} is left out: the class was another in between."
-            else:
-                continue
-            lost.setdefault((block, why), set()).add(name.rpartition(".")[2])
+            name = name.rpartition(".")[2]
+            if why := _why_lost(name, found[f"{block}.class_path"], block, words[number:]):
+                lost.setdefault((block, why), set()).add(name)
     return [
         f"{block}: {why.format(', '.join(sorted(names)))}" for (block, why), names in lost.items()
     ]
+
+
+def _why_lost(name: str, now: str, block: str, words: Sequence[Keys]) -> str:
+    """Why a block of this class lacks what was written in the first of some words; "" if unknown.
+
+    The names of what is lost are to stand at ``{}``.
+    """
+    said, *later = words
+    named = _is_named(now, said, block)
+    if not named and name not in parameters_of(import_class(now)):
+        return f"{now} has no {{}}; what was written of that for another class is left out."
+    if any(_is_named(now, word, block) is False for word in later):
+        return "what was written of {} is left out: the class was another in between."
+    if not named:
+        return f"what was written of {{}} for another class is left out: {now} takes other values."
+    return ""
 
 
 def _is_named(class_path: str, said: Keys, block: str) -> bool | None:

@@ -118,9 +118,14 @@ def defining_paths(path: str) -> set[str]:
     return found
 
 
+def parameters_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """A function's parameters, those included that ``**kwargs`` hands on, with their defaults."""
+    return {p.name: p.default for p in get_signature_parameters(function, None)}
+
+
 def defaults_of(function: Callable[..., Any]) -> dict[str, Any]:
-    """The defaults of a function's parameters, those included that ``**kwargs`` hands on."""
-    found = {p.name: p.default for p in get_signature_parameters(function, None)}
+    """The defaults of those parameters of a function that have one."""
+    found = parameters_of(function)
     return {name: value for name, value in found.items() if value is not inspect.Parameter.empty}
 
 

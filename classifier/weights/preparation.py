@@ -65,12 +65,11 @@ def _of_timm(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     return _settings(mean, std, size, config["interpolation"], config["crop_pct"])
 
 
-def _of_torchvision(name: str, weights: Any) -> dict[str, Any]:
+def _of_torchvision(name: str, weights: str) -> dict[str, Any]:
     from torchvision import models
 
     builder: Callable[..., nn.Module] = models.get_model_builder(name.lower())
-    spelled = weights if isinstance(weights, str) else weights.name
-    preset = torchvision_entry(builder, spelled).transforms()
+    preset = torchvision_entry(builder, weights).transforms()
     size, resized = preset.crop_size[0], preset.resize_size[0]
     return _settings(preset.mean, preset.std, size, preset.interpolation.value, size / resized)
 

@@ -24,6 +24,16 @@ def build_pretrained(
         ) from error
 
 
+def weights_of(builder: Callable[..., nn.Module]) -> list[str]:
+    """The names of torchvision's own weights for a network; none for a builder without."""
+    from torchvision.models import get_model_weights
+
+    try:
+        return [*get_model_weights(builder).__members__]
+    except ValueError:
+        return []
+
+
 def torchvision_entry(builder: Callable[..., nn.Module], weights: str) -> Any:
     """The member of torchvision's enumeration that a name of weights means, in any spelling."""
     from torchvision.models import get_model_weights
