@@ -77,7 +77,18 @@ def test_from_python_metrics_are_objects_of_which_each_stage_has_its_own(monkeyp
 
 
 MISTAKES = {
-    "misspelt class": ({"x": f"{OF}Acuracy"}, ["MulticlassAcuracy", "'MulticlassAccuracy'"]),
+    "misspelt class": (
+        {"x": f"{OF}Accuracy", "y": f"{OF}Acuracy", "z": f"{OF}Accuracy"},
+        ["tiny.yaml:", "model.metrics.y: ", "MulticlassAcuracy", "'MulticlassAccuracy'"],
+    ),
+    "wrong setting": (
+        {"x": f"{OF}Accuracy", "y": {"class_path": f"{OF}Recall", "init_args": {"average": "all"}}},
+        ["tiny.yaml:", "model.metrics.y.init_args.average: 'all' is not", "macro"],
+    ),
+    "value that its class refuses": (
+        {"x": f"{OF}Accuracy", "y": {"class_path": f"{OF}Recall", "init_args": {"top_k": 30}}},
+        ["tiny.yaml:", "model.metrics.y: ", "top_k", "30"],
+    ),
     "no metric": ({"x": "torch.nn.ReLU"}, ["metrics", "torch.nn.ReLU", "Metric"]),
     "no number": ({"x": f"{OF}ConfusionMatrix"}, ["model.metrics.x", "shape (10, 10)", "macro"]),
     "another number of classes": (
@@ -100,6 +111,33 @@ def test_what_cannot_be_a_metric_is_answered_before_training(metrics, words, wri
     error = capsys.readouterr().err
     assert len(error.splitlines()) == 1
     assert [word for word in words if word not in error] == []
+
+
+def test_a_wrong_metric_of_the_command_line_is_named(write_config, capsys):
+    config = write_config({"model.metrics": METRICS})
+
+    for option in ("--model.metrics.auroc.average=all", "--model.metrics.auroc.avrage=macro"):
+        assert main(["fit", "--config", config, option]) == 2
+        assert "error: model.metrics.auroc.init_args.av" in capsys.readouterr().err
+
+
+def test_null_leaves_a_metric_out_on_the_command_line_too(write_config, fit):
+    folder = fit("--config", write_config(), "--model.metrics.accuracy", "null")
+
+    assert "val_accuracy" not in runs.read_metrics(folder)[0]
+
+
+def test_a_search_asks_for_the_direction_of_a_metric_that_says_none(write_config, capsys):
+    write_config({"model.metrics": METRICS})
+    search = "base: tiny.yaml\nn_trials: 2\nspace: {seed_everything: [0, 1]}\n"
+    Path("search.yaml").write_text(f"{search}monitor: val_specificity\n")
+
+    assert main(["search", "--config", "search.yaml"]) == 2
+
+    error = capsys.readouterr().err
+    assert "search.yaml:4: monitor: " in error
+    assert "set direction to minimize or maximize, or model.monitor_mode" in error
+    assert parse(["--config", "search.yaml", "--direction=maximize"]).direction == "maximize"
 
 
 ACCURACY = classification.MulticlassAccuracy(10)

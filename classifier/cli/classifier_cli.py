@@ -340,8 +340,8 @@ class ClassifierCLI(PlainCLI):
         """Completes the config by what the data says, and keeps it as it is to be saved."""
         config, line, data = self.settings, self.command_line, self._data
         assert data is not None
+        chosen = self._built_metrics(data)
         if not line.evaluates and line.format > 1:
-            chosen = self._built_metrics(data)
             evaluated = StageMetrics("val", evaluation_metrics(len(data.class_names), chosen))
             modes = modes_of(training_metrics(), evaluated)
             self.undirected = fill_modes(config, modes, self.written.keys, line.where)
@@ -361,13 +361,18 @@ class ClassifierCLI(PlainCLI):
     def _built_metrics(self, data: ImageDataModule) -> dict[str, Metric | None]:
         """Builds the metrics of the config, for they say which way they are better."""
         metrics = fill_metrics(deepcopy(self.settings.model), data, self.command_line.where)
-        if not metrics:
-            return {}
         parser = Parser()
-        parser.add_argument("--metrics", type=dict[str, Metric | None])
-        built: dict[str, Metric | None] = parser.instantiate(
-            Namespace(metrics=metrics)  # type: ignore[no-untyped-call]
-        ).metrics
+        parser.add_argument("--metric", type=Metric)
+        built: dict[str, Metric | None] = dict.fromkeys(metrics)
+        for name, metric in metrics.items():
+            if metric is None:
+                continue
+            try:
+                built[name] = parser.instantiate(Namespace(metric=metric)).metric  # type: ignore[no-untyped-call]
+            except Exception as error:  # of any library
+                key = f"model.metrics.{name}"
+                told = str(error) or type(error).__name__
+                raise UserError(f"{self.command_line.where(key)}{key}: {told}") from error
         return built
 
     def _built_data(

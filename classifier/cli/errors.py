@@ -89,7 +89,24 @@ def _key(message: str) -> str:
     keys = list(dict.fromkeys(re.findall(r'Parser key "([^"]+)"', message)))
     if option := NOT_ACCEPTED.search(message):
         keys.append(option[1].partition(".")[0])
-    return without_module(".init_args.".join(keys))
+    key = without_module(".init_args.".join(keys))
+    metric = _metric(message) if key.startswith("model.metrics") else ""
+    return key.replace("model.metrics", f"model.metrics.{metric}", 1) if metric else key
+
+
+def _metric(message: str) -> str:
+    """The name of the metric that is wrong, which jsonargparse tells by the values alone."""
+    blocks = (r"dict\[str, torchmetrics\.metric\.Metric", r"<class 'torchmetrics\.metric\.Metric")
+    given = [
+        re.search(rf"^( *)Subtypes: \[{kind}.*?^\1Given value: (.*?)$", message, re.M | re.S)
+        for kind in blocks
+    ]
+    if not all(given):
+        return ""
+    every, one = (found[2] for found in given if found)
+    nested = re.match(r"NestedArg\(key='(\w+)", every)
+    named = nested or re.search(rf"'(\w+)': '?{re.escape(one)}'?[,}}]", every)
+    return named[1] if named else ""
 
 
 def _cause(message: str) -> str:

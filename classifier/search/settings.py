@@ -279,6 +279,12 @@ def _direction(
         right = right or DIRECTIONS.get(name)
     if right is None and monitor == setting_in(base, ("model", "monitor")):
         right = MODES.get(setting_in(base, ("model", "monitor_mode")))
+    if right is None and given is None and stage == "val" and _class_of(name, base):
+        raise UserError(
+            f"{where('monitor')}monitor: nothing says whether a small or a large {monitor} is "
+            "good; set direction to minimize or maximize, or model.monitor_mode beside "
+            f"model.monitor: {monitor} in the base config."
+        )
     if right is None and given is None:
         names = [f"{stage}_{name}" for stage in ("train", "val") for name in DIRECTIONS]
         raise UserError(
@@ -296,12 +302,16 @@ def _direction(
 
 def _by_class(name: str, base: str) -> runs.Direction | None:
     """Which way a metric of the base config's model.metrics is better, if it is torchmetrics'."""
-    for model in (("model",), ("model", "init_args")):
-        spec = setting_in(base, (*model, "metrics", name))
-        path = str(spec.get("class_path") if isinstance(spec, dict) else spec)
-        if path.startswith("torchmetrics."):
-            return TORCHMETRICS.get(path.rpartition(".")[2].removeprefix("Multiclass"))
+    path = _class_of(name, base)
+    if path.startswith("torchmetrics."):
+        return TORCHMETRICS.get(path.rpartition(".")[2].removeprefix("Multiclass"))
     return None
+
+
+def _class_of(name: str, base: str) -> str:
+    """The class path of a metric of the base config's model.metrics; "" if there is none."""
+    spec = setting_in(base, ("model", "metrics", name))
+    return str((spec.get("class_path") if isinstance(spec, dict) else spec) or "")
 
 
 def _check_budget(n_trials: int | None, space: Space) -> None:
