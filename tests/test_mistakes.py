@@ -342,6 +342,10 @@ ON_THE_COMMAND_LINE = {
         [*FIT, "--model.network=torchvision.models.resnet18", "--model.network.weights=BEST"],
         ["weights", "'BEST'", "DEFAULT"],
     ),
+    "images of one size, and a network of another": (
+        [*FIT, "--model.network=torchvision.models.inception_v3"],
+        ["8 x 8", "at least 75 x 75; choose another network", "images of one size"],
+    ),
     "data set missing": (
         [*FIT, "--data=MNIST", "--data.root=nowhere", "--data.download=false"],
         ["MNIST", "nowhere", "download"],
@@ -511,7 +515,7 @@ def test_a_network_of_one_image_size_is_answered_with_it(write_config, write_mod
 
     answer(
         ["fit", "--config", write_config(), "--model.network=own.OfOneSize"],
-        ["takes 224 pixels, not 8", "--data.image_size 224"],
+        ["takes 224 pixels, not 8", "choose another network"],
     )
 
 

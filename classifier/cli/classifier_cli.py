@@ -144,6 +144,7 @@ class ClassifierCLI(PlainCLI):
         self.verb, self.words = read_words(args, run, self.subcommands())
         self.config_text = ""
         self.run: RunFolder | None = None
+        self._data: ImageDataModule | None = None
         self.root = Path("runs")
         self.worker_errors: WorkerErrorReporter | None = None
         self.writer: PredictionWriter | None = None
@@ -306,7 +307,6 @@ class ClassifierCLI(PlainCLI):
             raise UserError(NO_IMAGES)
         used = {key: part for key, part in config.as_dict().items() if key != "hyperparameters"}
         refuse_nulls(used, self.command_line, self.command_parser.link_targets)
-        self._data: ImageDataModule | None = None
         self._prepare_for_weights()
         data_only = Namespace(data=config.data.clone())  # type: ignore[no-untyped-call]
         built = self.command_parser.instantiate_classes(data_only, instantiate_groups=False)
@@ -500,7 +500,7 @@ class ClassifierCLI(PlainCLI):
             with cleaning(self._leave_nothing):
                 yield
         except AssertionError as error:
-            if told := in_other_words(str(error)):
+            if told := in_other_words(str(error), hasattr(self._data, "image_size")):
                 raise UserError(told) from error
             raise
         except RuntimeError as error:

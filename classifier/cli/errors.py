@@ -259,15 +259,22 @@ def _class_for(name: str) -> str:
     return did_you_mean(name, _class_names(), ", expected package.module.Class.")
 
 
-def in_other_words(text: str) -> str:
+def in_other_words(text: str, size_is_chosen: bool = True) -> str:
     """What the user can do about what a network says of itself; "" for anything else.
+
+    Args:
+        text: What it says.
+        size_is_chosen: Whether the data has a setting for the size of the images.
 
     >>> in_other_words("Wrong image height! Expected 224 but got 48!")
     'the network takes 224 pixels, not 48: --data.image_size 224.'
     """
     if size := OTHER_SIZE.search(text):
         wanted, got = size["wanted"] or size["wanted_"], size["got"] or size["got_"]
-        return f"the network takes {wanted} pixels, not {got}: --data.image_size {wanted}."
+        remedy = f"--data.image_size {wanted}."
+        if not size_is_chosen:
+            remedy = "choose another network, for this data has images of one size."
+        return f"the network takes {wanted} pixels, not {got}: {remedy}"
     if name := re.match(r"Unknown model \((.+)\)$", text):
         known = sys.modules["timm"].list_models() if "timm" in sys.modules else ()
         return f"model.network: timm has no model '{name[1]}'{did_you_mean(name[1], known)}"

@@ -114,7 +114,8 @@ def fill_network(network: Namespace, data: ImageDataModule) -> None:
         )
         network["dict_kwargs"] = {**settings, **given}
     own = dict(network.get("dict_kwargs") or {})
-    if found := size_settings(network.as_dict(), size_of(data)):
+    is_chosen = hasattr(data, "image_size")
+    if found := size_settings(network.as_dict(), size_of(data), is_chosen):
         network["dict_kwargs"] = {**found, **own}
 
 

@@ -19,12 +19,23 @@ TORCHVISION = "classifier.networks.torchvision_model"
 SETTING = {"vit_": "image_size", "maxvit_": "input_size"}
 
 
-def size_settings(network: Mapping[str, Any], size: Size | None) -> dict[str, Any]:
+class SizeError(Exception):
+    """A network that does not take images of a size; ``best`` is a side of those that it takes."""
+
+    def __init__(self, name: str, size: Size, wanted: str, best: int) -> None:
+        super().__init__(f"{name}: images of {size[0]} x {size[1]} pixels, expected {wanted}")
+        self.best = best
+
+
+def size_settings(
+    network: Mapping[str, Any], size: Size | None, is_chosen: bool = True
+) -> dict[str, Any]:
     """The arguments that a network of torchvision or timm needs for images of a size.
 
     Args:
         network: A mapping with ``class_path``; torchvision's through ``torchvision_model``.
         size: That of the images, if it is known.
+        is_chosen: Whether the data has a setting for it, ``image_size``.
 
     Raises:
         UserError: If the network does not take images of this size; it names one that it takes.
@@ -33,7 +44,15 @@ def size_settings(network: Mapping[str, Any], size: Size | None) -> dict[str, An
     if size is None or not path.startswith(("timm.", TORCHVISION)):
         return {}
     of = _of_torchvision if path == TORCHVISION else _of_timm
-    return of(name_of(network), settings_of(network), size)
+    try:
+        return of(name_of(network), settings_of(network), size)
+    except SizeError as error:
+        remedy = (
+            f"set data.image_size to {error.best}, or choose another network."
+            if is_chosen
+            else "choose another network, for this data has images of one size."
+        )
+        raise UserError(f"{error}; {remedy}") from error
 
 
 def _of_torchvision(name: str, settings: dict[str, Any], size: Size) -> dict[str, Any]:
@@ -49,15 +68,15 @@ def _of_torchvision(name: str, settings: dict[str, Any], size: Size) -> dict[str
     if setting is None:
         # What its weights were trained with; most take smaller images.
         if min(size) < min(height, width) and _refused(builder, size, (height, width)):
-            raise _other_size(name, size, f"at least {height} x {width}", height)
+            raise SizeError(name, size, f"at least {height} x {width}", height)
         return {}
     if weights:
         if size != (height, width):
-            raise _other_size(f"pretrained {name}", size, f"{height} x {width}", height)
+            raise SizeError(f"pretrained {name}", size, f"{height} x {width}", height)
         return {}
     told = {setting: size[0] if setting == "image_size" else size}
     if not _takes(partial(builder, **told), size):
-        raise _other_size(name, size, f"{height} x {width} or a size of its patches", height)
+        raise SizeError(name, size, f"{height} x {width} or a size of its patches", height)
     return told
 
 
@@ -76,7 +95,7 @@ def _of_timm(name: str, settings: dict[str, Any], size: Size) -> dict[str, Any]:
             return told
     native: Size = config.input_size[1], config.input_size[2]
     if _refused(partial(create_model, name, **own), size, native):
-        raise _other_size(name, size, f"{native[0]} x {native[1]}", native[0])
+        raise SizeError(name, size, f"{native[0]} x {native[1]}", native[0])
     return {}
 
 
@@ -99,10 +118,3 @@ def _takes(build: Callable[[], nn.Module], size: Size) -> bool:
     except Exception:  # what a network raises for a size is its own choice
         return False
     return True
-
-
-def _other_size(name: str, size: Size, wanted: str, best: int) -> UserError:
-    return UserError(
-        f"{name}: images of {size[0]} x {size[1]} pixels, expected {wanted}; "
-        f"set data.image_size to {best}, or choose another network."
-    )
