@@ -44,7 +44,7 @@ class WeightedLoss:
         self.place = _place_of_weights(loss)  # of the tensor in the loss, dotted
         self.is_used = False  # in a training
         self.takes_shares = False
-        self.depends_on_batch = False
+        self.divides_by_weights = False
         self._try_out(loss)
         self.is_used = False
 
@@ -97,7 +97,7 @@ class WeightedLoss:
                 f"the weight of the other {rest} is 1, before all are divided by their mean over "
                 "the training images."
             )
-        if self.depends_on_batch:
+        if self.divides_by_weights:
             notes.append(
                 "model.class_weights: model.loss divides by the weights of each batch, so that in "
                 "small batches they count less; one that takes shares of the classes as labels "
@@ -106,6 +106,11 @@ class WeightedLoss:
         return notes
 
     def _check(self) -> None:
+        if self.given == {}:
+            raise UserError(
+                "model.class_weights: {} names no class, expected balanced or numbers by class, "
+                "such as {cat: 2}; leave it out to let all images count alike."
+            )
         for name, weight in (self.given or {}).items():
             if name not in self.class_names:
                 among = f"; there are {', '.join(self.class_names[:LISTED])}."
@@ -128,6 +133,7 @@ class WeightedLoss:
                     plain = self(loss, torch.ones_like(weights), logits, labels)
                     parts = [self(loss, weights, logits[k, None], labels[k, None]) for k in (0, 1)]
                     both = self(loss, weights, logits[:2], labels[:2])
+                    share = weights[:2] / weights[:2].sum()
                     break
                 except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
                     failure = error
@@ -135,7 +141,7 @@ class WeightedLoss:
                 raise UserError(f"{_of(loss)} takes no weights of classes: {failure}") from failure
         if torch.equal(whole, plain):
             raise UserError(f"{_of(loss)} has a 'weight', but it changes nothing.")
-        self.depends_on_batch = not torch.allclose(both, torch.stack(parts).mean())
+        self.divides_by_weights = torch.allclose(both, (torch.stack(parts) * share).sum())
 
 
 def try_out(loss: nn.Module, num_classes: int) -> None:

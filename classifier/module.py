@@ -158,7 +158,7 @@ class ClassificationModule(LearningModule):
         self.channels_last, self.compiled = channels_last, compile
         self.float32_matmul_precision = float32_matmul_precision
         # What was taken of the weights that training starts from.
-        self.taken = start_from(network, init_from, self.class_names) if init_from else None
+        self.taken = None if init_from is None else start_from(network, init_from, self.class_names)
         if channels_last:
             network.to(memory_format=torch.channels_last)
         if compile:

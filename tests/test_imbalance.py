@@ -225,7 +225,10 @@ def test_a_training_that_is_stopped_inside_an_epoch_ends_with_the_same_bits(
 
 
 MISTAKES = {
-    "unknown class": (["--model.class_weights={0: 2, 01: 3, x1: 2}"], ["no class 'x1'", "'1'"]),
+    "unknown class": (["--model.class_weights={0: 2, 1: 3, x1: 2}"], ["no class 'x1'", "'1'"]),
+    "no class": (["--model.class_weights={}"], ["class_weights", "no class", "leave it out"]),
+    "name of a number": (["--model.class_weights={01: 3}"], ["name 01 as 1", "quotes, '01'"]),
+    "name of a truth value": (["--model.class_weights={no: 3}"], ["name no as False", "'no'"]),
     "negative weight": (["--model.class_weights={'0': -1}"], ["class_weights", "'0'", "-1"]),
     "not balanced": (["--model.class_weights=balance"], ["model.class_weights", "balanced"]),
     "no image counts": (

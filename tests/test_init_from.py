@@ -256,6 +256,11 @@ MISTAKES = {
     "a whole network": (["--model.init_from=network.pt"], ["'network.pt'", "state_dict()"]),
     "no state dict": (["--model.init_from=numbers.pt"], ["'numbers.pt' holds no state dict"]),
     "a folder": (["--model.init_from=folder"], ["'folder'", "without a checkpoint"]),
+    "nothing": (["--model.init_from="], ["init_from", "''", "leave it out"]),
+    "weights that diverged": (
+        ["--model.init_from=nan.pt"],
+        ["'nan.pt' holds NaN", "'features.0.weight' (1 of "],
+    ),
     "an address": (["--model.init_from=https://x/y.pt"], ["URL", "download it first"]),
     "another network": (["--model.init_from=weights.pt"], ["MNISTNet", "lacks 'features.0"]),
     "two origins": (
@@ -289,6 +294,9 @@ MISTAKES = {
 @pytest.fixture
 def files():
     torch.save({"weight": torch.ones(2)}, "weights.pt")
+    diverged = MNISTNet(width=4).state_dict()
+    next(iter(diverged.values()))[0] = torch.nan
+    torch.save(diverged, "nan.pt")
     Path("cut.pt").write_bytes(Path("weights.pt").read_bytes()[:300])
     Path("cut.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{")
     Path("empty.pt").touch()

@@ -47,6 +47,11 @@ def read_weights(source: str | Path) -> Weights:
         FileNotFoundError: If there is no such file.
         UserError: If it is damaged, holds no state dict, or more than tensors and plain values.
     """
+    if not str(source):  # else it would be the working folder
+        raise UserError(
+            "model.init_from: '' is no run, checkpoint or file of weights; leave it out to train "
+            "from scratch."
+        )
     path = resolve_checkpoint(str(source), "best")
     if path.is_dir():
         raise UserError(f"'{path}' is a folder without a checkpoint; name a run or a file.")

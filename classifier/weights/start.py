@@ -72,6 +72,7 @@ def start_from(network: nn.Module, source: str | Path, class_names: Sequence[str
         raise UserError(f"'{found.path}' {told}")
     rows = _rows(found, class_names, [state[n] for n in heads if n in state])
     head = _heads(own, state, heads, rows)
+    _refuse_bad_numbers(found.path, {**body, **head}, own)
     own.update({**body, **head})  # which knows the versions of its modules
     network.load_state_dict(own)
     # Own checkpoints hold metrics beside the network.
@@ -135,6 +136,20 @@ def _mismatch(
                 "network; a network of the same name and arguments, such as its image size, fits."
             )
     return ""
+
+
+def _refuse_bad_numbers(path: Path, taken: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Refuses weights of a training that diverged; a mask has infinite numbers on purpose."""
+    bad = [
+        name
+        for name, value in taken.items()
+        if not value.isfinite().all() and own[name].isfinite().all()
+    ]
+    if bad:
+        raise UserError(
+            f"'{path}' holds NaN or infinite weights, in '{bad[0]}' ({len(bad)} of {len(taken)} "
+            "tensors), as of a training that diverged; take an earlier checkpoint of it."
+        )
 
 
 def _rows(found: Weights, class_names: Sequence[str], heads: Sequence[Tensor]) -> dict[int, int]:
