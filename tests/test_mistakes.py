@@ -354,7 +354,10 @@ ON_THE_COMMAND_LINE = {
     "image folder empty": ([*FIT, *folder_data("empty")], ["empty", "class"]),
     "image folder is a file": ([*FIT, *folder_data("tiny.yaml")], ["tiny.yaml", "folder"]),
     "one class only": ([*FIT, *folder_data("single")], ["single", "cats"]),
-    "labels in a table": ([*FIT, *folder_data("table")], ["'images'", "'labels.csv'", "not read"]),
+    "labels in a table": (
+        [*FIT, *folder_data("table")],
+        ["'images'", "labels.csv'", "--data Table"],
+    ),
     "class without images": ([*FIT, *folder_data("fotos")], ["dogs", "no images"]),
     "unreadable training image": (
         [*FIT, *folder_data("broken"), "--data.batch_size=5"],
