@@ -43,7 +43,8 @@ class LearningModule(LoadableModule):
     Attributes:
         grouping: The groups of parameters, once a training is set up; None without patterns.
         rates: What multiplies the schedule's rate in each step; None where nothing does.
-        replayed_steps: Of a schedule that was changed, how many are played when training begins.
+        replays: Whether a resumed schedule was changed, and is played again when training begins;
+            None where that is not for the settings to say.
     """
 
     class_names: list[str]
@@ -61,7 +62,7 @@ class LearningModule(LoadableModule):
         super().__init__()
         self.grouping: Grouping | None = None
         self.rates: Rates | None = None
-        self.replayed_steps: int | None = None
+        self.replays: bool | None = None
         self._is_fitted = False  # set up for that
         self._schedule: dict[str, Any] = {}  # what is filled in, and when it moves on
         self._held: set[str] = set()  # layers whose running statistics are kept
@@ -77,7 +78,7 @@ class LearningModule(LoadableModule):
         self._is_fitted = stage == "fit"
         if not self._is_fitted:
             return
-        self.rates, self._schedule = None, {}
+        self.rates, self.replays, self._schedule = None, None, {}
         if self.warmup is not None:
             check_warmup(self.warmup)
         if self.groups or self.layer_decay is not None:
@@ -181,18 +182,17 @@ class LearningModule(LoadableModule):
         if self.lr_scheduler is None:
             return {}
         interval = interval_of(self.lr_scheduler, self.interval)
-        length = self._length
         kind, given = class_and_settings(self.lr_scheduler)
-        told = given.get("total_steps")
-        if kind is OneCycleLR and told and self.interval is None and told < (length.steps() or 0):
+        told, steps = given.get("total_steps"), self._length.steps
+        if kind is OneCycleLR and told and self.interval is None and told < (steps() or 0):
             raise UserError(
                 f"model.lr_scheduler: OneCycleLR has total_steps {told}, but goes on after each of "
-                f"{length.steps():,} steps; leave it out, or set model.interval to epoch."
+                f"{steps():,} steps; leave it out, or set model.interval to epoch."
             )
         name = missing_length(self.lr_scheduler)
         if name is None:
             return {"interval": interval}
-        number = length.epochs() if interval == "epoch" else length.steps()
+        number = self._length_by(interval)
         if number is None:
             raise UserError(
                 f"model.lr_scheduler: {kind.__name__ if kind else ''} has to know how long the "
@@ -200,6 +200,16 @@ class LearningModule(LoadableModule):
                 f"trainer.max_steps, or {name} in init_args."
             )
         return {"interval": interval, name: number}
+
+    def _length_by(self, interval: Interval, *place: int) -> int | None:
+        """How often a schedule goes on in the training, or from a place on."""
+        length = self._length
+        return length.epochs(*place) if interval == "epoch" else length.steps(*place)
+
+    @property
+    def _filled_length(self) -> int | None:
+        """The length that is filled into the schedule; None where none is."""
+        return next((n for name, n in self._schedule.items() if name != "interval"), None)
 
     def _schedule_builder(self) -> SchedulerBuilder | None:
         filled = {key: value for key, value in self._schedule.items() if key != "interval"}
@@ -231,39 +241,66 @@ class LearningModule(LoadableModule):
 
     def on_train_start(self) -> None:
         """Plays a changed schedule up to where training goes on; trains what is trained there."""
-        if self.replayed_steps is not None:
-            (optimizer,) = self.trainer.optimizers
-            scheduler = replay_schedule(optimizer, self._schedule_builder(), self.replayed_steps)
-            if scheduler:
-                self.trainer.lr_scheduler_configs[0].scheduler = scheduler
+        if self.replays is not None:
+            self._resume_schedule(self._position())
         # Lightning does not begin an epoch that is resumed inside.
-        batches = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
-        self.begin_epoch(batches // self._length.window(self.trainer.current_epoch))
+        _, steps_done, _ = self._length.place()
+        self.begin_epoch(steps_done)
+
+    def _position(self) -> int:
+        """How often the schedule has gone on, had all been as now: the length less what is left."""
+        interval = self._schedule.get("interval", "epoch")
+        epoch, done, taken = self._length.place()
+        length, left = self._length_by(interval), self._length_by(interval, epoch, done, taken)
+        if length is None or left is None:
+            return epoch if interval == "epoch" else taken
+        return length - left
+
+    def _resume_schedule(self, position: int) -> None:
+        """Plays the schedule up to its position if it was changed, or is not there.
+
+        As where an epoch begins again, whose first steps are taken twice.
+        """
+        configs = self.trainer.lr_scheduler_configs
+        by_step = self._filled_length is not None and self._schedule["interval"] == "step"
+        follows = by_step and self.automatic_optimization
+        if not (self.replays or (follows and configs[0].scheduler.last_epoch != position)):
+            return
+        (optimizer,) = self.trainer.optimizers
+        if scheduler := replay_schedule(optimizer, self._schedule_builder(), position):
+            configs[0].scheduler = scheduler
 
     def on_train_epoch_start(self) -> None:
         """Trains what is trained from this epoch on."""
         self.begin_epoch()
 
     def begin_epoch(self, steps_done: int = 0) -> None:
-        """Sets what is trained in this epoch, and since which step, so many steps after its start.
-
-        The step is counted back from here, for epochs may have had other lengths before a resume.
-        """
-        if self.grouping is None:
+        """Sets what is trained in this epoch, so many steps after its start, and since which."""
+        if self.rates is None:
             return
-        assert self.rates  # or ``on_fit_start`` has refused the groups
+        if self.grouping is not None:
+            epoch = self.trainer.current_epoch
+            self._hold_statistics(epoch)
+            if self._freeze(epoch) and isinstance(self.trainer.strategy, DDPStrategy):
+                # Its reducer knows only what had a gradient when it was made: ranks would drift.
+                self.trainer.strategy.model = self
+                self.trainer.strategy.configure_ddp()
+        trained = self.grouping.trained if self.grouping else []
+        frozen = [group.frozen for group in trained] or [0] * len(self.rates.begins)
+        self.rates.begins = [self._begin(epochs, steps_done) for epochs in frozen]
+
+    def _begin(self, frozen: float, steps_done: int) -> float:
+        """The step at which a group that is frozen for some epochs begins to warm up.
+
+        It is counted back from here, for epochs may have had other lengths before a resume.
+        """
         epoch, length = self.trainer.current_epoch, self._length
-        self._hold_statistics(epoch)
-        if self._freeze(epoch) and isinstance(self.trainer.strategy, DDPStrategy):
-            # Its reducer knows only what had a gradient when it was made: ranks would drift apart.
-            self.trainer.strategy.model = self
-            self.trainer.strategy.configure_ddp()
+        if frozen > epoch:
+            return math.inf
+        if self.warmup is None or not (frozen or self.warmup.get("epochs")):
+            return 0
         start = self.trainer.global_step - steps_done
-        for number, group in enumerate(self.grouping.trained):
-            begin: float = 0 if group.frozen <= epoch else math.inf
-            if self.rates.warmup and 0 < group.frozen <= epoch:
-                begin = start - length.steps_before(epoch) + length.steps_before(group.frozen)
-            self.rates.begins[number] = begin
+        return start - length.steps_before(epoch) + length.steps_before(frozen)
 
     def _freeze(self, epoch: int) -> bool:
         """Lets exactly what an epoch trains have a gradient; returns whether anything changed."""
@@ -307,7 +344,9 @@ class LearningModule(LoadableModule):
         if not self.trainer.optimizers:
             return 0.0
         rate = float(self.trainer.optimizers[0].param_groups[0]["lr"])
-        return rate if self.rates is None else rate * self.rates.rise(self.trainer.global_step)
+        if self.rates is None:
+            return rate
+        return rate * self.rates.rise(self.trainer.global_step - min(self.rates.begins))
 
     # ---- its checkpoints ----
 
@@ -327,9 +366,7 @@ class LearningModule(LoadableModule):
             if function is LearningModule.configure_optimizers:
                 self._schedule = self._filled_in() if self._is_fitted else {}
                 decays = [g.weight_decay for g in self.grouping.trained] if self.grouping else []
-                self.replayed_steps = follow_new_settings(
-                    checkpoint, self.hparams, self._schedule, decays
-                )
+                self.replays = follow_new_settings(checkpoint, self.hparams, self._schedule, decays)
 
 
 def _class_of(value: object) -> str | None:

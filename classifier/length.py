@@ -2,6 +2,7 @@
 
 import math
 from functools import cached_property
+from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import GradientAccumulationScheduler
@@ -59,21 +60,36 @@ class TrainingLength:
         part = (epoch - whole) * self.steps_in(whole) if epoch > whole else 0
         return sum(map(self.steps_in, range(whole))) + round(part)
 
-    def epochs(self) -> int | None:
-        """How many epochs there are; None where only the time ends the training."""
+    def epochs(self, epoch: int = 0, done: int = 0, taken: int = 0) -> int | None:
+        """How many epochs there are from a place on, as of ``steps``, with that which it is in."""
         epochs, steps = self.trainer.max_epochs, self.trainer.max_steps
         if steps < 0:
-            return None if epochs in (None, -1) else epochs
-        number, done = 0, 0
-        while done < steps and number != epochs:
-            done += self.steps_in(number)
+            return None if epochs in (None, -1) else epochs - epoch
+        number, taken = epoch, taken - done
+        while taken < steps and number != epochs:
+            taken += self.steps_in(number)
             number += 1
-        return number
+        return number - epoch
 
-    def steps(self) -> int | None:
-        """How many steps there are; None where only the time ends the training."""
+    def steps(self, epoch: int = 0, done: int = 0, taken: int = 0) -> int | None:
+        """How many steps there are from a place on; None where only the time ends the training.
+
+        Args:
+            epoch: The epoch of the place, counted from 0.
+            done: How many steps of that epoch are done.
+            taken: How many were taken in all; before a resume, epochs may have had others.
+        """
         epochs, steps = self.trainer.max_epochs, self.trainer.max_steps
-        if epochs in (None, -1):
-            return None if steps < 0 else steps
-        every = self.steps_before(epochs)
-        return every if steps < 0 else min(steps, every)
+        left = [] if steps < 0 else [steps - taken]
+        if epochs not in (None, -1):
+            left.append(self.steps_before(epochs) - self.steps_before(epoch) - done)
+        return min(left, default=None)
+
+    def place(self) -> tuple[int, int, int]:
+        """Where a training is that is about to go on, as ``steps`` takes it."""
+        loop: Any = self.trainer.fit_loop
+        epoch, progress = self.trainer.current_epoch, loop.epoch_progress.current
+        # Between two epochs the batches of the one before may still be counted.
+        is_inside = progress.started > progress.processed
+        batches = loop.epoch_loop.batch_progress.current.ready if is_inside else 0
+        return epoch, math.ceil(batches / self.window(epoch)), self.trainer.global_step

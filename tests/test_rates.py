@@ -194,6 +194,131 @@ def test_more_epochs_play_a_schedule_again_that_they_lengthen():
     assert [rate for _, rate in rows] == [pytest.approx(rate) for rate in expected[20:]]
 
 
+# ---- resumed under other settings ----
+
+WHOLE = {
+    "trainer.max_epochs": 3,
+    "trainer.limit_train_batches": 1.0,
+    "trainer.accumulate_grad_batches": 1,
+    "data.init_args.batch_size": 64,  # 20 steps an epoch
+}
+BY_STEP = {"model.interval": "step"}
+LARGE, SMALL = "--data.batch_size=256", "--data.batch_size=32"  # 5 steps and 40
+COSINE, POLYNOMIAL = "CosineAnnealingLR", "PolynomialLR"
+
+
+def resumed(*changes):
+    """The rates of the steps since a run was resumed."""
+    before = len(recorded())
+    assert main(["fit", "--ckpt_path", "runs/rates/version_0", *changes]) == 0
+    return [rate for (rate,) in recorded()[before:]]
+
+
+def ends_at_zero():
+    last = torch.load("runs/rates/version_0/checkpoints/last.ckpt", weights_only=True)
+    return last["optimizer_states"][0]["param_groups"][0]["lr"] == pytest.approx(0, abs=1e-9)
+
+
+# A schedule, what changes, and how many steps an epoch has then.
+OTHER_STEPS = {
+    "cosine, larger batches": (COSINE, "T_max", LARGE, 5),
+    "cosine, accumulated": (COSINE, "T_max", "--trainer.accumulate_grad_batches=4", 5),
+    "polynomial, smaller batches": (POLYNOMIAL, "total_iters", SMALL, 40),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "length", "change", "steps"), OTHER_STEPS.values(), ids=OTHER_STEPS
+)
+def test_a_schedule_by_step_is_where_the_training_is_when_epochs_have_other_steps(
+    name, length, change, steps
+):
+    assert main(write({**WHOLE, **BY_STEP, **schedule(name)})) == 0
+
+    rates = resumed(change, "--trainer.max_epochs=6")
+
+    whole = by_torch(getattr(lr_scheduler, name), True, steps=6 * steps, **{length: 6 * steps})
+    assert rates == pytest.approx(whole[3 * steps :])
+    assert rates[0] == pytest.approx(0.05)
+    assert ends_at_zero()
+
+
+def test_one_cycle_ends_with_the_training_when_epochs_have_other_steps():
+    assert main(write({**WHOLE, **schedule("OneCycleLR", max_lr=0.2)})) == 0
+
+    rates = resumed(LARGE, "--trainer.max_epochs=6")
+
+    cycle = by_torch(lr_scheduler.OneCycleLR, True, steps=30, max_lr=0.2, total_steps=30)
+    assert rates == pytest.approx(cycle[15:])
+
+
+def test_one_cycle_ends_with_the_training_when_an_epoch_begins_again():
+    Path("stop").write_text("26")
+    assert main(write({**WHOLE, **schedule("OneCycleLR", max_lr=0.2)})) == 143
+
+    rates = resumed("--seed_everything=5")
+
+    cycle = by_torch(lr_scheduler.OneCycleLR, True, steps=60, max_lr=0.2, total_steps=60)
+    assert rates == pytest.approx(cycle[20:])
+
+
+# When a ModelCheckpoint saves the end of an epoch, which Lightning counts in three ways.
+SAVED = [
+    {"save_on_train_epoch_end": True},
+    pytest.param({"save_on_train_epoch_end": False}, marks=pytest.mark.slow),
+    pytest.param({"every_n_train_steps": 7, "monitor": None}, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize("settings", SAVED)
+def test_a_schedule_by_step_goes_on_after_any_checkpoint_of_lightnings(settings):
+    saved = {"dirpath": "mine", "save_top_k": -1, "monitor": "val_loss", **settings}
+    own = [{"class_path": "own.Records"}, {"class_path": "ModelCheckpoint", "init_args": saved}]
+    changes = {**WHOLE, **BY_STEP, **schedule(COSINE), "trainer.callbacks": own}
+    assert main(write({**changes, "trainer.accumulate_grad_batches": 3})) == 0  # 7 steps
+    first, *_ = sorted(Path("mine").iterdir())
+    Path("rates_0.jsonl").unlink()
+
+    assert main(["fit", "--ckpt_path", str(first), "--model.optimizer.lr=0.2"]) == 0
+
+    rates = [rate for _, (rate,) in map(json.loads, Path("rates_0.jsonl").read_text().splitlines())]
+    assert rates == pytest.approx([0.1 * (1 + math.cos(math.pi * t / 21)) for t in range(7, 21)])
+
+
+@pytest.mark.parametrize(("interval", "place"), [("step", 20 / 40), ("epoch", 4 / 8)])
+def test_a_schedule_ends_with_the_steps_that_end_the_training(interval, place):
+    """20 steps of 64 images are left of 40 when batches of 256 have 5 an epoch: 4 epochs of 8."""
+    limits = {"trainer.max_epochs": -1, "trainer.max_steps": 20, "model.interval": interval}
+    assert main(write({**WHOLE, **schedule(COSINE), **limits})) == 0
+
+    rates = resumed(LARGE, "--trainer.max_steps=40")
+
+    assert rates[0] == pytest.approx(0.05 * (1 + math.cos(math.pi * place)))
+    assert ends_at_zero()
+
+
+@pytest.mark.parametrize("former", [{}, schedule("StepLR", step_size=2)], ids=["none", "other"])
+def test_a_schedule_that_is_new_ends_with_the_training(former):
+    assert main(write({**WHOLE, **former})) == 0
+
+    rates = resumed("--trainer.max_epochs=6", f"--model.lr_scheduler={SCHEDULES}{COSINE}")
+
+    assert rates[::20] == pytest.approx([0.05 * (1 + math.cos(math.pi * e / 6)) for e in (3, 4, 5)])
+    assert ends_at_zero()
+
+
+def test_a_warm_up_of_epochs_goes_on_where_the_training_is_when_epochs_have_other_steps():
+    Path("stop").write_text("40")
+    assert main(write({**WHOLE, "model.warmup": {"epochs": 3}})) == 143
+
+    rates = resumed(LARGE)
+
+    assert rates == pytest.approx([0.1 * rise(step, 15) for step in range(10, 15)])
+    rows = runs.read_metrics(Path("runs/rates/version_0"))
+    expected = [0.1 * rise(step, warmup) for step, warmup in ((0, 60), (20, 60), (10, 15))]
+    assert [float(row["lr"]) for row in rows] == pytest.approx(expected)
+
+
 def test_what_nobody_wrote_is_not_filled_into_a_run_of_before():
     """Saved configs of earlier versions hold PolynomialLR's own default."""
     assert main(write(schedule("PolynomialLR", total_iters=5, power=2.0))) == 0

@@ -370,24 +370,32 @@ def test_a_new_setting_of_the_scheduler_holds_as_if_from_the_start(fit, write_co
     assert group_of(folder)["lr"] == pytest.approx(0.01 * 0.5**3)
 
 
-def test_another_scheduler_starts_afresh_from_the_base_rate(fit, write_config):
+def test_another_scheduler_holds_as_if_from_the_start(fit, write_config):
     folder = fit("--config", write_config({"model.lr_scheduler": STEP}))
     exponential = "torch.optim.lr_scheduler.ExponentialLR"
 
     resume(folder, *("--model.lr_scheduler", exponential, "--model.lr_scheduler.gamma", "0.5"))
 
     assert load(folder)["lr_schedulers"][0]["gamma"] == 0.5
-    assert group_of(folder)["lr"] == pytest.approx(0.01 * 0.5)
+    assert rates_of(folder) == pytest.approx([0.01, 0.001, 0.01 * 0.5**2])
+    assert group_of(folder)["lr"] == pytest.approx(0.01 * 0.5**3)
 
 
-def test_a_scheduler_that_was_added_starts_at_its_beginning(stopped):
+def test_a_scheduler_that_was_added_holds_as_if_from_the_start(stopped):
     step = "torch.optim.lr_scheduler.StepLR"
 
     resume(stopped, "--model.lr_scheduler", step, "--model.lr_scheduler.step_size", "1", epochs=4)
 
-    assert rates_of(stopped) == pytest.approx([0.01, 0.01, 0.01, 0.001])
-    assert group_of(stopped)["lr"] == pytest.approx(0.0001)
+    assert rates_of(stopped) == pytest.approx([0.01, 0.01, 0.0001, 0.00001])
+    assert group_of(stopped)["lr"] == pytest.approx(0.000001)
     assert load(stopped)["lr_schedulers"][0]["base_lrs"] == [0.01]
+
+
+def test_a_plateau_schedule_that_was_added_goes_by_what_is_measured_from_now_on(stopped):
+    resume(stopped, "--model.lr_scheduler", "torch.optim.lr_scheduler.ReduceLROnPlateau")
+
+    assert rates_of(stopped) == [0.01] * 3
+    assert load(stopped)["lr_schedulers"][0]["last_epoch"] == 1
 
 
 @pytest.mark.parametrize("scheduler", [STEP, COSINE], ids=["StepLR", "CosineAnnealingLR"])
@@ -567,21 +575,19 @@ def test_a_rate_without_a_schedule_is_set():
     ],
     ids=["rate", "schedule"],
 )
-def test_a_schedule_with_new_settings_is_played_again_up_to_its_place(changes):
+def test_a_schedule_with_new_settings_is_played_again(changes):
     checkpoint = checkpoint_of(scheduler=STEP, lr=0.025, initial_lr=0.1)
 
-    steps = follow_new_settings(checkpoint, {**checkpoint["hyper_parameters"], **changes})
+    assert follow_new_settings(checkpoint, {**checkpoint["hyper_parameters"], **changes})
 
-    assert steps == checkpoint_of(scheduler=STEP)["lr_schedulers"][0]["last_epoch"]
     assert checkpoint["lr_schedulers"] == []
 
 
 def test_a_schedule_with_the_same_settings_goes_on():
     checkpoint = checkpoint_of(scheduler=STEP, lr=0.025, initial_lr=0.1)
 
-    steps = follow_new_settings(checkpoint, checkpoint["hyper_parameters"])
+    assert not follow_new_settings(checkpoint, checkpoint["hyper_parameters"])
 
-    assert steps is None
     assert checkpoint == checkpoint_of(scheduler=STEP, lr=0.025, initial_lr=0.1)
 
 

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from classifier.checkpoint.find import KEY, epochs_done
+from classifier.checkpoint.find import KEY
 from classifier.optimization.build import SchedulerBuilder
 from classifier.optimization.groups import patterns_of
 
@@ -23,13 +23,13 @@ def follow_new_settings(
     settings: Settings,
     schedule: Settings | None = None,
     decays: Sequence[float | None] = (),
-) -> int | None:
+) -> bool:
     """Edits the saved optimizer and scheduler states so that changed settings take effect.
 
-    Another optimizer class starts with a fresh state, another scheduler class at its beginning. A
-    schedule with other settings or another learning rate is played again from its base rate up to
-    where the checkpoint was; ReduceLROnPlateau and a constant rate have no base rate and take the
-    new values as they are.
+    Another optimizer class starts with a fresh state. A schedule of another class, with other
+    settings or with another learning rate is played again from its base rate up to where the
+    training is; ReduceLROnPlateau and a constant rate have no base rate and take the new values as
+    they are.
 
     Args:
         checkpoint: A loaded Lightning checkpoint; changed in place.
@@ -39,11 +39,11 @@ def follow_new_settings(
             they are not grouped by pattern.
 
     Returns:
-        How many steps of a new schedule to play; None to keep the saved one.
+        Whether the schedule is to be played again; else that of the checkpoint goes on.
     """
     saved = checkpoint.get("hyper_parameters", {})
     if "optimizer_states" not in checkpoint or "optimizer" not in saved:
-        return None  # weights only, or not made from the command line
+        return False  # weights only, or not made from the command line
     saved = _with_filled(saved, checkpoint.get(KEY, {}).get("schedule", {}))
     settings = _with_filled(settings, schedule or {})
     regrouped = _grouping(saved) != _grouping(settings)
@@ -75,6 +75,8 @@ def replay_schedule(
     if builder is None:
         return None
     scheduler = builder(optimizer)
+    if isinstance(scheduler, ReduceLROnPlateau):
+        return scheduler  # which goes by what is measured from now on
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*`lr_scheduler.step\\(\\)` before `optimizer.step")
         for _ in range(steps):
@@ -94,27 +96,21 @@ def _follow_metric(checkpoint: dict[str, Any], saved: Settings, settings: Settin
 
 def _follow_schedule(
     checkpoint: dict[str, Any], saved: Settings, settings: Settings, other_rate: bool
-) -> int | None:
+) -> bool:
     if _class_path(saved, "lr_scheduler") != _class_path(settings, "lr_scheduler"):
         checkpoint["lr_schedulers"] = []
-        return 0
+        return True
     changed = _changed(saved, settings, "lr_scheduler")
     other_interval = saved.get("interval") != settings.get("interval")
     if not (changed or other_rate or other_interval):
-        return None
-    position = None
+        return False
     for state in checkpoint["lr_schedulers"]:
-        if "base_lrs" in state:
-            position = int(state["last_epoch"])
         for name in changed:
             state.pop(name, None)  # what is not restored keeps its new value
-    if position is None:
-        return None
+    if not any("base_lrs" in state for state in checkpoint["lr_schedulers"]):
+        return False
     checkpoint["lr_schedulers"] = []
-    if other_interval:
-        by_epoch = settings.get("interval") == "epoch"
-        position = epochs_done(checkpoint) if by_epoch else checkpoint["global_step"]
-    return position
+    return True
 
 
 def _grouping(settings: Settings) -> list[Any]:
