@@ -12,7 +12,7 @@ from typing import Any
 from pytorch_lightning.strategies import DDPStrategy
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from classifier.checkpoint.find import KEY
 from classifier.errors import UserError
@@ -23,6 +23,7 @@ from classifier.optimization.build import (
     OptimizerBuilder,
     SchedulerBuilder,
     build,
+    class_and_settings,
     refuse_other_classes,
 )
 from classifier.optimization.groups import Group, Grouping, layer_scales, plain_groups
@@ -30,10 +31,10 @@ from classifier.optimization.rates import Rates, Warmup, check_warmup
 from classifier.optimization.resumed import follow_new_settings, replay_schedule
 from classifier.optimization.schedules import (
     Interval,
-    class_and_settings,
     interval_of,
     missing_length,
     refuse_rates_by_group,
+    refuse_short_cycle,
 )
 
 
@@ -182,18 +183,13 @@ class LearningModule(LoadableModule):
         if self.lr_scheduler is None:
             return {}
         interval = interval_of(self.lr_scheduler, self.interval)
-        kind, given = class_and_settings(self.lr_scheduler)
-        told, steps = given.get("total_steps"), self._length.steps
-        if kind is OneCycleLR and told and self.interval is None and told < (steps() or 0):
-            raise UserError(
-                f"model.lr_scheduler: OneCycleLR has total_steps {told}, but goes on after each of "
-                f"{steps():,} steps; leave it out, or set model.interval to epoch."
-            )
+        refuse_short_cycle(self.lr_scheduler, interval, lambda: self._length_by(interval))
         name = missing_length(self.lr_scheduler)
         if name is None:
             return {"interval": interval}
         number = self._length_by(interval)
         if number is None:
+            kind, _ = class_and_settings(self.lr_scheduler)
             raise UserError(
                 f"model.lr_scheduler: {kind.__name__ if kind else ''} has to know how long the "
                 "training is, but only trainer.max_time ends it; set trainer.max_epochs or "

@@ -241,6 +241,19 @@ ON_THE_COMMAND_LINE = {
         [*FIT, *ONE_CYCLE, "--model.lr_scheduler.total_steps=2"],
         ["total_steps 2, but", "each of 8 steps", "model.interval to epoch"],
     ),
+    "schedule too short by its epochs": (
+        [
+            *FIT,
+            *ONE_CYCLE,
+            "--model.lr_scheduler.epochs=1",
+            "--model.lr_scheduler.steps_per_epoch=3",
+        ],
+        ["epochs times steps_per_epoch 3, but", "each of 8 steps", "leave it out"],
+    ),
+    "schedule too short for its epochs": (
+        [*FIT, *ONE_CYCLE, "--model.lr_scheduler.total_steps=1", "--model.interval=epoch"],
+        ["total_steps 1, but", "each of 2 epochs"],
+    ),
     "schedule without an end": (
         [*FIT, *ONE_CYCLE, "--trainer.max_epochs=-1", "--trainer.max_time=00:00:01:00"],
         ["OneCycleLR", "only trainer.max_time", "trainer.max_steps", "total_steps"],

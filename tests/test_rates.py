@@ -319,6 +319,50 @@ def test_a_warm_up_of_epochs_goes_on_where_the_training_is_when_epochs_have_othe
     assert [float(row["lr"]) for row in rows] == pytest.approx(expected)
 
 
+DERIVED = """
+from torch.optim.lr_scheduler import CosineAnnealingLR, CyclicLR, OneCycleLR
+
+
+class Cosine(CosineAnnealingLR):
+    def __init__(self, optimizer, T_max: int, floor: float = 0.01):
+        super().__init__(optimizer, T_max, floor)
+
+
+class Cycle(OneCycleLR):
+    def __init__(self, optimizer, **settings):
+        super().__init__(optimizer, max_lr=0.2, **settings)
+
+
+class Waves(CyclicLR):
+    def __init__(self, optimizer):
+        super().__init__(optimizer, 0.01, 0.2, step_size_up=7)
+
+
+class Fixed(CosineAnnealingLR):
+    def __init__(self, optimizer, half: int = 10):
+        super().__init__(optimizer, 2 * half)
+"""
+OF_DERIVED = {
+    "Cosine": (lr_scheduler.CosineAnnealingLR, False, {"T_max": 5, "eta_min": 0.01}),
+    "Cycle": (lr_scheduler.OneCycleLR, True, {"max_lr": 0.2, "total_steps": 50}),
+    "Waves": (lr_scheduler.CyclicLR, True, {"base_lr": 0.01, "max_lr": 0.2, "step_size_up": 7}),
+    "Fixed": (lr_scheduler.CosineAnnealingLR, False, {"T_max": 20}),
+}
+
+
+@pytest.mark.parametrize("name", OF_DERIVED)
+def test_a_schedule_of_ones_own_goes_on_and_has_its_length_as_what_it_is_derived_from(name):
+    Path("own.py").write_text(STOPS + OWN + DERIVED)
+    kind, by_step, settings = OF_DERIVED[name]
+
+    assert main(write({"model.lr_scheduler": {"class_path": f"own.{name}"}})) == 0
+
+    expected = by_torch(kind, by_step, **settings)
+    assert [rate for (rate,) in recorded()] == pytest.approx(expected)
+    assert "T_max" not in Path("runs/rates/version_0/config.yaml").read_text()
+    ClassificationModule.load_from_checkpoint("runs/rates/version_0")
+
+
 def test_what_nobody_wrote_is_not_filled_into_a_run_of_before():
     """Saved configs of earlier versions hold PolynomialLR's own default."""
     assert main(write(schedule("PolynomialLR", total_iters=5, power=2.0))) == 0

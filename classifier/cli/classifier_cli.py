@@ -56,7 +56,7 @@ from classifier.errors import DataWorkerError, UserError
 from classifier.internals.lightning import PlainCLI, described, without_signal_handlers
 from classifier.metrics import StageMetrics, evaluation_metrics, modes_of, training_metrics
 from classifier.module import ClassificationModule
-from classifier.optimization.schedules import LENGTHS, PATHS
+from classifier.optimization.schedules import length_settings
 from classifier.platform import THREADS, cleaning, cores
 from classifier.runs import RunFolder
 from classifier.sources.patterns import find_images
@@ -259,8 +259,7 @@ class ClassifierCLI(PlainCLI):
         words = self.written.argv
         self.config = parser.parse_args([self.verb, *words] if self.runs_verb else words)
         if self.runs_verb and self.trainer_class is pl.Trainer:
-            left_out = {path: LENGTHS[kind] for path, kind in PATHS.items()}
-            remember(_path_of(type(self)), self.settings.as_dict(), left_out)
+            remember(_path_of(type(self)), self.settings.as_dict(), length_settings())
         seed = self.settings.seed_everything
         if not isinstance(seed, bool) and seed is not None and not 0 <= seed < 2**32:
             where = line.where("seed_everything")

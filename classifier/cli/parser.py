@@ -31,7 +31,7 @@ from classifier.internals.jsonargparse import (
     shown_groups,
     written_by,
 )
-from classifier.optimization.schedules import LENGTHS
+from classifier.optimization.schedules import length_setting
 from classifier.terminal import truncate
 from classifier.weights.pretrained import weights_of
 
@@ -155,7 +155,7 @@ class Parser(LightningArgumentParser):
     def add_class_arguments(self, theclass: type, *args: Any, **kwargs: Any) -> Any:
         """Adds the settings of a class; what is filled in where no link reaches is optional."""
         added = super().add_class_arguments(theclass, *args, **kwargs)
-        if name := LENGTHS.get(theclass):
+        if name := length_setting(theclass):
             leave_out(self, name)
         elif issubclass(theclass, Metric):
             leave_out(self, *OF_METRICS)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 from torch.optim import Optimizer
@@ -19,6 +20,17 @@ NEEDS_MORE = {
     "eval": "wants its weights exchanged before each validation, which nothing here does; take "
     "torch.optim.AdamW with CosineAnnealingLR, or with a moving average of the weights",
 }
+
+
+def class_and_settings(builder: Callable[..., Any] | None) -> tuple[type | None, Mapping[str, Any]]:
+    """The class that is built and the settings that it is given; None where that is not to be seen.
+
+    A config's builder is a ``partial`` whose first argument is the class.
+    """
+    if isinstance(builder, partial):
+        kinds = [part for part in (builder.func, *builder.args) if isinstance(part, type)]
+        return (kinds[0] if kinds else None), builder.keywords
+    return (builder if isinstance(builder, type) else None), {}
 
 
 def build(setting: str, builder: Callable[[Any], Built], argument: Any) -> Built:

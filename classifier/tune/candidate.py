@@ -21,7 +21,7 @@ from classifier.cli.classifier_cli import ClassifierCLI
 from classifier.cli.threads import usual_threads
 from classifier.data import ImageDataModule
 from classifier.errors import UserError
-from classifier.optimization.schedules import LENGTHS
+from classifier.optimization.schedules import length_setting
 from classifier.platform import THREADS
 
 # They need a validation, a logger or a run folder.
@@ -134,7 +134,8 @@ class Candidate(ClassifierCLI):
             settings["monitor"] = "train_loss"
         if settings.get("mode") == "max":
             settings["mode"] = "min"
-        length = model.lr_scheduler and LENGTHS.get(import_class(model.lr_scheduler.class_path))
+        scheduled = model.lr_scheduler and import_class(model.lr_scheduler.class_path)
+        length = length_setting(scheduled)
         if length and not settings.get(length):
             settings[length] = ENDLESS  # there is no last epoch to take it from
 
