@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -25,6 +26,7 @@ from classifier.optimization.build import (
     build,
     class_and_settings,
     refuse_other_classes,
+    try_schedule,
 )
 from classifier.optimization.groups import Group, Grouping, layer_scales, plain_groups
 from classifier.optimization.rates import Rates, Warmup, check_warmup
@@ -70,6 +72,10 @@ class LearningModule(LoadableModule):
 
     def mode_of(self, metric: str) -> Mode | None:
         """Whether the smallest or the largest value of a metric is the best; None if unknown."""
+        raise NotImplementedError
+
+    def metric_modes(self) -> dict[str, Mode | None]:
+        """The metrics that a training logs after its epochs, each with its best value."""
         raise NotImplementedError
 
     # ---- what is optimized ----
@@ -135,6 +141,8 @@ class LearningModule(LoadableModule):
             self.rates = self._rates_of(optimizer)
         self._schedule = self._schedule or self._filled_in()
         builder = self._schedule_builder()
+        if builder and not is_overridden("lr_scheduler_step", self):
+            try_schedule(builder, optimizer)
         scheduler = builder and build("lr_scheduler", builder, optimizer)
         self._classes = {"optimizer": _class_of(optimizer), "lr_scheduler": _class_of(scheduler)}
         if self.trainer.ckpt_path:
@@ -150,7 +158,7 @@ class LearningModule(LoadableModule):
         refuse_rates_by_group(self.lr_scheduler)
         unfreezes = any(group.frozen for group in grouping.trained)
         known = unfreezes and not self._length.is_trial
-        grouping.check_length(self._length.epochs() if known else None)
+        grouping.check_length(self._length.epochs() if known else None, self._length.ended_by())
         if self.trainer.world_size > 1 and not isinstance(self.trainer.strategy, DDPStrategy):
             raise UserError(
                 f"model.groups: {type(self.trainer.strategy).__name__} does not tell parameters "
@@ -215,6 +223,8 @@ class LearningModule(LoadableModule):
     def _settings_of_plateau(self, scheduler: ReduceLROnPlateau) -> dict[str, Any]:
         # Lightning's own subclass of it names its metric itself.
         monitor = getattr(scheduler, "monitor", self.monitor)
+        if self._schedule["interval"] == "step":
+            self._check_measured_by_step(type(scheduler).__name__, monitor)
         mode = self.mode_of(monitor)
         if self.run_format > 1 and mode not in (None, scheduler.mode):
             raise UserError(
@@ -224,6 +234,16 @@ class LearningModule(LoadableModule):
         if self._schedule["interval"] == "epoch" and monitor.startswith("val_"):
             return {"monitor": monitor, "frequency": self.trainer.check_val_every_n_epoch or 1}
         return {"monitor": monitor}
+
+    def _check_measured_by_step(self, schedule: str, monitor: str) -> None:
+        """Raises UserError if a step would look for a metric that only epochs have."""
+        every = self.trainer.val_check_interval
+        validated = isinstance(every, int) and every <= self._length.window(0)
+        if monitor in self.metric_modes() and not (validated and monitor.startswith("val_")):
+            raise UserError(
+                f"model.interval is step, but {schedule} follows {monitor}, which the first step "
+                "does not have yet; leave model.interval out, and it goes on after each epoch."
+            )
 
     # ---- a training ----
 

@@ -93,3 +93,8 @@ class TrainingLength:
         is_inside = progress.started > progress.processed
         batches = loop.epoch_loop.batch_progress.current.ready if is_inside else 0
         return epoch, math.ceil(batches / self.window(epoch)), self.trainer.global_step
+
+    def ended_by(self) -> str:
+        """The setting that ends the training, other than a time."""
+        steps = self.trainer.max_steps
+        return "trainer.max_steps" if 0 <= steps == self.steps() else "trainer.max_epochs"

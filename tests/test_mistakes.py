@@ -150,6 +150,7 @@ def test_a_mistake_in_the_config_is_answered_with_key_and_remedy(old, new, words
 
 FIT = ["fit", "--config", "tiny.yaml"]
 ONE_CYCLE = ["--model.lr_scheduler=OneCycleLR", "--model.lr_scheduler.max_lr=0.1"]
+PLATEAU = "torch.optim.lr_scheduler.ReduceLROnPlateau"
 HEAD = "[{match: head, lr_scale: 2}]"
 # A command line, and words that the answer must have.
 ON_THE_COMMAND_LINE = {
@@ -254,6 +255,26 @@ ON_THE_COMMAND_LINE = {
         [*FIT, *ONE_CYCLE, "--model.lr_scheduler.total_steps=1", "--model.interval=epoch"],
         ["total_steps 1, but", "each of 2 epochs"],
     ),
+    "schedule of length zero": (
+        [*FIT, "--model.lr_scheduler=CosineAnnealingLR", "--model.lr_scheduler.T_max=0"],
+        ["model.lr_scheduler", "CosineAnnealingLR with", "T_max 0", "modulo by zero", "init_args"],
+    ),
+    "schedule that cannot be built": (
+        [*FIT, *ONE_CYCLE, "--model.lr_scheduler.div_factor=0"],
+        ["model.lr_scheduler", "OneCycleLR with", "div_factor 0", "division by zero"],
+    ),
+    "schedule to a negative rate": (
+        [*FIT, "--model.lr_scheduler=ExponentialLR", "--model.lr_scheduler.gamma=-1"],
+        ["ExponentialLR with gamma -1.0", "lr -0.01 at its first step", "a number >= 0"],
+    ),
+    "plateau by step": (
+        [*FIT, f"--model.lr_scheduler={PLATEAU}", "--model.interval=step"],
+        [
+            "model.interval is step",
+            "ReduceLROnPlateau follows val_loss",
+            "leave model.interval out",
+        ],
+    ),
     "schedule without an end": (
         [*FIT, *ONE_CYCLE, "--trainer.max_epochs=-1", "--trainer.max_time=00:00:01:00"],
         ["OneCycleLR", "only trainer.max_time", "trainer.max_steps", "total_steps"],
@@ -300,7 +321,11 @@ ON_THE_COMMAND_LINE = {
     ),
     "group frozen to the end": (
         [*FIT, "--model.groups=[{match: backbone, freeze_epochs: 2}]"],
-        ["freeze_epochs is 2", "2 epochs", "freeze: true"],
+        ["freeze_epochs is 2", "trainer.max_epochs ends", "in epoch 2", "freeze: true"],
+    ),
+    "group frozen to the last step": (
+        [*FIT, "--trainer.max_steps=4", "--model.groups=[{match: backbone, freeze_epochs: 1}]"],
+        ["freeze_epochs is 1", "trainer.max_steps ends", "in epoch 1", "more trainer.max_steps"],
     ),
     "all frozen": (
         [*FIT, "--model.groups=[{match: '*', freeze_epochs: 1}]"],
@@ -554,6 +579,13 @@ class ScheduleFree(SGD):
 
     def train(self): ...
     def eval(self): ...
+
+
+class Lookahead(SGD):
+    "Of the shape of timm's."
+
+    def __init__(self, base_optimizer, lr=0.1):
+        super().__init__(base_optimizer.param_groups, lr=lr)
 """
 
 
@@ -562,6 +594,7 @@ class ScheduleFree(SGD):
     [
         ("SAM", ["SAM needs two gradients a step", "take its base optimizer"]),
         ("ScheduleFree", ["ScheduleFree", "exchanged before each validation", "CosineAnnealingLR"]),
+        ("Lookahead", ["Lookahead with lr 0.01 cannot be made: AttributeError", "another class"]),
     ],
 )
 def test_an_optimizer_that_needs_more_than_a_step_gives_is_answered_with_another(

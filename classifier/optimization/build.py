@@ -1,12 +1,13 @@
 """Optimizers and schedules, made by their builders; what does not work here is answered."""
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from classifier.errors import UserError
 
@@ -34,7 +35,7 @@ def class_and_settings(builder: Callable[..., Any] | None) -> tuple[type | None,
 
 
 def build(setting: str, builder: Callable[[Any], Built], argument: Any) -> Built:
-    """Calls a class, or a function that has its other settings; UserError if one is off."""
+    """Calls a class, or a function that has its other settings; UserError if that fails."""
     try:
         built = builder(argument)
     except (ValueError, TypeError) as error:
@@ -42,6 +43,11 @@ def build(setting: str, builder: Callable[[Any], Built], argument: Any) -> Built
         if told.startswith("Muon only supports 2D"):
             told = "torch.optim.Muon takes matrices only; timm.optim.Muon takes any network."
         raise UserError(f"model.{setting}: {told}") from error
+    except Exception as error:  # as timm.optim.Lookahead, which is given an optimizer
+        raise UserError(
+            f"model.{setting}: {_in_words(builder)} cannot be made: {type(error).__name__}, "
+            f"{error}; take another class, or other settings."
+        ) from error
     if isinstance(built, Optimizer):
         _check_optimizer(setting, built)
     return built
@@ -54,6 +60,35 @@ def _check_optimizer(setting: str, built: Optimizer) -> None:
     for method, told in NEEDS_MORE.items():
         if callable(getattr(built, method, None)):
             raise UserError(f"model.{setting}: {type(built).__name__} {told}.")
+
+
+def try_schedule(builder: SchedulerBuilder, optimizer: Optimizer) -> None:
+    """Raises UserError for a schedule that fails at its first step, or gives what is no rate then.
+
+    Another optimizer with the same groups takes that step, which leaves this one as it is.
+    """
+    stand_in = SGD([{**group} for group in optimizer.param_groups], lr=0.0)
+    stand_in.defaults = optimizer.defaults
+    schedule: Any = build("lr_scheduler", builder, stand_in)
+    told = f"model.lr_scheduler: {_in_words(builder)}, "
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a schedule that goes on before the optimizer
+            schedule.step(*([0.0] if isinstance(schedule, ReduceLROnPlateau) else []))
+    except Exception as error:
+        told += f"fails at its first step: {type(error).__name__}, {error}"
+        raise UserError(f"{told}; correct its init_args.") from error
+    for group in stand_in.param_groups:
+        if not 0 <= group["lr"] < math.inf:
+            told += f"makes lr {group['lr']} at its first step, expected a number >= 0"
+            raise UserError(f"{told}; correct its init_args.")
+
+
+def _in_words(builder: Callable[..., Any]) -> str:
+    """The class that is built, and with which settings."""
+    kind, settings = class_and_settings(builder)
+    given = ", ".join(f"{name} {value}" for name, value in settings.items())
+    return (kind.__name__ if kind else "this") + (f" with {given}" if given else "")
 
 
 def refuse_other_classes(before: Mapping[str, str | None], now: Mapping[str, str | None]) -> None:

@@ -190,8 +190,13 @@ class Grouping:
         """The names of the parameters that are not trained in an epoch, counted from 0."""
         return {name for g in self.groups if epoch < g.frozen for name in g.parameters}
 
-    def check_length(self, epochs: int | None) -> None:
-        """Raises UserError where nothing is trained at first, or something not before the end."""
+    def check_length(self, epochs: int | None, ended_by: str) -> None:
+        """Raises UserError where nothing is trained at first, or something not before the end.
+
+        Args:
+            epochs: How many there are; None if that is not known.
+            ended_by: The setting that says so.
+        """
         if all(group.frozen for group in self.groups):
             raise UserError(
                 "model.groups freezes all parameters in the first epoch, so that there is nothing "
@@ -200,9 +205,9 @@ class Grouping:
         for group in self.trained:
             if epochs is not None and group.frozen >= epochs:
                 raise UserError(
-                    f"model.groups: {group.name}: freeze_epochs is {int(group.frozen)}, but there "
-                    f"are {epochs} epochs; fewer, or more trainer.max_epochs, let it be trained, "
-                    "and freeze: true is for good."
+                    f"model.groups: {group.name}: freeze_epochs is {int(group.frozen)}, but "
+                    f"{ended_by} ends the training in epoch {epochs}; fewer, or more "
+                    f"{ended_by}, let it be trained, and freeze: true is for good."
                 )
 
     def check_optimizer(self, optimizer: Optimizer) -> None:
