@@ -30,7 +30,7 @@ FOLDS = 5
 WAYS = {
     "recipe": [],
     "frozen backbone": [
-        "--model.groups=[{match: backbone, freeze: true}, {match: head, lr_scale: 5}]"
+        "--model.groups=[{match: backbone, freeze: true}, {match: head, lr_scale: 10}]"
     ],
     "from scratch": ["--model.network.pretrained", "false", "--model.groups", "null"],
 }
