@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, DistributedSampler
 from classifier.data.workers import reading
 from classifier.images.read import ImageReader, Raw, refusal, stack
 from classifier.seeds import derive_seed, seeded
-from classifier.sources import Files, Names, Row
+from classifier.sources import Names, Row
 
 Batch = tuple[Tensor, Tensor]  # images, uint8 (N, C, H, W) in 0..255; labels, int64 (N,)
 Buffer = bytes | memoryview
@@ -109,10 +109,10 @@ class FileSet(ImageSet):
             return self.read(raw, name)
 
     def content(self) -> Iterator[Buffer]:
-        if self.sized and isinstance(self.raw, Files):
-            for path, name, label in zip(self.raw, self.names, self.labels.tolist(), strict=True):
-                line = f"{name} {path.stat().st_size} {label}\n"
-                yield line.encode("utf-8", "surrogateescape")
+        if self.sized:
+            for raw, name, label in zip(self.raw, self.names, self.labels.tolist(), strict=True):
+                size = raw.stat().st_size if isinstance(raw, Path) else ""
+                yield f"{name} {size} {label}\n".encode("utf-8", "surrogateescape")
             return
         yield self.names.bytes
         yield self.names.ends.data

@@ -56,9 +56,8 @@ class Settings:
             the folder of the base config)
         space: What is searched, by name in the base config's hyperparameters: a range {low: 1e-4,
             high: 0.1, log: true, step: null}, a list of choices, or a class of
-            optuna.distributions. A list for seed_everything trains each configuration with each.
-        repeat: The name in space with each of whose values each configuration is trained, such as
-            fold for a cross-validation, in place of seeds.
+            optuna.distributions.
+        repeat: The name in space with all of whose values each configuration is trained.
         name: Name of the study. (default: name of the folder)
         folder: Folder of the search. (default: searches/NAME_OF_THE_SEARCH_FILE)
         monitor: The metric whose best epoch counts. (default: the base config's model.monitor)

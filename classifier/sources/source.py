@@ -15,6 +15,7 @@ from classifier.errors import UserError
 from classifier.images.read import Raw
 from classifier.splits import Fold, order_by_name, random_order, shared_out, stratified_split
 
+T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
@@ -50,6 +51,25 @@ class Names(Row[str]):
         return Names(map(self.__getitem__, positions.tolist()))
 
 
+class Listed(Row[T]):
+    """Things in a list."""
+
+    def __init__(self, things: Sequence[T]) -> None:
+        self.things = things
+
+    def __len__(self) -> int:
+        return len(self.things)
+
+    def __getitem__(self, position: int, /) -> T:
+        return self.things[position]
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self.things)
+
+    def select(self, positions: Tensor) -> "Listed[T]":
+        return Listed([self.things[position] for position in positions.tolist()])
+
+
 class Files(Row[Path]):
     """Files by their paths below a folder, with "/" on every system."""
 
@@ -71,7 +91,7 @@ class Files(Row[Path]):
 
 @dataclass(frozen=True)
 class Index:
-    """N images of one part.
+    """N images of one part; lists will do.
 
     Their keys are names that stay when others come and go; None if only order tells them apart.
     Images of one group, such as those of one patient, belong together.
@@ -81,6 +101,11 @@ class Index:
     labels: Tensor  # class of each, int64 (N,)
     keys: Names | None = None
     groups: Names | None = None
+
+    def __post_init__(self) -> None:
+        for name, row in (("images", Listed), ("keys", Names), ("groups", Names)):
+            if isinstance(given := getattr(self, name), list | tuple):
+                object.__setattr__(self, name, row(given))
 
     def grouped(self, pattern: str) -> "Index":
         """Makes one group of all images whose keys agree in what a regular expression finds.
