@@ -9,6 +9,7 @@ import yaml
 from PIL import Image
 
 from classifier.__main__ import main
+from classifier.search.settings import parse
 
 BASE = """
 hyperparameters:
@@ -94,3 +95,13 @@ def test_mistakes_with_what_is_repeated_are_told(space, settings, message, base,
     error = capfd.readouterr().err
     assert message in error
     assert not Path("found").exists()
+
+
+def test_with_folds_named_on_the_command_line_no_trial_is_stopped_early(base):
+    words = {"base": "base.yaml", "sampler": "grid", "space": {"fold": [0, 1, 2]}}
+    Path("search.yaml").write_text(yaml.safe_dump(words))
+
+    settings = parse(["--config", "search.yaml", "--repeat", "fold", "--folder", "found"])
+
+    assert settings.repeat == "fold"
+    assert settings.pruner is None

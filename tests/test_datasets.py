@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.io import savemat
 from torch.utils.data import Subset
 from torchvision import datasets
 
@@ -167,10 +168,9 @@ def digest(path):
 
 def mat_file(root, monkeypatch):
     """SVHN: one .mat file."""
-    scipy_io = pytest.importorskip("scipy.io")
     labels = np.arange(40, dtype=np.uint8)[:, None] % 10 + 1  # 10 stands for 0
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3, 40), dtype=np.uint8)
-    scipy_io.savemat(root / "train_32x32.mat", {"X": pixels, "y": labels})
+    savemat(root / "train_32x32.mat", {"X": pixels, "y": labels})
     url, name, _ = datasets.SVHN.split_list["train"]
     facts = {"train": [url, name, digest(root / name)]}
     monkeypatch.setattr(datasets.SVHN, "split_list", facts)
@@ -210,15 +210,14 @@ def hdf5(root, monkeypatch):
 
 def files_and_mat(root, monkeypatch):
     """Flowers102: JPEG files, and their labels in .mat files."""
-    scipy_io = pytest.importorskip("scipy.io")
     folder = root / "flowers-102"
     (folder / "jpg").mkdir(parents=True)
     random = np.random.default_rng(0)
     for number in range(1, 21):
         pixels = random.integers(0, 256, (20, 24, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / "jpg" / f"image_{number:05d}.jpg")
-    scipy_io.savemat(folder / "imagelabels.mat", {"labels": np.arange(20) % 2 + 1})
-    scipy_io.savemat(folder / "setid.mat", {"trnid": np.arange(1, 21)})
+    savemat(folder / "imagelabels.mat", {"labels": np.arange(20) % 2 + 1})
+    savemat(folder / "setid.mat", {"trnid": np.arange(1, 21)})
     known = {
         "label": ("imagelabels.mat", digest(folder / "imagelabels.mat")),
         "setid": ("setid.mat", digest(folder / "setid.mat")),

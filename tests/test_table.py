@@ -6,14 +6,13 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pytest
 import torch
 from PIL import Image
 
 from classifier.__main__ import main
 from classifier.data import ImageFolder, Table
-
-pyarrow = pytest.importorskip("pyarrow", reason="the extra 'parquet' is not installed")
 
 
 @pytest.fixture

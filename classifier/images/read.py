@@ -58,9 +58,11 @@ def read_image(raw: Raw, in_channels: int, name: object = None) -> Tensor:
 def size_of(raw: Raw) -> tuple[int, int] | None:
     """Height and width of an image, upright, as its header says; None if it cannot be read."""
     try:
-        with warnings.catch_warnings(action="ignore"), _opened(raw) as image:
-            turned = image.getexif().get(ORIENTATION, 1) in TURNED
-            return (image.width, image.height) if turned else (image.height, image.width)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with _opened(raw) as image:
+                turned = image.getexif().get(ORIENTATION, 1) in TURNED
+                return (image.width, image.height) if turned else (image.height, image.width)
     except Exception:  # whoever reads its pixels says why
         return None
 

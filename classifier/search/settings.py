@@ -123,14 +123,11 @@ def parse(arguments: Sequence[str]) -> Settings:
         value = load_yaml(values[-1], option)
         given["space"] = _with_entry(given.get("space"), entry, value) if entry else value
     by_hand = any(argument.startswith("--pruner") for argument in arguments)
-    if (
-        (given.get("repeat") or SEED) in (given.get("space") or {})
-        and "pruner" not in given
-        and not by_hand
-    ):
-        given["pruner"] = None  # a configuration counts only if all its repeats are complete
     where = _finder(sources, arguments)
     found = parser.parse(Settings, given, rest, where)
+    repeated = found.get("repeat", SEED) in (found.get("space") or {})
+    if repeated and "pruner" not in given and not by_hand:
+        found["pruner"] = None  # a configuration counts only if all its repeats are complete
     return _completed(found, files, where)
 
 
