@@ -42,11 +42,10 @@ class WeightedLoss:
         self.class_names = class_names
         self._check()
         self.place = _place_of_weights(loss)  # of the tensor in the loss, dotted
-        self.is_used = False  # in a training
         self.takes_shares = False
         self.divides_by_weights = False
         self._try_out(loss)
-        self.is_used = False
+        self.is_used = False  # in a training
 
     def numbers(self, counts: Tensor) -> Tensor:
         """The weights, double ``(K,)``, whose mean over the training images is 1.

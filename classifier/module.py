@@ -181,10 +181,10 @@ class ClassificationModule(LearningModule):
         """Finds out whether the loss fits the classes, and takes their weights, where given."""
         num_classes = len(self.class_names)
         self._given = keep_given_tensors(self)
-        own = (getattr(type(self), n) for n in ("step", "validation_step"))  # may use it otherwise
-        usual = (ClassificationModule.step, ClassificationModule.validation_step)
-        is_plain = type(self.loss).__module__.startswith("torch.nn.") and tuple(own) == usual
-        if is_plain or any(name.startswith("loss.") for name in self._given):
+        steps = (ClassificationModule.step, ClassificationModule.validation_step)
+        is_usual = (type(self).step, type(self).validation_step) == steps  # others may use it else
+        of_torch = type(self.loss).__module__.startswith("torch.nn.")
+        if (of_torch and is_usual) or any(name.startswith("loss.") for name in self._given):
             try_out(self.loss, num_classes)
         self.weighted_loss: WeightedLoss | None = None
         if class_weights is not None:

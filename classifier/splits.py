@@ -77,12 +77,12 @@ def stratified_split(
             raise _too_few(f"Class '{name}' has {number} images", into)
     parts = shared_out(labels, fractions, order, groups, fold)
     there = f"there are {units} groups of images"
-    if missing := {*labels.tolist()} - {*labels[parts == 0].tolist()}:
+    if missing := {*labels.tolist()} - {*labels[parts[0]].tolist()}:
         name = class_names[min(missing)]
         raise _too_few(f"Class '{name}' would have no training images: {there}", into)
-    if len({*parts.tolist()}) <= len(fractions):
+    if not all(map(len, parts)):
         raise _too_few(f"A part would have no images: {there}", into)
-    return [(parts == part).nonzero()[:, 0] for part in range(1 + len(fractions))]
+    return parts
 
 
 def shared_out(
@@ -92,8 +92,8 @@ def shared_out(
     groups: Tensor | None = None,
     fold: Fold | None = None,
     least: int = 1,
-) -> Tensor:
-    """The part of each image, int64 ``(N,)``, as for ``stratified_split``, which checks it.
+) -> list[Tensor]:
+    """Does what ``stratified_split`` does, without its checks.
 
     Args:
         labels: As there; the others, too.
@@ -107,7 +107,7 @@ def shared_out(
     kinds = labels if groups is None else _commonest(labels, groups)
     sizes = units.bincount()
     by_class = order[kinds[order].argsort(stable=True)]
-    parts = torch.empty_like(sizes)
+    part_of = torch.empty_like(sizes)
     for members in torch.split(by_class, kinds.bincount().tolist()):
         number = int(sizes[members].sum())
         wanted = [max(least, round(fraction * number)) for fraction in fractions]
@@ -119,8 +119,8 @@ def shared_out(
             members = torch.cat([members[behind], members[before], own])
             wanted[-1] = int(sizes[own].sum())
         bounds = torch.tensor([number - sum(wanted), *wanted]).cumsum(0)[:-1]
-        parts[members] = torch.bucketize(_middles(sizes[members]), bounds, right=True)
-    return parts[units]
+        part_of[members] = torch.bucketize(_middles(sizes[members]), bounds, right=True)
+    return [(part_of[units] == part).nonzero()[:, 0] for part in range(1 + len(fractions))]
 
 
 def _too_few(held: str, into: Fold | int) -> UserError:

@@ -4,7 +4,7 @@ The three ways are those of evaluation; training begins and ends as evaluation d
 is random in between sees the same images.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode, v2
@@ -25,25 +25,27 @@ RESIZING = (
 class Cover(nn.Module):
     """Resizes an image ``(C, H, W)`` so that it just covers a size and keeps its shape."""
 
+    choose: Callable[..., float] = staticmethod(max)  # of the scales of height and width
+
     def __init__(self, size: Sequence[int], interpolation: InterpolationMode) -> None:
         super().__init__()
         self.size, self.interpolation = size, interpolation
 
     def forward(self, image: Tensor) -> Tensor:
-        scale = max(new / old for new, old in zip(self.size, image.shape[-2:], strict=True))
-        return _scaled(image, scale, self.interpolation)
+        shape = image.shape[-2:]
+        scale = self.choose(new / old for new, old in zip(self.size, shape, strict=True))
+        size = [max(1, round(side * scale)) for side in shape]
+        resized: Tensor = functional.resize(image, size, self.interpolation, antialias=True)
+        return resized
 
 
-class Fit(nn.Module):
+class Fit(Cover):
     """Resizes an image ``(C, H, W)`` so that it just fits into a size, and pads it with black."""
 
-    def __init__(self, size: Sequence[int], interpolation: InterpolationMode) -> None:
-        super().__init__()
-        self.size, self.interpolation = size, interpolation
+    choose = staticmethod(min)
 
     def forward(self, image: Tensor) -> Tensor:
-        scale = min(new / old for new, old in zip(self.size, image.shape[-2:], strict=True))
-        image = _scaled(image, scale, self.interpolation)
+        image = super().forward(image)
         more = [new - old for new, old in zip(self.size, image.shape[-2:], strict=True)]
         top, left = (number // 2 for number in more)
         padded: Tensor = functional.pad(image, [left, top, more[1] - left, more[0] - top])
@@ -127,9 +129,3 @@ def kept_share(image: tuple[int, int], size: tuple[int, int]) -> float:
     """
     shape, wanted = image[1] / image[0], size[1] / size[0]
     return min(shape, wanted) / max(shape, wanted)
-
-
-def _scaled(image: Tensor, scale: float, interpolation: InterpolationMode) -> Tensor:
-    size = [max(1, round(side * scale)) for side in image.shape[-2:]]
-    resized: Tensor = functional.resize(image, size, interpolation, antialias=True)
-    return resized

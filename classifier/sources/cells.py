@@ -16,7 +16,6 @@ from classifier.errors import UserError
 
 DELIMITERS = {"\t": "tab", ";": "semicolon", ",": "comma", "|": "bar"}
 BLANKS = "blanks"  # runs of them
-SUFFIXES = {".csv", ".tsv", ".txt", ".parquet"}
 NAMED = 10  # rows at most that one line names
 KINDS = 8  # of mistakes at most that one error names
 SEEN = 1 << 18  # characters that show the delimiter

@@ -65,6 +65,10 @@ class Choice:
                 raise UserError(f"data.classes: there is no class '{name}'{hint}")
         return list(self.classes or names)
 
+    def notes(self) -> list[str]:
+        """Says what was left out, and what could not be."""
+        return [*self.left_out(), *self.unmatched()]
+
     def left_out(self) -> list[str]:
         """Says in a sentence which images were left out."""
         if not self.excluded:

@@ -57,11 +57,10 @@ def find_columns(
         found["label"] = others
     for role in required:
         if role not in found:
-            names = ", ".join(f"'{name}'" for name in cells.names[:10])
             hint = _several_columns(cells, others) if role == "label" else ""
             raise UserError(
                 f"'{path}': no column is called as one that holds the {role}; set "
-                f"data.columns.{role} to one of {names}.{hint}"
+                f"data.columns.{role} to one of {_listed(cells)}.{hint}"
             )
     return found
 
@@ -116,12 +115,15 @@ def _given(path: Path, cells: Cells, role: str, columns: Column | Sequence[Colum
         elif column in cells.names:
             places.append(cells.names.index(str(column)))
         else:
-            names = ", ".join(f"'{name}'" for name in cells.names[:10])
-            hint = did_you_mean(str(column), cells.names, f"; there are {names}.")
+            hint = did_you_mean(str(column), cells.names, f"; there are {_listed(cells)}.")
             raise UserError(f"data.columns.{role}: '{path}' has no column {column!r}{hint}")
     if len(places) != 1 and (role != "label" or not places):
         raise UserError(f"data.columns.{role} is one column, not {len(places)}.")
     return places
+
+
+def _listed(cells: Cells) -> str:
+    return ", ".join(f"'{name}'" for name in cells.names[:10])
 
 
 def _several_columns(cells: Cells, places: Sequence[int]) -> str:

@@ -1,7 +1,7 @@
 """Images and labels of any map-style data set of PyTorch."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,31 +14,19 @@ from classifier.errors import UserError
 from classifier.images.read import Raw
 from classifier.sources.choice import Choice
 from classifier.sources.finder import key
-from classifier.sources.source import Files, Index, Names, Row, Source
+from classifier.sources.source import Files, Index, Names, Picked, Source, in_folder_order
 
 Make = Callable[[], Dataset[Any]]
 
 
-class Items(Row[Raw]):
+class Items(Picked[Raw]):
     """The images of a data set, as it gives them."""
 
-    def __init__(self, dataset: Any, positions: Tensor) -> None:
-        self.dataset, self.positions = dataset, positions
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    def __getitem__(self, position: int, /) -> Raw:
-        image: Any = self.dataset[int(self.positions[position])][0]
+    def read(self, thing: Any) -> Raw:
+        image: Any = thing[0]
         if isinstance(image, Tensor):  # (C, H, W), as all that torchvision makes
             image = image.permute(1, 2, 0).numpy() if image.ndim == 3 else image.numpy()
         return image  # type: ignore[no-any-return]  # the reader says what it cannot read
-
-    def __iter__(self) -> Iterator[Raw]:
-        return map(self.__getitem__, range(len(self)))
-
-    def select(self, positions: Tensor) -> "Items":
-        return Items(self.dataset, self.positions[positions])
 
 
 class Part(NamedTuple):
@@ -67,7 +55,6 @@ class Datasets(Source):
         self.make = make
         self.given_names = given_names
         self.choice = choice
-        self._told: list[str] = []
 
     @cached_property
     def parts(self) -> dict[str, Part]:
@@ -141,7 +128,7 @@ class Datasets(Source):
                 p for p, k in enumerate(keys) if numbers[p] >= 0 and not self.choice.leaves_out(k)
             ]
             if paths:  # in the order of folders of classes
-                kept.sort(key=lambda p: (int(numbers[p]), keys[p].replace("/", "\0")))
+                kept.sort(key=lambda p: (int(numbers[p]), in_folder_order(keys[p])))
             texts = Names(keys[place] for place in kept)
             places = torch.tensor(kept)
             images = Files(root, texts) if paths else Items(dataset, places)
@@ -149,7 +136,7 @@ class Datasets(Source):
         return found
 
     def notes(self) -> list[str]:
-        return [*self.choice.left_out(), *self.choice.unmatched()]
+        return self.choice.notes()
 
 
 def _pair(title: str, dataset: Any, place: int) -> Any:

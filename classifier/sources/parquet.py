@@ -5,60 +5,42 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from classifier.errors import UserError, pip_install
 from classifier.sources.cells import Cells, named_rows
-from classifier.sources.source import Row
+from classifier.sources.source import Picked
 
 
-class Blobs(Row[bytes]):
-    """Image files in a column of a Parquet file, which Arrow holds in memory.
+class Blobs(Picked[bytes]):
+    """Image files in a column of bytes, or of mappings of "bytes" and "path", as the Hub has them.
 
-    Args:
-        path: The file.
-        column: A column of bytes, or of mappings of "bytes" and "path", as the Hub has them.
-        positions: Those of the images that count, int64 ``(N,)``.
+    Arrow holds the column in memory.
     """
 
-    def __init__(self, path: Path, column: Any, positions: Tensor) -> None:
-        self.path, self.column, self.positions = path, column, positions
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    def __getitem__(self, position: int, /) -> bytes:
-        cell = self.column[int(self.positions[position])].as_py()
+    def read(self, thing: Any) -> bytes:
+        cell = thing.as_py()
         found = cell["bytes"] if isinstance(cell, dict) else cell
         return found or b""
 
-    def __iter__(self) -> Iterator[bytes]:
-        return map(self.__getitem__, range(len(self)))
-
-    def select(self, positions: Tensor) -> "Blobs":
-        return Blobs(self.path, self.column, self.positions[positions])
-
-    def names(self) -> Iterator[str]:
-        """Yields the path that the file has of each image, or its number where it has none.
+    def names(self, path: Path) -> Iterator[str]:
+        """Yields the path that a file has of each image, or its number where it has none.
 
         Raises:
             UserError: It has paths of another machine in place of images.
         """
-        numbers = map(str, range(len(self.column)))
-        if self.column.type.num_fields == 0:
+        numbers = map(str, range(len(self.things)))
+        if self.things.type.num_fields == 0:
             return numbers
         missing = [n for n, image in enumerate(self._field("bytes"), 1) if not image.is_valid]
         if missing:
             raise UserError(
-                f"'{self.path}', {named_rows(missing)}: the path of an image that lay on another "
+                f"'{path}', {named_rows(missing)}: the path of an image that lay on another "
                 "machine, not the image; embed the images when the file is written."
             )
-        paths = [path.as_py() for path in self._field("path")]
+        paths = [value.as_py() for value in self._field("path")]
         return iter(paths) if all(paths) and len({*paths}) == len(paths) else numbers
 
     def _field(self, name: str) -> Iterator[Any]:
-        return (value for chunk in self.column.chunks for value in chunk.field(name))
+        return (value for chunk in self.things.chunks for value in chunk.field(name))
 
 
 def read_parquet(path: Path) -> Cells:
@@ -83,7 +65,7 @@ def read_parquet(path: Path) -> Cells:
         kind = column.type
         holds_bytes = pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
         if holds_bytes or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-            columns.append(Blobs(path, column, torch.arange(len(table))))
+            columns.append(Blobs(column))
         else:
             columns.append(column.to_pylist())
         if names := features.get(name, {}).get("names"):

@@ -5,17 +5,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from classifier.errors import UserError
 from classifier.images.read import Raw
 from classifier.splits import Fold, order_by_name, random_order, shared_out, stratified_split
 
-T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
@@ -24,7 +24,9 @@ class Row(Protocol[T_co]):
 
     def __len__(self) -> int: ...
     def __getitem__(self, position: int, /) -> T_co: ...
-    def __iter__(self) -> Iterator[T_co]: ...
+    def __iter__(self) -> Iterator[T_co]:
+        return map(self.__getitem__, range(len(self)))
+
     def select(self, positions: Tensor) -> "Row[T_co]":
         """Returns those at M positions, int64 ``(M,)``, in that order."""
 
@@ -44,30 +46,34 @@ class Names(Row[str]):
         begin, end = self.ends[position], self.ends[position + 1]  # raises IndexError
         return self.bytes[begin:end].decode("utf-8", "surrogateescape")
 
-    def __iter__(self) -> Iterator[str]:
-        return map(self.__getitem__, range(len(self)))
-
     def select(self, positions: Tensor) -> "Names":
         return Names(map(self.__getitem__, positions.tolist()))
 
 
-class Listed(Row[T]):
-    """Things in a list."""
+class Picked(Row[T_co]):
+    """Some of the things in a sequence, in an order.
 
-    def __init__(self, things: Sequence[T]) -> None:
+    Args:
+        things: The sequence.
+        positions: Those that count, int64 ``(N,)``; all if not given.
+    """
+
+    def __init__(self, things: Any, positions: Tensor | None = None) -> None:
         self.things = things
+        self.positions = torch.arange(len(things)) if positions is None else positions
 
     def __len__(self) -> int:
-        return len(self.things)
+        return len(self.positions)
 
-    def __getitem__(self, position: int, /) -> T:
-        return self.things[position]
+    def __getitem__(self, position: int, /) -> T_co:
+        return self.read(self.things[int(self.positions[position])])
 
-    def __iter__(self) -> Iterator[T]:
-        return iter(self.things)
+    def read(self, thing: Any) -> T_co:
+        """Makes of a thing in the sequence what is asked for."""
+        return thing  # type: ignore[no-any-return]
 
-    def select(self, positions: Tensor) -> "Listed[T]":
-        return Listed([self.things[position] for position in positions.tolist()])
+    def select(self, positions: Tensor) -> Self:
+        return type(self)(self.things, self.positions[positions])
 
 
 class Files(Row[Path]):
@@ -81,9 +87,6 @@ class Files(Row[Path]):
 
     def __getitem__(self, position: int, /) -> Path:
         return Path(self.root, self.names[position])
-
-    def __iter__(self) -> Iterator[Path]:
-        return map(self.__getitem__, range(len(self)))
 
     def select(self, positions: Tensor) -> "Files":
         return Files(self.root, self.names.select(positions))
@@ -103,7 +106,7 @@ class Index:
     groups: Names | None = None
 
     def __post_init__(self) -> None:
-        for name, row in (("images", Listed), ("keys", Names), ("groups", Names)):
+        for name, row in (("images", Picked), ("keys", Names), ("groups", Names)):
             if isinstance(given := getattr(self, name), list | tuple):
                 object.__setattr__(self, name, row(given))
 
@@ -157,8 +160,7 @@ class Index:
             order = random_order(len(self.labels), seed)
         if strict:
             return stratified_split(self.labels, fractions, order, class_names, groups, fold)
-        parts = shared_out(self.labels, fractions, order, groups, fold, least=0)
-        return [(parts == part).nonzero()[:, 0] for part in range(1 + len(fractions))]
+        return shared_out(self.labels, fractions, order, groups, fold, least=0)
 
     def select(self, positions: Tensor) -> "Index":
         """Returns the images at M positions, int64 ``(M,)``, in that order."""
@@ -169,6 +171,11 @@ class Index:
             self.keys and self.keys.select(positions),
             self.groups and self.groups.select(positions),
         )
+
+
+def in_folder_order(key: str) -> str:
+    """What sorts keys as paths are sorted, part by part: ``img/x`` comes before ``img-1/x``."""
+    return key.replace("/", "\0")
 
 
 class Source(ABC):

@@ -3,8 +3,8 @@
 import os
 import posixpath
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from classifier.sources.cells import Cells, Mistakes
 from classifier.sources.choice import Choice
 from classifier.sources.columns import Columns, find_columns, read_table
 from classifier.sources.parquet import Blobs
-from classifier.sources.source import Files, Index, Names, Source
+from classifier.sources.source import Files, Index, Names, Source, in_folder_order
 from classifier.sources.split_folders import ROLES
 
 
@@ -63,7 +63,7 @@ class Table(Source):
         return self._read[1]
 
     def notes(self) -> list[str]:
-        return [*self._told, *self.choice.left_out(), *self.choice.unmatched()]
+        return [*self._told, *self.choice.notes()]
 
     @cached_property
     def _read(self) -> tuple[list[str], dict[str, Index]]:
@@ -89,7 +89,7 @@ class Table(Source):
         numbers = {name: number for number, name in enumerate(names)}
         kept = [entry for entry in entries if entry.label in numbers]
         # As folders of classes are listed, so that both are the same data set.
-        kept.sort(key=lambda entry: (numbers[entry.label], entry.key.replace("/", "\0")))
+        kept.sort(key=lambda entry: (numbers[entry.label], in_folder_order(entry.key)))
         images = cells.columns[roles["image"][0]]
         index = {}
         for part in dict.fromkeys(entry.part for entry in kept):
@@ -110,7 +110,7 @@ class Table(Source):
         """Yields what each row says that is not left out."""
         images = cells.columns[roles["image"][0]]
         if isinstance(images, Blobs):
-            keys = images.names()
+            keys = images.names(self.path)
         else:
             keys = find_files(self.root, cells.rows, images, mistakes, self.choice)
         labels = _labels(cells, roles["label"], mistakes)
@@ -194,16 +194,14 @@ def find_files(
 
     It lists each folder once, and asks the disk about no file. Cells may lack the suffix.
     """
-    folders: dict[str, dict[str, list[str]]] = {}
+    listed = cache(_files_in)
     top = root.absolute()
     for row, cell in zip(rows, cells, strict=True):
         path = posixpath.normpath(str(cell).replace("\\", "/")) if cell else ""
         if posixpath.isabs(path) and Path(path).is_relative_to(top):
             path = Path(path).relative_to(top).as_posix()
         folder, name = posixpath.split(path)
-        if folder not in folders:
-            folders[folder] = _files_in(root / folder)
-        files = folders[folder].get(name, [])
+        files = listed(root / folder).get(name, [])
         if len(files) == 1:
             yield posixpath.join(folder, files[0])
             continue
@@ -212,16 +210,16 @@ def find_files(
         elif files:
             mistakes.add(f"may be {' or '.join(files)}", row, path)
         elif not choice.leaves_out(path):
-            mistakes.add(f"no such image in '{root}'{_hint(root, name)}", row, path)
+            mistakes.add(f"no such image in '{root}'{_hint(root, name, listed)}", row, path)
         yield ""
 
 
-def _hint(root: Path, name: str) -> str:
+def _hint(root: Path, name: str, listed: Callable[[Path], dict[str, list[str]]]) -> str:
     """Where the images of a table are rather, if that can be seen."""
     if not root.is_dir():
         return ", which is no folder; data.root is the folder of the images"
     for folder in sorted(entry for entry in root.iterdir() if entry.is_dir())[:100]:
-        if _files_in(folder).get(name):
+        if listed(folder).get(name):
             return f" (set data.root to '{folder}'?)"
     return ""
 
