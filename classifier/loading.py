@@ -11,9 +11,11 @@ from types import FrameType
 from typing import Any
 
 import pytorch_lightning as pl
+from jsonargparse import ArgumentParser
 from pytorch_lightning.utilities.parsing import collect_init_args
 from typing_extensions import Self
 
+from classifier.anchored_yaml.text import load
 from classifier.checkpoint.find import FORMAT, KEY, resolve_checkpoint
 from classifier.checkpoint.modules import serve_on
 from classifier.checkpoint.read import OpenCheckpoint, is_plain, open_checkpoint
@@ -41,6 +43,8 @@ class LoadableModule(pl.LightningModule):
         self._missing: set[str] = set()  # of them, after loading
         self._classes: dict[str, str | None] = {}  # of optimizer and lr_scheduler
         self._trained_by: dict[str, str | None] = {}  # the classes of a training that is to go on
+        self._entry: dict[str, Any] = {}  # what the checkpoint that it was loaded from says of it
+        self._allowed: Trust | None = None  # what may be imported for that
 
     # ---- what a checkpoint holds ----
 
@@ -177,7 +181,34 @@ class LoadableModule(pl.LightningModule):
             module.save_hyperparameters({**taken, **plain})
         module._missing, module._trained_by = missing, {}
         module._objects |= missing
+        module._entry, module._allowed = read.content.get(KEY, {}), allowed
         return module
+
+    def data_of_training(self) -> Any:
+        """Builds the data module of the training that this module was loaded from.
+
+        It knows what the checkpoint says of the data, and reads images as that did; the data set
+        itself need not be here.
+
+        Raises:
+            UserError: The module was not loaded from the checkpoint of a config.
+        """
+        config = load(self._entry.get("config", "")) or {}
+        if "data" not in config or self._allowed is None:
+            raise UserError(
+                "how images are prepared for this module is not known: load it by "
+                "load_from_checkpoint from a run that a config has trained, or prepare images "
+                "yourself and call it with pixels (N, C, H, W) in 0..255."
+            )
+        self._allowed.check_config({"data": config["data"]})
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_argument("--data", type=pl.LightningDataModule)
+        with confined(self._allowed):
+            settings = parser.parse_object({"data": config["data"]})
+            data = parser.instantiate(settings).data
+        data.format = self._entry.get("format", 1)
+        data.restore(self._entry["data"])
+        return data
 
     @classmethod
     def _arguments(cls) -> dict[str, inspect.Parameter]:

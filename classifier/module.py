@@ -6,6 +6,8 @@ Shapes: N images, C channels, H rows, W columns, K classes.
 import dataclasses
 import math
 from collections.abc import Sequence
+from itertools import repeat
+from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -19,6 +21,7 @@ from classifier.averaging import MovingAverage, check_decay, refuse_another_aver
 from classifier.class_weights import ClassWeights, WeightedLoss, try_out
 from classifier.divergence import DivergenceDetector, max_abs, mean_over_ranks
 from classifier.errors import UserError
+from classifier.images.read import Raw, stack
 from classifier.internals.torch import mark_compile_shapes
 from classifier.learning import LearningModule
 from classifier.metrics import (
@@ -35,6 +38,8 @@ from classifier.optimization.build import OptimizerBuilder, SchedulerBuilder
 from classifier.optimization.groups import Group
 from classifier.optimization.rates import Warmup
 from classifier.optimization.schedules import Interval
+from classifier.results import Prediction
+from classifier.sources.patterns import find_images
 from classifier.tensors import changed_tensors, keep_given_tensors, without_given_tensors
 from classifier.weights.start import start_from
 
@@ -296,12 +301,16 @@ class ClassificationModule(LearningModule):
                 torch.distributed.broadcast(buffer, 0)
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = -1) -> None:
-        _refuse_several_loaders("val", dataloader_idx)
-        self.step(batch, "val")
+        self._evaluate(batch, "val", dataloader_idx)
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = -1) -> None:
-        _refuse_several_loaders("test", dataloader_idx)
-        self.step(batch, "test")
+        self._evaluate(batch, "test", dataloader_idx)
+
+    def _evaluate(self, batch: Batch, stage: Stage, dataloader_idx: int) -> None:
+        _refuse_several_loaders(stage, dataloader_idx)
+        *_, last = batch if isinstance(batch, list | tuple) else [batch]
+        if not (isinstance(last, Tensor) and len(last) == 0):  # all its images are damaged
+            self.step(batch, stage)
 
     def predict_step(self, batch: tuple[Any, ...], batch_idx: int) -> Tensor:
         """Maps a batch that begins with images ``(N, C, H, W)`` to probabilities ``(N, K)``."""
@@ -309,6 +318,39 @@ class ClassificationModule(LearningModule):
         if len(images) == 0:  # no readable file among them
             return torch.empty(0, len(self.class_names), device=self.device)
         return self._checked(self(images), len(images)).float().softmax(1)
+
+    @torch.inference_mode()
+    def predict(self, images: Sequence[str | Raw]) -> list[Prediction]:
+        """Says what images show, as ``classifier predict`` does, on the module's device.
+
+        Args:
+            images: Image files, folders and globs, as texts or paths; or images themselves: of
+                Pillow, pixels (H, W) or (H, W, C) in 0..255, or the bytes of a file.
+
+        Raises:
+            UserError: The module was not loaded from the checkpoint of a config, or an image
+                cannot be read.
+        """
+        data = self.data_of_training()
+        read, found = data.reader(), list[tuple[object, Raw]]()
+        for place, image in enumerate(images):
+            if isinstance(image, str | Path):
+                found += [(str(path), path) for path in find_images([str(image)])]
+            else:
+                found.append((place, image))
+        was_training = self.training
+        self.eval()
+        try:
+            predicted: list[Prediction] = []
+            for begin in range(0, len(found), data.eval_batch_size):
+                batch = found[begin : begin + data.eval_batch_size]
+                pixels = stack([read(raw, name) for name, raw in batch]).to(self.device)
+                rows = self.predict_step((pixels,), 0).cpu()
+                names = [name for name, _ in batch]
+                predicted += map(Prediction.of, names, rows, repeat(self.class_names))
+            return predicted
+        finally:
+            self.train(was_training)
 
     def _checked(self, logits: object, num_images: int) -> Tensor:
         """Cross-entropy would accept 1,000 outputs for 10 classes without a word."""

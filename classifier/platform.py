@@ -254,12 +254,18 @@ def memory_limit(more: int) -> Iterator[None]:
 
 def memory_may_double() -> bool:
     """Whether as much memory is free as this process has ever used; only Linux can tell."""
-    enough = True
-    if sys.platform == "linux":
-        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
-        free = int(dict(line.split(":") for line in lines)["MemAvailable"].split()[0])
-        enough = free > resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # both in KiB
-    return enough
+    free = free_memory()
+    if sys.platform == "win32" or free is None:
+        return True
+    return free > resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # in KiB
+
+
+def free_memory() -> int | None:
+    """How many bytes of memory are free; only Linux can tell."""
+    if sys.platform != "linux":
+        return None
+    lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+    return int(dict(line.split(":") for line in lines)["MemAvailable"].split()[0]) * 1024
 
 
 def let_threads_sleep() -> None:

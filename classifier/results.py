@@ -5,11 +5,29 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import Tensor
+from typing_extensions import Self
 
 from classifier.atomic import atomic_create, discard, naming_path
 from classifier.platform import cleaning
+
+
+class Prediction(NamedTuple):
+    """What a module says of one image."""
+
+    image: str  # its path, or its place among those that were given
+    prediction: str  # the class that is most probable
+    probability: float
+    probabilities: dict[str, float]  # of all K classes
+
+    @classmethod
+    def of(cls, image: object, probabilities: Tensor, class_names: Sequence[str]) -> Self:
+        """Reads the probabilities ``(K,)`` of an image."""
+        known = dict(zip(class_names, probabilities.tolist(), strict=True))
+        best = max(known, key=known.__getitem__)
+        return cls(str(image), best, known[best], known)
 
 
 class PredictionTable:

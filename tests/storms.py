@@ -81,6 +81,7 @@ def _fit(folder: Path, arguments: list[str], environment: dict[str, str]) -> Non
     os.setsid()
     os.chdir(folder)
     os.environ.update(environment)
+    os.environ["XDG_CACHE_HOME"] = str(Path("cache").absolute())  # to be filled while it is killed
     multiprocessing.set_start_method(None, force=True)  # for the workers of data loaders
     # A process has one fork server; that of a search, if it was first, ignores both.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

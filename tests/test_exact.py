@@ -217,18 +217,73 @@ CONFIGS = {
     "files, two workers": folder_of_images(num_workers=2),
     "files, decoded once": folder_of_images(in_memory=True, num_workers=0),
 }
+TABLE = {
+    "data": {
+        "class_path": "classifier.data.Table",
+        "init_args": {
+            "path": "../table.csv",
+            "root": "../images",
+            "image_size": 16,
+            "batch_size": 4,
+            "num_workers": 0,
+        },
+    }
+}
+OF_TORCHVISION = {
+    "class_path": "torchvision.datasets.ImageFolder",
+    "init_args": {"root": "../images"},
+}
+SKIPPING = {"root": "../damaged", "on_error": "skip", "max_skipped": 0.2}
+DATA_CONFIGS = {
+    "table with groups": TABLE,
+    "table, a fold of groups": {**TABLE, "data.init_args.folds": 3, "data.init_args.fold": 1},
+    "groups in paths, a fold": folder_of_images(
+        group=r"\d(?=\.)", folds=4, fold=3, num_workers=2, sampler="balanced"
+    ),
+    "data set by class path": {
+        "data": {
+            "class_path": "classifier.data.Datasets",
+            "init_args": {
+                "train": OF_TORCHVISION,
+                "image_size": 16,
+                "batch_size": 4,
+                "num_workers": 2,
+            },
+        }
+    },
+    "skipped images": folder_of_images(**SKIPPING, num_workers=2),
+    "skipped images, balanced, cached": folder_of_images(
+        **SKIPPING, num_workers=0, cache="disk", sampler="balanced"
+    ),
+    "cache in memory": folder_of_images(num_workers=2, cache="memory"),
+    "cache on disk": folder_of_images(root="../photos", num_workers=2, cache="disk"),
+    "cache on disk, no workers": folder_of_images(root="../photos", num_workers=0, cache="disk"),
+    "crops drawn before decoding": folder_of_images(root="../photos", num_workers=2),
+}
 
 
 @pytest.fixture(scope="session")
 def images(tmp_path_factory):
-    """A folder of 96 noisy images in two classes."""
-    root = tmp_path_factory.mktemp("data") / "images"
+    """Folders of 96 noisy images in two classes: small, damaged in part, or large JPEGs; a table.
+
+    Those of the table are of eight groups.
+    """
+    root = tmp_path_factory.mktemp("data")
     noise = np.random.default_rng(0)
+    rows = ["image,label,patient"]
     for number in range(96):
-        folder = root / ("dark" if number % 2 else "light")
-        folder.mkdir(parents=True, exist_ok=True)
+        name = "dark" if number % 2 else "light"
+        for folder in ("images", "damaged", "photos"):
+            (root / folder / name).mkdir(parents=True, exist_ok=True)
         pixels = noise.integers(0, 128, (20, 20, 3)) + 127 * (number % 2 == 0)
-        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
+        image = Image.fromarray(pixels.astype(np.uint8))
+        image.save(root / "images" / name / f"{number}.png")
+        whole = (root / "images" / name / f"{number}.png").read_bytes()
+        damaged = root / "damaged" / name / f"{number}.png"
+        damaged.write_bytes(whole[: len(whole) // (1 + (number % 11 == 0))])
+        image.resize((320, 240)).save(root / "photos" / name / f"{number}.jpg")
+        rows.append(f"{name}/{number}.png,{name},{number % 8}")
+    (root / "table.csv").write_text("\n".join(rows))
     return root
 
 
@@ -244,11 +299,10 @@ def write(folder, changes):
 def storm(folder, images, name, number, repeats, ranks=1):
     """Disturbs a training some times, and compares each with a calm one."""
     folder = folder / name.replace(" ", "_").replace(",", "")
-    folder.mkdir()
-    shutil.copytree(images, folder / "images")
+    shutil.copytree(images, folder, dirs_exist_ok=True)
     torch.manual_seed(0)
     torch.save(MNISTNet(width=4).state_dict(), folder / "weights.pt")
-    config = write(folder, CONFIGS[name])
+    config = write(folder, {**CONFIGS, **DATA_CONFIGS}[name])
     seconds = storms.calm(folder / "calm", config, ranks)
     expected = storms.facts(folder / "calm")
     chance = random.Random(f"{name} {number}")
@@ -264,11 +318,11 @@ def storm(folder, images, name, number, repeats, ranks=1):
     return total
 
 
-def storm_all(folder, images, number, repeats):
+def storm_all(folder, images, number, repeats, configs=CONFIGS):
     """Disturbs a training of each config, two at a time."""
     storms.warm_up()
     with ThreadPoolExecutor(2) as pool:
-        done = pool.map(lambda name: storm(folder, images, name, number, repeats), CONFIGS)
+        done = pool.map(lambda name: storm(folder, images, name, number, repeats), configs)
     return sum(done, Storm())
 
 
@@ -281,6 +335,16 @@ def test_no_storm_of_kills_changes_a_bit(tmp_path, images):
     assert total.runs >= 150
     assert total.signals >= 500
     assert min(total.inside, total.between) >= 50
+
+
+@pytest.mark.slow
+def test_no_storm_of_kills_over_any_kind_of_data_changes_a_bit(tmp_path, images):
+    total = storm_all(tmp_path, images, signal.SIGKILL, 12, DATA_CONFIGS)
+
+    print(total)
+    assert total.different == []
+    assert total.signals >= 300
+    assert min(total.inside, total.between) >= 30
 
 
 @pytest.mark.slow

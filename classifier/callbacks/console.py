@@ -134,7 +134,10 @@ class Console(EpochTracker):
 
 
 class DataNotes(Callback):
-    """Prints what the data module notes of its data, and the module of its settings."""
+    """Prints what the data module notes of its data, and the module of its settings.
+
+    After each epoch, also which damaged images were skipped.
+    """
 
     state_key = "DataNotes"
 
@@ -144,6 +147,21 @@ class DataNotes(Callback):
             of_module = pl_module.notes() if stage == "fit" else []  # type: ignore[operator]
             for note in [*data.notes(stage), *of_module]:
                 terminal.note(note)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._tell_skipped(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.state.fn == "validate":
+            self._tell_skipped(trainer)
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._tell_skipped(trainer)
+
+    def _tell_skipped(self, trainer: pl.Trainer) -> None:
+        data = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning, undeclared
+        for text in data.note_skipped() if data is not None else ():
+            terminal.warn(text)
 
 
 class EvaluationTable(Callback):
@@ -178,7 +196,9 @@ class EvaluationTable(Callback):
         path = trainer.ckpt_path
         rows = {"checkpoint": str(terminal.display_path(path))} if path else {}
         if images := getattr(data, "sets", {}).get(part):
-            rows["data"] = f"{data.title}, {len(images):,} {PARTS[part]} images"
+            skipped = len(data.skipped.get(part, ()))
+            number = f"{len(images) - skipped:,} of " * bool(skipped) + f"{len(images):,}"
+            rows["data"] = f"{data.title}, {number} {PARTS[part]} images"
         metrics: dict[str, list[str]] = {}
         for name, value in sorted(trainer.callback_metrics.items()):
             metrics.setdefault(name.partition("/dataloader_idx_")[0], []).append(f"{value:.4f}")

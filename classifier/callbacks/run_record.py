@@ -126,8 +126,16 @@ class RunRecord(EpochTracker):
         # What a checkpoint says of this epoch.
         done = {"epochs": trainer.current_epoch + 1, "steps": trainer.global_step}
         self.record |= {"metrics": self.epoch_metrics(trainer), **done}
+        self._record_skipped(trainer)
         for logger in trainer.loggers:
             logger.log_metrics({"lr": self.rate}, trainer.global_step - 1)
+
+    def _record_skipped(self, trainer: pl.Trainer) -> None:
+        """Writes which damaged images were skipped, as soon as there are new ones."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning, undeclared
+        if data.skipped and data.skipped != self.record.get("skipped"):
+            self.record["skipped"] = dict(data.skipped)
+            runs.write_record(self.run.path, self.record)
 
     def _row(self, trainer: pl.Trainer, rate: float) -> dict[str, Any]:
         return {

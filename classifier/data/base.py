@@ -134,6 +134,7 @@ class ImageDataModule(pl.LightningDataModule):
         self._is_checked = False
         self._epoch = 0
         self._sampler: EpochSampler | None = None
+        self.skipped: dict[str, list[str]] = {}  # damaged images of each part
         self.files: Sequence[Path] = []  # to predict; with some, the data set is not asked for
 
     @property
@@ -206,6 +207,32 @@ class ImageDataModule(pl.LightningDataModule):
         """The sets by part, after ``setup``; without those of another kind, of a subclass."""
         found = {part: getattr(self, f"{part}_set", None) for part in PARTS}
         return {part: images for part, images in found.items() if isinstance(images, ImageSet)}
+
+    def note_skipped(self) -> list[str]:
+        """Notes which damaged images any rank has skipped; says it of those that are new.
+
+        All ranks call it at once.
+        """
+        told = []
+        for part, images in self.sets.items():
+            if images.damaged is None:
+                continue
+            strategy = self.trainer.strategy if self.trainer else None
+            found = images.damaged.found
+            if strategy:
+                found = strategy.reduce(found.long().to(strategy.root_device), reduce_op="sum")
+            places = found.cpu().nonzero()[:, 0].tolist()
+            names = [images.damaged.names[place] for place in places]
+            known = {*self.skipped.get(part, ())}
+            new = [f"'{name}'" for name in names if name not in known]
+            self.skipped |= {part: names} if names else {}
+            more = f" and {len(new) - 5:,} more" if len(new) > 5 else ""
+            if new:
+                told.append(
+                    f"skipped {len(new):,} damaged {PARTS[part]} images: "
+                    f"{', '.join(new[:5])}{more}."
+                )
+        return told
 
     @property
     def images_in_memory(self) -> bool:

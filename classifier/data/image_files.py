@@ -4,7 +4,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import PIL
 import torch
+import torchvision
 from lightning_fabric.utilities.data import suggested_max_num_workers
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -12,15 +14,27 @@ from torchvision.transforms import InterpolationMode, v2
 
 from classifier import terminal
 from classifier.data.base import ImageDataModule, proper_fraction
-from classifier.data.sets import FileSet, ImageSet, MemorySet, identity_collate
+from classifier.data.cache import Where, keep
+from classifier.data.sets import Damaged, FileSet, ImageSet, MemorySet, identity_collate
 from classifier.data.workers import worker_settings
 from classifier.errors import UserError
-from classifier.images.read import ImageReader, size_of
-from classifier.images.shape import evaluation_steps, kept_share, random_crop, training_steps
+from classifier.images.read import First, ImageReader, size_of
+from classifier.images.shape import (
+    DrawnCrop,
+    Exact,
+    ShortSide,
+    Whole,
+    before_crop,
+    evaluation_steps,
+    kept_share,
+    random_crop,
+    takes_any_size,
+)
 from classifier.sources import Index
 from classifier.sources.choice import Choice
-from classifier.splits import Fold
+from classifier.splits import PARTS, Fold
 
+CACHED = 2  # how many times image_size the shorter side of a cached image is
 LOOKED_AT = 16  # images that show which shape most have
 KEPT = 0.6  # of the pixels; photos of 3:2 keep 0.67 in a square
 MAX_WORKERS = 1024  # more bring a machine down before they read an image
@@ -64,6 +78,14 @@ class FileDataModule(ImageDataModule):
             alphabetical order, if not given.
         exclude: Patterns of images to leave out, such as "*_mask.png"; with a "/" they are for the
             path below root, such as "train/*/old/*". Or a file: a table of images to leave out.
+        cache: Decodes images once, to a shorter side of at most twice image_size, of which training
+            crops: "memory" for this training, "disk" for all that come, below the user's cache
+            folder. At most half of what is free is taken.
+        on_error: What becomes of a damaged image: "raise", as if not given, ends the training;
+            "skip" takes another of its class in its place, always the same one, and leaves it out
+            of validation and test.
+        max_skipped: Share of the images of a set that may be damaged with "skip"; 0.01 if not
+            given. One may be in any case.
         **kwargs: Arguments of ImageDataModule.
     """
 
@@ -85,6 +107,9 @@ class FileDataModule(ImageDataModule):
         resize: Literal["crop", "pad", "stretch"] | None = None,
         classes: list[str] | None = None,
         exclude: list[str] | str | None = None,
+        cache: Where | None = None,
+        on_error: Literal["raise", "skip"] | None = None,
+        max_skipped: float | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -94,6 +119,13 @@ class FileDataModule(ImageDataModule):
             raise UserError(
                 "With in_memory each image is transformed only once, so train_transform would "
                 "never vary; use augment instead."
+            )
+        if in_memory and cache:
+            raise UserError("With in_memory all images are kept already, so leave out cache.")
+        if eval_transform and cache == "disk":
+            raise UserError(
+                "data.cache: what eval_transform makes of images is not known to other trainings, "
+                "so disk does not keep it; set memory."
             )
         if not 0 <= (num_workers or 0) <= MAX_WORKERS:
             raise UserError(
@@ -119,6 +151,8 @@ class FileDataModule(ImageDataModule):
                 "data.manifest and data.folds both say which images are for test; leave out one."
             )
         self.classes, self.exclude = classes, exclude
+        self.cache, self.on_error = cache, on_error
+        self.max_skipped = proper_fraction("max_skipped", max_skipped or 0.01)
         self.test_fraction = proper_fraction("test_fraction", test_fraction)
 
     @property
@@ -147,11 +181,23 @@ class FileDataModule(ImageDataModule):
         """Returns a reader with ``train_transform``; that for evaluation with ``in_memory``."""
         if self.in_memory:
             return self.reader()
-        steps = self.drawn_transforms()
+        steps = [*self.drawn_transforms()]
+        if self.format < 3:
+            return ImageReader(self.in_channels, nn.Sequential(*steps))
+        before: list[nn.Module] = []
         # Who writes all that is done in evaluation does so in training.
-        if self.format > 2 and not (self._eval_transform and self._train_transform):
-            steps = training_steps(self.size, self._evaluation_steps(), steps)
-        return ImageReader(self.in_channels, nn.Sequential(*steps))
+        if not (self._eval_transform and self._train_transform):
+            # Around what is drawn stands what evaluation does.
+            before = [] if takes_any_size(steps) else before_crop(self._evaluation_steps())
+            steps = [*steps, Exact(self.size)]
+        first: First | None = None
+        if self.cache and takes_any_size(steps):
+            first = ShortSide(CACHED * max(self.size), self.interpolation)
+        elif before or self.cache:
+            first = Whole(nn.Sequential(*before))
+        elif type(steps[0]) is v2.RandomResizedCrop:
+            first = DrawnCrop(steps.pop(0))
+        return ImageReader(self.in_channels, nn.Sequential(*steps), first)
 
     def drawn_transforms(self) -> list[nn.Module]:
         """What changes an image each time that it is read for training."""
@@ -161,11 +207,40 @@ class FileDataModule(ImageDataModule):
     def image_set(self, part: str, index: Index) -> ImageSet:
         """Makes the set of a part; with ``in_memory`` it reads the images."""
         images = super().image_set(part, index)
-        if not self.in_memory or isinstance(images, MemorySet):
+        if not isinstance(images, FileSet):
+            return images
+        if self.on_error == "skip":
+            images.damaged = Damaged(PARTS[part], images.names, self.max_skipped)
+            images.replaces = part == "train"
+        if not self.in_memory:
             return images
         settings = worker_settings(self._num_readers())
         batches = DataLoader(images, 64, collate_fn=identity_collate, **settings)
-        return MemorySet(torch.cat([pixels for pixels, _ in batches]), index.labels)
+        pixels, labels = zip(*batches, strict=True)
+        decoded = MemorySet(torch.cat([p for p in pixels if len(p)]), torch.cat(labels))
+        decoded.damaged = images.damaged
+        return decoded
+
+    def setup(self, stage: str) -> None:
+        """Also decodes the images of a training once, with ``cache``."""
+        super().setup(stage)
+        if stage != "fit" or self.cache is None or self.in_memory:
+            return
+        for part in ("train", "val"):
+            images = self.sets[part]
+            if isinstance(images, FileSet) and images.kept is None:
+                self._keep(part, images, self.cache)
+
+    def _keep(self, part: str, images: FileSet, where: Where) -> None:
+        told: Any = (part, self.size, self.resize, self.crop_share, self.interpolation.value)
+        if images.read.first is None:  # all that is done in evaluation
+            first = Whole(images.read.transform)
+            images.read = ImageReader(self.in_channels, nn.Identity(), first)
+        if isinstance(images.read.first, ShortSide):
+            told = ("short side", images.read.first.pixels, self.interpolation.value)
+        versions = (PIL.__version__, torchvision.__version__)
+        text = repr((self.in_channels, told, versions))
+        images.kept = keep(images, where, text, self._num_readers())
 
     def notes(self, stage: str) -> list[str]:
         """Also says how much the crop cuts off images that are far from its shape."""

@@ -14,13 +14,17 @@ from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
 from classifier.data.workers import reading
-from classifier.images.read import ImageReader, Raw, refusal, stack
+from classifier.errors import UserError
+from classifier.images.cache import Kept
+from classifier.images.read import DamagedImageError, ImageReader, Raw, refusal, stack
 from classifier.seeds import derive_seed, seeded
 from classifier.sources import Names, Row
 
 Batch = tuple[Tensor, Tensor]  # images, uint8 (N, C, H, W) in 0..255; labels, int64 (N,)
 Buffer = bytes | memoryview
 T = TypeVar("T")
+WITHOUT = "data.exclude leaves it out; data.on_error: skip all that are damaged."
+ATTEMPTS = 21  # images that are tried for one place in a batch
 EPOCHS = 1 << 20  # more than any training has: keys of images that come again lie behind them
 
 
@@ -41,6 +45,7 @@ class ImageSet(Dataset[Batch]):
     """
 
     labels: Tensor  # int64 (N,)
+    damaged: "Damaged | None" = None  # counts those that are skipped
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -87,6 +92,31 @@ class MemorySet(ImageSet):
         yield self.labels.contiguous().numpy().data
 
 
+class Damaged:
+    """Which images of a set were not whole, whatever process has found it out.
+
+    Args:
+        part: Of what the set is, such as "training".
+        names: What the N images are called.
+        limit: Share of them that may be damaged.
+    """
+
+    def __init__(self, part: str, names: Names, limit: float) -> None:
+        self.part, self.names, self.limit = part, names, limit
+        self.found = torch.zeros(len(names), dtype=torch.uint8)  # (N,), 1 for those
+        self.found.share_memory_()  # type: ignore[no-untyped-call]
+
+    def add(self, position: int, error: DamagedImageError) -> None:
+        """Counts an image; raises UserError where they become too many."""
+        self.found[position] = 1
+        number = int(self.found.sum())
+        if number > max(1, self.limit * len(self.found)):
+            raise UserError(
+                f"{number:,} of {len(self.found):,} {self.part} images are damaged, more than "
+                f"data.max_skipped {self.limit:g} allows; the last one: {error}"
+            )
+
+
 @dataclass(eq=False)
 class FileSet(ImageSet):
     """Images that are read and transformed when a batch needs them."""
@@ -97,16 +127,47 @@ class FileSet(ImageSet):
     read: ImageReader
     seed: int  # makes random transforms a function of (seed, epoch, image) alone
     sized: bool = False  # whether a fingerprint asks the disk for the size of each, as it once did
+    kept: Kept | None = None  # images as far as they are the same each time
+    damaged: Damaged | None = None  # where it is None, one ends the training
+    replaces: bool = False  # whether another image of its class stands in for one that is skipped
 
     def __getitems__(self, keys: list[int]) -> Batch:
-        images = stack([self._image(key) for key in keys])
-        return images, self.labels[torch.tensor(keys) % len(self)]
+        found = [(self._image(key), key % len(self)) for key in keys]
+        images = [image for image, _ in found if image is not None]
+        labels = self.labels[torch.tensor([i for image, i in found if image is not None]).long()]
+        none = torch.empty(0, self.read.in_channels, 1, 1, dtype=torch.uint8)
+        return stack(images) if images else none, labels
 
-    def _image(self, key: int) -> Tensor:
-        raw = self.raw[key % len(self)]
-        name = raw if isinstance(raw, Path) else self.names[key % len(self)]
-        with seeded(derive_seed(self.seed, key)), reading(name):
-            return self.read(raw, name)
+    def _image(self, key: int) -> Tensor | None:
+        index = key % len(self)
+        for attempt in range(ATTEMPTS):
+            position = self._another(index, attempt) if attempt else index
+            try:
+                with seeded(derive_seed(self.seed, key)):
+                    kept = self.kept[position] if self.kept else None
+                    return self.read.finish(self.begin(position) if kept is None else kept)
+            except DamagedImageError as error:
+                if self.damaged is None:
+                    raise DamagedImageError(f"{error} {WITHOUT}") from None
+                self.damaged.add(position, error)
+                if not self.replaces:
+                    return None
+        raise UserError(f"no whole image stands in for '{self._name(index)}': {ATTEMPTS} tried.")
+
+    def begin(self, position: int) -> Tensor:
+        """Reads an image as far as its reader does so before all else."""
+        name = self._name(position)
+        with reading(name):
+            return self.read.begin(self.raw[position], name)
+
+    def _name(self, position: int) -> Path | str:
+        raw = self.raw[position]
+        return raw if isinstance(raw, Path) else self.names[position]
+
+    def _another(self, index: int, attempt: int) -> int:
+        """Draws another image of the class of an image, from (index, attempt) alone."""
+        members = (self.labels == self.labels[index]).nonzero()[:, 0]
+        return int(members[derive_seed(index, attempt) % len(members)])
 
     def content(self) -> Iterator[Buffer]:
         if self.sized:

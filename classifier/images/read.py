@@ -5,8 +5,10 @@ Decoding is Pillow's: ``torchvision.io`` crashes the whole process on some damag
 Shapes: N images, C channels, H rows, W columns.
 """
 
+import errno
 import io
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,11 +30,22 @@ OTHERS = (
 UNREAD_SUFFIXES = HEIF_SUFFIXES | {*OTHERS.split()}  # unless Pillow, or a plugin, registers them
 # A file, what is in one, or what a data set of Python's gives: pixels (H, W) or (H, W, C).
 Raw = Path | bytes | Image.Image | NDArray[Any]
+Change = Callable[[Tensor], Tensor]
+# The first thing that is done to an image (C, H, W): of its height and width it makes how many
+# times smaller the image may be decoded for that, and what is done then.
+First = Callable[[tuple[int, int]], tuple[float, Change]]
 ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  # the tag of EXIF, and where width is height
+JPEG_SCALES = (8, 4, 2)  # at which a JPEG is decoded in less time
 PROFILE_BYTES = 16 * 2**20  # of a colour profile or text; Pillow's own limit, 1 MiB, is exceeded
 
 
-def read_image(raw: Raw, in_channels: int, name: object = None) -> Tensor:
+class DamagedImageError(UserError):
+    """An image that is not there or not whole, and will not be if it is read again."""
+
+
+def read_image(
+    raw: Raw, in_channels: int, name: object = None, first: First | None = None
+) -> Tensor:
     """Reads an image as uint8 ``(C, H, W)``.
 
     The camera's orientation (EXIF) is applied, 16-bit greyscale is scaled to 8 bits, transparent
@@ -43,16 +56,29 @@ def read_image(raw: Raw, in_channels: int, name: object = None) -> Tensor:
         raw: An image file, or an image.
         in_channels: 1 or 3.
         name: What the image is called in errors; its path if not given.
+        first: What is done to it before anything else. A JPEG is decoded at a half, a quarter or an
+            eighth of its size where that is large enough for it.
 
     Raises:
-        UserError: It is not a whole image of a supported kind; the text names it and why.
+        DamagedImageError: It is not a whole image of a supported kind; the text names it and why.
+        UserError: The disk or the network does not give it, or memory is short; likewise.
     """
     mode = {1: "L", 3: "RGB"}[in_channels]
     try:
-        return _decode(raw, mode)
+        image, change = _decode(raw, mode, first)
     except Exception as error:  # Pillow's readers raise nearly anything on damaged files
         why = _reason(raw, error) if isinstance(raw, Path) else _in_words(error)
-        raise UserError(refusal(raw if name is None else name) + why) from None
+        kind = UserError if _may_pass(error) else DamagedImageError
+        raise kind(refusal(raw if name is None else name) + why) from None
+    return change(image) if change else image
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether an image may be whole though it cannot be read now."""
+    missing = (None, errno.ENOENT, errno.ENOTDIR)  # None is Pillow's, of what it decodes
+    return isinstance(error, MemoryError) or (
+        isinstance(error, OSError) and error.errno not in missing
+    )
 
 
 def size_of(raw: Raw) -> tuple[int, int] | None:
@@ -61,10 +87,14 @@ def size_of(raw: Raw) -> tuple[int, int] | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with _opened(raw) as image:
-                turned = image.getexif().get(ORIENTATION, 1) in TURNED
-                return (image.width, image.height) if turned else (image.height, image.width)
+                return _upright(image)
     except Exception:  # whoever reads its pixels says why
         return None
+
+
+def _upright(image: Image.Image) -> tuple[int, int]:
+    turned = image.getexif().get(ORIENTATION, 1) in TURNED
+    return image.size if turned else (image.height, image.width)
 
 
 def image_suffixes() -> set[str]:
@@ -122,14 +152,20 @@ def _in_words(error: Exception) -> str:
     return " ".join(str(error).split()).rstrip(".") + "."
 
 
-def _decode(raw: Raw, mode: str) -> Tensor:
+def _decode(raw: Raw, mode: str, first: First | None) -> tuple[Tensor, Change | None]:
     if isinstance(raw, Path) and not raw.is_file():  # opening a named pipe would wait forever
         raise FileNotFoundError(raw)
+    change = None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about metadata
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             with _opened(raw) as opened:
+                if first is not None:
+                    smaller, change = first(_upright(opened))
+                    scale = next((s for s in JPEG_SCALES if s <= smaller), 1)
+                    if scale > 1:  # of other formats nothing comes of it
+                        opened.draft(None, (opened.width // scale, opened.height // scale))
                 ImageOps.exif_transpose(opened, in_place=True)
                 image = _eight_bit(opened)
         except (Image.DecompressionBombWarning, Image.DecompressionBombError):
@@ -141,7 +177,7 @@ def _decode(raw: Raw, mode: str) -> Tensor:
         image = image.convert(mode)
     pixels = torch.from_numpy(np.array(image)).view(image.height, image.width, -1)  # (H, W, C)
     # Not made contiguous: resizing is twice as fast where the channels are innermost.
-    return pixels.permute(2, 0, 1)
+    return pixels.permute(2, 0, 1), change
 
 
 def _opened(raw: Raw) -> Image.Image:
@@ -186,19 +222,35 @@ def _eight_bit(image: Image.Image) -> Image.Image:
 
 @dataclass(frozen=True)
 class ImageReader:
-    """Reads and transforms one image; travels to the loader's worker processes."""
+    """Reads and transforms one image; travels to the loader's worker processes.
+
+    Args:
+        in_channels: 1 or 3.
+        transform: What is done to the image.
+        first: What is done to it before that.
+    """
 
     in_channels: int
     transform: nn.Module
+    first: First | None = None
 
     def __call__(self, raw: Raw, name: object = None) -> Tensor:
         """Reads an image as uint8 ``(C, H, W)``; ``name`` is for errors.
 
         Raises:
-            UserError: The image cannot be read, or the transform changed the pixels' type, so that
-                their 0..255 scale is in doubt.
+            DamagedImageError: The image is not there or not whole.
+            UserError: It cannot be read, or the transform changed the pixels' type, so that their
+                0..255 scale is in doubt.
         """
-        image: Tensor = self.transform(read_image(raw, self.in_channels, name))
+        return self.finish(self.begin(raw, name))
+
+    def begin(self, raw: Raw, name: object = None) -> Tensor:
+        """Reads an image and does what comes first."""
+        return read_image(raw, self.in_channels, name, self.first)
+
+    def finish(self, image: Tensor) -> Tensor:
+        """Does what comes after ``begin``."""
+        image = self.transform(image)
         if image.dtype != torch.uint8:
             raise UserError(
                 f"The transforms turn uint8 images into {image.dtype}; leave out conversion and "

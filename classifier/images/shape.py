@@ -5,12 +5,15 @@ is random in between sees the same images.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional
 
 from classifier.errors import UserError
+from classifier.images.read import Change
 
 # What takes an image of any size; others get one that is resized as for evaluation.
 RESIZING = (
@@ -74,6 +77,58 @@ class Exact(nn.Module):
         return cropped
 
 
+@dataclass(frozen=True)
+class DrawnCrop:
+    """A random crop that is drawn before the image is decoded: ``First`` of a reader."""
+
+    crop: v2.RandomResizedCrop
+
+    def __call__(self, size: tuple[int, int]) -> tuple[float, Change]:
+        drawn = self.crop.make_params([torch.empty(1, *size, device="meta")])
+        sides = (drawn["height"], drawn["width"])
+
+        def cut(image: Tensor) -> Tensor:
+            scales = [now / before for now, before in zip(image.shape[-2:], size, strict=True)]
+            begins = (drawn["top"], drawn["left"])
+            box = [
+                (round(begin * scale), round((begin + side) * scale))
+                for begin, side, scale in zip(begins, sides, scales, strict=True)
+            ]
+            (top, bottom), (left, right) = box
+            place = {"top": top, "left": left, "height": bottom - top, "width": right - left}
+            cropped: Tensor = self.crop.transform(image, place)
+            return cropped
+
+        return min(old / new for old, new in zip(sides, self.crop.size, strict=True)), cut
+
+
+@dataclass(frozen=True)
+class ShortSide:
+    """Makes the shorter side of larger images so many pixels long: ``First`` of a reader."""
+
+    pixels: int
+    interpolation: InterpolationMode
+
+    def __call__(self, size: tuple[int, int]) -> tuple[float, Change]:
+        return min(size) / self.pixels, self.shorten
+
+    def shorten(self, image: Tensor) -> Tensor:
+        if min(image.shape[-2:]) <= self.pixels:
+            return image
+        short: Tensor = functional.resize(image, [self.pixels], self.interpolation, antialias=True)
+        return short
+
+
+@dataclass(frozen=True)
+class Whole:
+    """All that is done to an image, done at once: ``First`` of a reader."""
+
+    steps: nn.Module
+
+    def __call__(self, size: tuple[int, int]) -> tuple[float, Change]:
+        return 1, self.steps
+
+
 def evaluation_steps(
     size: tuple[int, int], resize: str, crop_share: float, interpolation: InterpolationMode
 ) -> list[nn.Module]:
@@ -97,19 +152,14 @@ def evaluation_steps(
     return [Cover(larger, interpolation), v2.CenterCrop([height, width])]
 
 
-def training_steps(
-    size: tuple[int, int],
-    evaluation: Sequence[nn.Module],
-    given: Sequence[nn.Module],
-) -> list[nn.Module]:
-    """What brings an image to a size in training: around what is given stands evaluation's.
+def takes_any_size(transforms: Sequence[nn.Module]) -> bool:
+    """Whether the first of some transforms resizes, so that it takes images of any size."""
+    return next((isinstance(module, RESIZING) for module in transforms), False)
 
-    A transform that takes images of any size, such as RandomResizedCrop, takes the place of what
-    resizes them if it comes first.
-    """
-    resizes = next((isinstance(module, RESIZING) for module in given), False)
-    before = [] if resizes else [step for step in evaluation if not isinstance(step, v2.CenterCrop)]
-    return [*before, *given, Exact(size)]
+
+def before_crop(evaluation: Sequence[nn.Module]) -> list[nn.Module]:
+    """What evaluation does to images before it cuts them."""
+    return [step for step in evaluation if not isinstance(step, v2.CenterCrop)]
 
 
 def random_crop(size: tuple[int, int], interpolation: InterpolationMode) -> nn.Module:

@@ -1,6 +1,6 @@
 """fastai's ``fine_tune`` on one fold of photos, with the weights that the recipe starts from.
 
-    python photos_fastai.py FOLDER --epochs 20 --size 160
+    python photos_fastai.py FOLDER --epochs 24 --size 160
 
 FOLDER has ``train`` and ``test``, as photos.py links them; a tenth of the training photos is
 validated. Everything else is what fastai does by itself.
@@ -18,7 +18,7 @@ def main() -> None:
     """Trains, and prints the accuracy on validation and test photos."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=24)
     parser.add_argument("--size", type=int, default=160)
     options = parser.parse_args()
     vision.set_seed(0)

@@ -1,10 +1,10 @@
 """timm's ``train.py`` on one fold of photos, with the weights that the recipe starts from.
 
-    python photos_timm.py FOLDER --script pytorch-image-models/train.py --epochs 20 --size 160
+    python photos_timm.py FOLDER --script pytorch-image-models/train.py --epochs 24 --size 160
 
 FOLDER has ``train`` and ``test``, as photos.py links them; a tenth of the training photos is
-validated. Rate, decay, warm-up, smoothing and dropout are the recipe's; all layers are trained, and
-what is augmented is timm's own choice.
+validated. Decay, warm-up, smoothing, dropout, size and epochs are the recipe's; the one rate lies
+between those of its backbone and its head; what is augmented is timm's own choice.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--script", type=Path, required=True, help="timm's train.py.")
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=24)
     parser.add_argument("--size", type=int, default=160)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
