@@ -1,5 +1,6 @@
-"""One data set in each form that data may have: the same keys, splits and labels, the same weights."""
+"""One data set in each form that data has: the same keys, splits, labels and weights."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from classifier.__main__ import main
 from classifier.data import Digits
 from classifier.sources.manifest import read_manifest
 
@@ -35,7 +37,7 @@ def folder(rows):
     return {"class_path": "ImageFolder", "init_args": {"root": "photos"}}
 
 
-def csv(rows):
+def table(rows):
     lines = ["image,label", *map(",".join, rows)]
     Path("photos/table.csv").write_text("\n".join(lines), encoding="utf-8")
     return {"class_path": "Table", "init_args": {"path": "photos/table.csv"}}
@@ -79,7 +81,7 @@ def hub(rows):
     return datasets(kind, path="imagefolder", split="train", data_dir="photos")
 
 
-@pytest.mark.parametrize("form", [csv, parquet_of_paths, parquet_of_images, torchvision, hub])
+@pytest.mark.parametrize("form", [table, parquet_of_paths, parquet_of_images, torchvision, hub])
 def test_a_form_is_trained_on_as_the_folder_is(form, photos, write_config, fit, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_DATASETS_CACHE", str(Path("cache").resolve()))
@@ -101,3 +103,31 @@ def test_a_form_is_trained_on_as_the_folder_is(form, photos, write_config, fit, 
     )
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def predicted(trained, *images, code=0):
+    arguments = ["--ckpt_path", str(trained), "--output", "o.csv", "--images", *images]
+    assert main(["predict", *arguments]) == code
+    rows = list(csv.DictReader(Path("o.csv").read_text().splitlines()))
+    Path("o.csv").unlink()
+    return [row.pop("file") for row in rows], rows
+
+
+def test_images_in_a_table_are_predicted_as_files_are_and_named_by_their_keys(
+    photos, trained, capfd
+):
+    parquet_of_images(photos)
+    names, rows = predicted(trained, "photos/table.parquet", "photos/table.parquet")
+    files, expected = predicted(trained, *(f"photos/{path}" for path, _ in photos))
+
+    assert names == [path for path, _ in photos]
+    assert rows == expected
+
+    first, last = (Path("photos", path).read_bytes() for path, _ in (photos[0], photos[-1]))
+    parquet([("", "")] * 3, [first, b"no image", last])
+    capfd.readouterr()
+    names, rows = predicted(trained, files[1], "photos/table.parquet", code=1)
+
+    assert names == [files[1], "0", "2"]
+    assert rows == [expected[1], expected[0], expected[-1]]
+    assert "unreadable: 1: " in capfd.readouterr().err
