@@ -39,6 +39,7 @@ from classifier.optimization.groups import Group
 from classifier.optimization.rates import Warmup
 from classifier.optimization.schedules import Interval
 from classifier.results import Prediction
+from classifier.sources.parquet import Inside
 from classifier.sources.patterns import find_images
 from classifier.tensors import changed_tensors, keep_given_tensors, without_given_tensors
 from classifier.weights.start import start_from
@@ -335,7 +336,10 @@ class ClassificationModule(LearningModule):
         read, found = data.reader(), list[tuple[object, Raw]]()
         for place, image in enumerate(images):
             if isinstance(image, str | Path):
-                found += [(str(path), path) for path in find_images([str(image)])]
+                found += [
+                    (file.name, file.read()) if isinstance(file, Inside) else (str(file), file)
+                    for file in find_images([str(image)])
+                ]
             else:
                 found.append((place, image))
         was_training = self.training

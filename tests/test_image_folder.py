@@ -74,6 +74,22 @@ def test_one_more_photo_moves_at_most_one_other_from_set_to_set(name, root):
     }
 
 
+def test_no_image_is_opened_or_asked_about_to_list_and_split_them(root, monkeypatch):
+    for path in root.rglob("*.png"):
+        path.write_bytes(b"")
+    asked = []
+    for name in ("stat", "lstat"):
+        ask = getattr(os, name)
+        monkeypatch.setattr(
+            os, name, lambda p, *a, ask=ask, **k: asked.append(p) or ask(p, *a, **k)
+        )
+
+    prepared(root).fingerprint()
+
+    assert asked
+    assert not [path for path in asked if str(path).endswith(".png")]
+
+
 def test_the_sets_do_not_depend_on_the_place(root, tmp_path):
     before = prepared(root)
     moved = root.rename(tmp_path / "moved")

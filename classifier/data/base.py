@@ -37,6 +37,7 @@ from classifier.images.read import ImageReader
 from classifier.sources import Index, Names, Source
 from classifier.sources.earlier import short_names
 from classifier.sources.manifest import NAME, read_manifest, split_as_before, write_manifest
+from classifier.sources.parquet import Inside
 from classifier.splits import PARTS, Fold
 
 # Mean and standard deviation of ImageNet's training images, on which most weights were pretrained,
@@ -135,7 +136,8 @@ class ImageDataModule(pl.LightningDataModule):
         self._epoch = 0
         self._sampler: EpochSampler | None = None
         self.skipped: dict[str, list[str]] = {}  # damaged images of each part
-        self.files: Sequence[Path] = []  # to predict; with some, the data set is not asked for
+        # To predict; with some, the data set is not asked for.
+        self.files: Sequence[Path | Inside] = []
 
     @property
     def image_source(self) -> Source | None:

@@ -19,6 +19,7 @@ from classifier.images.cache import Kept
 from classifier.images.read import DamagedImageError, ImageReader, Raw, refusal, stack
 from classifier.seeds import derive_seed, seeded
 from classifier.sources import Names, Row
+from classifier.sources.parquet import Inside
 
 Batch = tuple[Tensor, Tensor]  # images, uint8 (N, C, H, W) in 0..255; labels, int64 (N,)
 Buffer = bytes | memoryview
@@ -264,25 +265,26 @@ def balanced_order(labels: Tensor, generator: torch.Generator) -> Tensor:
 
 @dataclass(eq=False)
 class PredictionSet(Dataset[ImageFiles]):
-    """Image files without labels, for prediction."""
+    """Images without labels, for prediction."""
 
-    paths: Sequence[Path]
+    files: Sequence[Path | Inside]
     read: ImageReader
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.files)
 
     def __getitems__(self, indices: list[int]) -> ImageFiles:
         images: list[Tensor] = []
         files: list[str] = []
         unreadable: list[tuple[str, str]] = []
-        for path in (self.paths[index] for index in indices):
+        for file in (self.files[index] for index in indices):
+            raw, name = (file.read(), file.name) if isinstance(file, Inside) else (file, str(file))
             try:
-                with reading(path):
-                    images.append(self.read(path))
-                files.append(str(path))
+                with reading(name):
+                    images.append(self.read(raw, name))
+                files.append(name)
             except ValueError as error:
-                unreadable.append((str(path), str(error).removeprefix(refusal(path))))
+                unreadable.append((name, str(error).removeprefix(refusal(name))))
         none = torch.empty(0, self.read.in_channels, 1, 1, dtype=torch.uint8)
         return ImageFiles(stack(images) if images else none, files, unreadable)
 

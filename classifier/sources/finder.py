@@ -5,9 +5,10 @@ One walk serves class folders and predictions. Paths are sorted as ``Path`` sort
 
 import os
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import repeat
 from pathlib import Path
 
 from classifier.images.read import (
@@ -88,12 +89,17 @@ class Finder:
         """
         found: list[list[str]] = [[] for _ in tops]
         links: list[tuple[str, int]] = []
-        for _, number, contents in self.walk(tops):
+        deep: set[int] = set()
+        for folder, number, contents in self.walk(tops):
+            if folder != str(tops[number]):
+                deep.add(number)
             found[number] += contents.images + contents.image_links * copies
             links += [(path, number) for path in contents.image_links]
         if links and not copies:
             self._follow(links, found)
-        return [sorted(paths, key=lambda path: path.replace(os.sep, "\0")) for paths in found]
+        for number, paths in enumerate(found):
+            paths.sort(key=_in_folder_order if number in deep else None)  # else it is the same
+        return found
 
     def _follow(self, links: Sequence[tuple[str, int]], found: list[list[str]]) -> None:
         """Adds links to images, but to none that is there already: each counts once."""
@@ -165,9 +171,14 @@ class Finder:
 
     def _scan(self, folder: str) -> Contents:
         contents = Contents()
+        plain = () if self.choice.exclude else self.suffixes
         with os.scandir(folder) as entries:
             for entry in entries:
                 name = entry.name
+                suffix = name[name.rfind(".") :].lower()
+                if suffix in plain and name[0] != "." and entry.is_file(follow_symlinks=False):
+                    contents.images.append(entry.path)  # nearly all; what follows is slower
+                    continue
                 lower = name.lower()
                 if lower in LITTER:
                     self._litter.add(name)
@@ -177,7 +188,7 @@ class Finder:
                     contents.folders.append(entry.path)
                 elif entry.is_symlink() and os.path.isdir(entry.path):  # noqa: PTH112  # a text
                     contents.links.append(entry.path)
-                elif self._is_image(entry.path, name, lower[lower.rfind(".") :]):
+                elif self._is_image(entry.path, name, suffix):
                     linked = entry.is_symlink()
                     (contents.image_links if linked else contents.images).append(entry.path)
         contents.folders.sort()
@@ -198,7 +209,8 @@ class Finder:
         return suffix in self.suffixes
 
     def _tally_namesakes(self, images: list[str]) -> None:
-        if len({path[: path.rfind(".")] for path in images}) == len(images):
+        suffix = images[0][images[0].rfind(".") :] if images else ""
+        if all(map(str.endswith, images, repeat(suffix))):
             return
         by_stem: dict[str, list[str]] = {}
         for path in sorted(images):
@@ -221,6 +233,10 @@ def _above(folders: Sequence[Path]) -> set[tuple[int, int]]:
     return {*map(_place, above)} - {*map(_place, taken)}
 
 
+def _in_folder_order(path: str) -> str:
+    return path.replace(os.sep, "\0")
+
+
 def _place(folder: str | Path) -> tuple[int, int]:
     status = os.stat(folder)  # noqa: PTH116  # a text mostly
     return status.st_dev, status.st_ino
@@ -228,5 +244,10 @@ def _place(folder: str | Path) -> tuple[int, int]:
 
 def key(path: str | Path, root: Path | None) -> str:
     """A path below root, as it names an image on any system."""
-    below = str(path).removeprefix(os.path.join(root or "", ""))  # noqa: PTH118  # root may be "/"
-    return below.replace(os.sep, "/")
+    return next(keys([str(path)], root))
+
+
+def keys(paths: Iterable[str], root: Path | None) -> Iterator[str]:
+    """The keys of many."""
+    above = os.path.join(root or "", "")  # noqa: PTH118  # root may be "/"
+    return (path.removeprefix(above).replace(os.sep, "/") for path in paths)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -9,7 +10,7 @@ import torch
 from classifier.errors import UserError, did_you_mean
 from classifier.images.read import image_suffixes
 from classifier.sources.choice import Choice
-from classifier.sources.finder import Finder, key
+from classifier.sources.finder import Finder, key, keys
 from classifier.sources.source import Files, Index, Names, Source
 from classifier.sources.split_folders import Splits, find_splits
 
@@ -53,12 +54,11 @@ class Folder(Source):
         for part, folders in tops.items():
             images = dict(zip((folder.name for folder in folders), below, strict=False))
             self._refuse_empty(part, images)
-            keys = Names(
-                key(p, self.root) for name in self.class_names for p in images.get(name, [])
-            )
+            paths = chain.from_iterable(images.get(name, []) for name in self.class_names)
+            names = Names(keys(paths, self.root))
             counts = torch.tensor([len(images.get(name, [])) for name in self.class_names])
             labels = torch.arange(len(counts)).repeat_interleave(counts)
-            found[part] = Index(Files(self.root, keys), labels, keys)
+            found[part] = Index(Files(self.root, names), labels, names)
         return found
 
     def _class_folders(self, split_folder: Path) -> list[Path]:

@@ -30,17 +30,17 @@ class Entry(NamedTuple):
 
 def write_manifest(path: Path, parts: Mapping[str, Index], class_names: Sequence[str]) -> None:
     """Writes a row for each image that has a key; the same split makes the same bytes."""
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(COLUMNS)
-    for part, index in parts.items():
-        labels = (class_names[label] for label in index.labels.tolist())
-        groups = index.groups if index.groups is not None else repeat("")
-        for row in zip(index.keys or (), labels, groups, repeat(part), strict=False):
-            rows.writerow(row)
-    content = text.getvalue().encode("utf-8", "surrogateescape")
-    with atomic_write(path) as file:
-        file.write(gzip.compress(content, mtime=0))
+    with (
+        atomic_write(path) as file,
+        gzip.GzipFile("", "wb", 6, file, mtime=0) as zipped,
+        io.TextIOWrapper(zipped, "utf-8", "surrogateescape", newline="") as text,
+    ):
+        rows = csv.writer(text, lineterminator="\n")
+        rows.writerow(COLUMNS)
+        for part, index in parts.items():
+            labels = (class_names[label] for label in index.labels.tolist())
+            groups = index.groups if index.groups is not None else repeat("")
+            rows.writerows(zip(index.keys or (), labels, groups, repeat(part), strict=False))
 
 
 def read_manifest(path: Path) -> dict[str, Entry]:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from classifier.errors import UserError, pip_install
 from classifier.sources.cells import Cells, named_rows
@@ -41,6 +41,18 @@ class Blobs(Picked[bytes]):
 
     def _field(self, name: str) -> Iterator[Any]:
         return (value for chunk in self.things.chunks for value in chunk.field(name))
+
+
+class Inside(NamedTuple):
+    """One of the images that a table holds."""
+
+    table: Path
+    name: str
+    images: Blobs
+    place: int  # among them
+
+    def read(self) -> bytes:
+        return self.images[self.place]
 
 
 def read_parquet(path: Path) -> Cells:

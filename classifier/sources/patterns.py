@@ -8,35 +8,39 @@ from functools import cache
 from pathlib import Path
 
 from classifier.sources.finder import LITTER, Finder
+from classifier.sources.parquet import Inside
 from classifier.sources.table import images_of
 
 TABLES = {".csv", ".tsv", ".parquet"}
 
 
-def find_images(patterns: Sequence[str]) -> list[Path]:
-    """Lists image files in the order given, each once; those of a folder or glob by name.
+def find_images(patterns: Sequence[str]) -> list[Path | Inside]:
+    """Lists images in the order given, each once; those of a folder or glob by name.
 
-    A table stands for the images that it lists. Any other file that is named itself is taken,
-    whatever its suffix. A folder, and so ``folder/**``, is searched by ``Finder``; that no
+    A table stands for the images that it lists or holds. Any other file that is named itself is
+    taken, whatever its suffix. A folder, and so ``folder/**``, is searched by ``Finder``; that no
     installed package reads an image is left to the reader to say.
 
     Raises:
         FileNotFoundError: If a pattern stands for nothing.
     """
-    files: dict[tuple[str, str], str] = {}  # by where they really are
+    files: dict[tuple[str, str], str | Inside] = {}  # by where they really are
     real = cache(os.path.realpath)
     for pattern in patterns:
         found = _find(os.path.expanduser(pattern))  # noqa: PTH111  # may be a glob
         if not found:
             kind = "image in folder" if Path(pattern).is_dir() else "file, folder or glob"
             raise FileNotFoundError(f"--images: there is no {kind} '{pattern}'.")
-        for path in found:
-            folder, name = os.path.split(path)
-            files.setdefault((real(folder), name), path)
-    return [Path(path) for path in files.values()]
+        for image in found:
+            if isinstance(image, Inside):
+                folder, name = str(image.table), image.name
+            else:
+                folder, name = os.path.split(image)
+            files.setdefault((real(folder), name), image)
+    return [Path(image) if isinstance(image, str) else image for image in files.values()]
 
 
-def _find(pattern: str) -> list[str]:
+def _find(pattern: str) -> list[str | Inside]:
     # A name may itself hold brackets.
     matches = [pattern] if Path(pattern).exists() else sorted(_matches(pattern))
     named = [path for path in dict.fromkeys(map(Path, matches)) if not _is_litter(path, pattern)]
@@ -44,7 +48,8 @@ def _find(pattern: str) -> list[str]:
     below = dict(zip(folders, Finder(unread=True).below(folders, copies=True), strict=True))
     listed = {path: images_of(path) for path in named if path.suffix.lower() in TABLES}
     found: dict[Path, Sequence[object]] = {**listed, **below}
-    return [str(image) for path in named for image in found.get(path, [path])]
+    images = (image for path in named for image in found.get(path, [path]))
+    return [image if isinstance(image, Inside) else str(image) for image in images]
 
 
 def _matches(pattern: str) -> Iterator[str]:

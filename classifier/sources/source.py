@@ -2,8 +2,10 @@
 
 import re
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -35,9 +37,11 @@ class Names(Row[str]):
     """Texts in one piece of memory, 8 bytes and its own for each: millions go to each worker."""
 
     def __init__(self, texts: Iterable[str]) -> None:
-        encoded = [text.encode("utf-8", "surrogateescape") for text in texts]
-        self.bytes = b"".join(encoded)
-        self.ends = np.cumsum([0, *map(len, encoded)])
+        joined, ends = bytearray(), array("q", [0])
+        for text in texts:
+            joined += text.encode("utf-8", "surrogateescape")
+            ends.append(len(joined))
+        self.bytes, self.ends = bytes(joined), np.array(ends)
 
     def __len__(self) -> int:
         return len(self.ends) - 1
@@ -46,8 +50,19 @@ class Names(Row[str]):
         begin, end = self.ends[position], self.ends[position + 1]  # raises IndexError
         return self.bytes[begin:end].decode("utf-8", "surrogateescape")
 
+    def __iter__(self) -> Iterator[str]:
+        for begin, end in pairwise(self.ends.tolist()):
+            yield self.bytes[begin:end].decode("utf-8", "surrogateescape")
+
     def select(self, positions: Tensor) -> "Names":
-        return Names(map(self.__getitem__, positions.tolist()))
+        chosen = positions.numpy()
+        first = self.ends[chosen[np.diff(chosen, prepend=-2) != 1]]  # of each run of neighbours
+        last = self.ends[chosen[np.diff(chosen, append=-2) != 1] + 1]
+        names = Names([])
+        pieces = zip(first.tolist(), last.tolist(), strict=True)
+        names.bytes = b"".join(self.bytes[begin:end] for begin, end in pieces)
+        names.ends = np.append(0, np.diff(self.ends)[chosen].cumsum())
+        return names
 
 
 class Picked(Row[T_co]):
@@ -164,13 +179,13 @@ class Index:
 
     def select(self, positions: Tensor) -> "Index":
         """Returns the images at M positions, int64 ``(M,)``, in that order."""
-        images = self.images
-        return Index(
-            images[positions] if isinstance(images, Tensor) else images.select(positions),
-            self.labels[positions],
-            self.keys and self.keys.select(positions),
-            self.groups and self.groups.select(positions),
-        )
+        images, keys = self.images, self.keys and self.keys.select(positions)
+        if isinstance(images, Files) and keys and images.names is self.keys:
+            chosen: Tensor | Row[Raw] = Files(images.root, keys)  # the same memory
+        else:
+            chosen = images[positions] if isinstance(images, Tensor) else images.select(positions)
+        groups = self.groups and self.groups.select(positions)
+        return Index(chosen, self.labels[positions], keys, groups)
 
 
 def in_folder_order(key: str) -> str:

@@ -15,7 +15,7 @@ from classifier.images.read import UNREAD_SUFFIXES, image_suffixes
 from classifier.sources.cells import Cells, Mistakes
 from classifier.sources.choice import Choice
 from classifier.sources.columns import Columns, find_columns, read_table
-from classifier.sources.parquet import Blobs
+from classifier.sources.parquet import Blobs, Inside
 from classifier.sources.source import Files, Index, Names, Source, in_folder_order
 from classifier.sources.split_folders import ROLES
 
@@ -173,16 +173,15 @@ def _labels(cells: Cells, places: Sequence[int], mistakes: Mistakes) -> Iterator
         yield cells.names[marked[0]] if len(marked) == 1 else ""
 
 
-def images_of(path: Path) -> list[Path]:
-    """The image files that a table lists, in its order; its folder is where their paths begin."""
+def images_of(path: Path) -> Sequence[Path | Inside]:
+    """The images that a table holds or lists, in its order; paths begin at its folder."""
     cells = read_table(path)
     (column,) = find_columns(path, cells, {}, ["image"])["image"]
-    if isinstance(cells.columns[column], Blobs):
-        raise UserError(
-            f"'{path}' holds images; predict takes image files, or a table of their paths."
-        )
+    images = cells.columns[column]
+    if isinstance(images, Blobs):
+        return [Inside(path, name, images, n) for n, name in enumerate(images.names(path))]
     mistakes = Mistakes(path)
-    keys = [*find_files(path.parent, cells.rows, cells.columns[column], mistakes, Choice())]
+    keys = [*find_files(path.parent, cells.rows, images, mistakes, Choice())]
     mistakes.refuse()
     return [path.parent / key for key in keys]
 
