@@ -21,7 +21,10 @@ OF_MODEL = (
     *("float32_matmul_precision", "warmup", "groups", "layer_decay", "metrics", "class_weights"),
     *("moving_average", "init_from"),
 )
-OF_DATA = ("sampler", "crop_share", "interpolation", "folds", "fold", "group", "classes", "resize")
+OF_DATA = (
+    *("sampler", "crop_share", "interpolation", "folds", "fold", "group", "classes", "resize"),
+    "reader",
+)
 LATER_SETTINGS = (
     *(f"model.{init}{name}" for init in ("", "init_args.") for name in OF_MODEL),
     *(f"data.init_args.{name}" for name in OF_DATA),

@@ -1,5 +1,6 @@
 """Base of data whose images are files, which are read when a batch needs them."""
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -11,11 +12,12 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import InterpolationMode, v2
 
 from classifier import terminal
-from classifier.data.base import ImageDataModule, proper_fraction
+from classifier.data.base import ImageDataModule, at_least_one, proper_fraction
 from classifier.data.sets import FileSet, ImageSet, MemorySet, identity_collate
 from classifier.data.workers import worker_settings
 from classifier.errors import UserError
 from classifier.images.read import ImageReader, size_of
+from classifier.images.readers import OwnReader, ReadPixels, suffixes_of
 from classifier.images.shape import evaluation_steps, kept_share, random_crop, training_steps
 from classifier.sources import Index
 from classifier.sources.choice import Choice
@@ -32,12 +34,12 @@ class FileDataModule(ImageDataModule):
     Args:
         image_size: Size of the images that the network gets, in pixels: a side of squares, or
             [height, width].
-        in_channels: 3 reads images as RGB, 1 as greyscale.
-        train_transform: Modules that each map one uint8 image (C, H, W), drawn anew each time it
-            is read, after it was resized as for evaluation and before it is cut to image_size. A
-            RandomResizedCrop in front, or another one that resizes, gets the whole image. A random
-            crop of random scale and a horizontal flip if not given; with resize "pad" or "stretch"
-            only the flip.
+        in_channels: 3 reads images as RGB, 1 as greyscale. With a reader, how many it gives.
+        train_transform: Modules that each map one image (C, H, W), uint8 or, of a reader of other
+            pixels, float32 in 0..1. They are drawn anew each time it is read, after it was resized
+            as for evaluation and before it is cut to image_size. A RandomResizedCrop in front, or
+            another one that resizes, gets the whole image. A random crop of random scale and a
+            horizontal flip if not given; with resize "pad" or "stretch" only the flip.
         eval_transform: All that is done to images for validation, test and prediction. As resize
             says if not given.
         resize: How images come to image_size: "crop" keeps their middle, "pad" puts black around
@@ -64,6 +66,9 @@ class FileDataModule(ImageDataModule):
             alphabetical order, if not given.
         exclude: Patterns of images to leave out, such as "*_mask.png"; with a "/" they are for the
             path below root, such as "train/*/old/*". Or a file: a table of images to leave out.
+        reader: What turns a file into pixels in place of Pillow, by the class path of a class with
+            __call__(self, path): classifier.images.readers has some, and says what they return.
+            mean and std are then measured if not given.
         **kwargs: Arguments of ImageDataModule.
     """
 
@@ -85,11 +90,20 @@ class FileDataModule(ImageDataModule):
         resize: Literal["crop", "pad", "stretch"] | None = None,
         classes: list[str] | None = None,
         exclude: list[str] | str | None = None,
+        reader: ReadPixels | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if in_channels not in (1, 3):
-            raise UserError(f"in_channels must be 1 (greyscale) or 3 (RGB), not {in_channels}.")
+        self._own_reader = reader
+        if reader is not None:
+            at_least_one("in_channels", in_channels)
+            self.suffixes = suffixes_of(reader)
+            self.measure_if_not_given()
+        elif in_channels not in (1, 3):
+            raise UserError(
+                f"in_channels must be 1 (greyscale) or 3 (RGB), not {in_channels}; images of other "
+                "channels need a data.reader."
+            )
         if in_memory and train_transform:
             raise UserError(
                 "With in_memory each image is transformed only once, so train_transform would "
@@ -128,7 +142,7 @@ class FileDataModule(ImageDataModule):
     @cached_property
     def choice(self) -> Choice:
         """Which classes and images count."""
-        return Choice(self.classes, self.exclude or ())
+        return Choice(self.classes, self.exclude or (), self.suffixes)
 
     def _num_readers(self) -> int:
         if self._num_workers is not None:
@@ -141,7 +155,13 @@ class FileDataModule(ImageDataModule):
         )
 
     def reader(self) -> ImageReader:
-        return ImageReader(self.in_channels, nn.Sequential(*self._evaluation_steps()))
+        return self._image_reader(self._evaluation_steps())
+
+    def _image_reader(self, steps: Sequence[nn.Module]) -> ImageReader:
+        transform = nn.Sequential(*steps)
+        if self._own_reader is None:
+            return ImageReader(self.in_channels, transform)
+        return OwnReader(self.in_channels, transform, read=self._own_reader)
 
     def train_reader(self) -> ImageReader:
         """Returns a reader with ``train_transform``; that for evaluation with ``in_memory``."""
@@ -151,7 +171,7 @@ class FileDataModule(ImageDataModule):
         # Who writes all that is done in evaluation does so in training.
         if self.format > 2 and not (self._eval_transform and self._train_transform):
             steps = training_steps(self.size, self._evaluation_steps(), steps)
-        return ImageReader(self.in_channels, nn.Sequential(*steps))
+        return self._image_reader(steps)
 
     def drawn_transforms(self) -> list[nn.Module]:
         """What changes an image each time that it is read for training."""

@@ -28,6 +28,7 @@ OTHERS = (
 UNREAD_SUFFIXES = HEIF_SUFFIXES | {*OTHERS.split()}  # unless Pillow, or a plugin, registers them
 # A file, what is in one, or what a data set of Python's gives: pixels (H, W) or (H, W, C).
 Raw = Path | bytes | Image.Image | NDArray[Any]
+NEAR_UNIT = (-0.5, 1.5)  # bicubic resizing overshoots 0..1 by less
 ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  # the tag of EXIF, and where width is height
 PROFILE_BYTES = 16 * 2**20  # of a colour profile or text; Pillow's own limit, 1 MiB, is exceeded
 
@@ -51,7 +52,7 @@ def read_image(raw: Raw, in_channels: int, name: object = None) -> Tensor:
     try:
         return _decode(raw, mode)
     except Exception as error:  # Pillow's readers raise nearly anything on damaged files
-        why = _reason(raw, error) if isinstance(raw, Path) else _in_words(error)
+        why = reason(raw, error) if isinstance(raw, Path) else _in_words(error)
         raise UserError(refusal(raw if name is None else name) + why) from None
 
 
@@ -86,7 +87,7 @@ def remedy(suffix: str) -> str:
     """What to do about an image that no installed package reads."""
     if suffix in HEIF_SUFFIXES:
         return "to read HEIC photos, pip install pillow-heif."
-    return f"Pillow does not read {suffix}; save it as JPEG or PNG."
+    return f"Pillow does not read {suffix}; save it as JPEG or PNG, or give data.reader what does."
 
 
 def stack(images: list[Tensor]) -> Tensor:
@@ -105,7 +106,8 @@ def refusal(name: object) -> str:
     return f"Cannot read image '{name}': "
 
 
-def _reason(path: Path, error: Exception) -> str:
+def reason(path: Path, error: Exception) -> str:
+    """Why a file could not be read: what is wrong with it, else what the error says."""
     if not path.exists():
         return "no such file."
     if not path.is_file():
@@ -195,13 +197,27 @@ class ImageReader:
         """Reads an image as uint8 ``(C, H, W)``; ``name`` is for errors.
 
         Raises:
-            UserError: The image cannot be read, or the transform changed the pixels' type, so that
-                their 0..255 scale is in doubt.
+            UserError: The image cannot be read, or ``transformed`` raises it.
         """
-        image: Tensor = self.transform(read_image(raw, self.in_channels, name))
-        if image.dtype != torch.uint8:
+        return self.transformed(read_image(raw, self.in_channels, name))
+
+    def transformed(self, pixels: Tensor) -> Tensor:
+        """Transforms pixels ``(C, H, W)``, uint8 or floating point in 0..255.
+
+        Raises:
+            UserError: The transform changed their type or range, so that their scale is in doubt.
+        """
+        is_float = pixels.is_floating_point()
+        # torchvision takes floats in 0..1, and clamps some at 1.
+        image: Tensor = self.transform(pixels / 255 if is_float else pixels)
+        told = ""
+        if image.dtype != pixels.dtype:
+            told = f"{str(pixels.dtype).removeprefix('torch.')} images into {image.dtype}"
+        elif is_float and not NEAR_UNIT[0] <= image.min() <= image.max() <= NEAR_UNIT[1]:
+            told = f"pixels in 0..1 into {image.min():.2g} to {image.max():.2g}"
+        if told:
             raise UserError(
-                f"The transforms turn uint8 images into {image.dtype}; leave out conversion and "
-                "normalisation, which the model does itself."
+                f"The transforms turn {told}; leave out conversion and normalisation, which the "
+                "model does itself."
             )
-        return image
+        return 255 * image if is_float else image
