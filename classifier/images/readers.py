@@ -116,7 +116,8 @@ class OwnReader(ImageReader):
                 "leave data.reader out."
             )
         try:
-            if not raw.is_file():  # opening a named pipe would wait forever
+            # Opening a named pipe would wait forever.
+            if not raw.is_file() or not raw.stat().st_size:
                 raise FileNotFoundError(raw)
             values = self.read(raw)
         except Exception as error:  # of any library
