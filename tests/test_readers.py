@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import storms
 import torch
+import yaml
+from conftest import put
 from PIL import Image
 from torch import nn
 from torchvision.transforms import v2
@@ -22,7 +24,7 @@ from classifier.checkpoint.read import read_checkpoint
 from classifier.data import ImageFolder
 from classifier.errors import UserError
 from classifier.images.read import read_image
-from classifier.images.readers import NumpyArray, OwnReader, SixteenBit, as_pixels
+from classifier.images.readers import NumpyArray, OwnReader, Reader, SixteenBit, as_pixels
 from classifier.networks import efficientnet_lite0, torchvision_model
 
 README = Path(__file__).parents[1] / "classifier/data/README.md"
@@ -32,8 +34,10 @@ OWN = """
 import numpy as np
 from PIL import Image, ImageSequence
 
+from classifier.images.readers import Reader
 
-class Bands:
+
+class Bands(Reader):
     suffixes = (".tif", ".tiff")
 
     def __call__(self, path):
@@ -45,12 +49,16 @@ class Counts:
     pass
 
 
-class Fails:
+def copied(path):
+    return np.zeros((5, 5))
+
+
+class Fails(Reader):
     def __call__(self, path):
         return {}["pixels"]
 
 
-class Gives:
+class Gives(Reader):
     def __init__(self, value_range: list | None = None, suffixes: list | str | None = None):
         self.value_range = value_range
         if suffixes is not None:
@@ -120,7 +128,7 @@ def described(run=RUN):
 
 def test_the_reader_of_the_readme_reads_five_bands(own_folder, fields, command, capsys):
     (text,) = re.findall(r"^```python\n(# own_reader.py\n.*?)^```", README.read_text(), re.S | re.M)
-    assert len(text[text.index("class") :].splitlines()) <= 10
+    assert len(text[text.index("class Bands") :].splitlines()) <= 10
     Path("own_reader.py").write_text(text)
     try:
         fit = command(fields, "own_reader.Bands", "--data.in_channels=5")
@@ -223,7 +231,7 @@ def test_a_run_with_a_reader_resumes_to_the_same_bits_with_workers_or_without(
     assert storms.differences(*facts) == []
 
 
-class WithRange:
+class WithRange(Reader):
     value_range = (0, 255)
 
     def __init__(self, values):
@@ -468,6 +476,27 @@ def test_a_strangers_checkpoint_may_use_the_readers_that_are_there(
     assert main(["predict", "--ckpt_path", RUN, "--images", arrays]) == 0
 
 
+def test_a_strangers_checkpoint_names_no_function_that_unpickles_what_it_is_given(
+    arrays, command, capsys
+):
+    pytest.importorskip("timm")
+    ranged = "--data.reader.value_range=[0, 1]"
+    assert main(command(arrays, f"{READERS}.NumpyArray", ranged, "--trainer.max_epochs=1")) == 0
+    content = torch.load(f"{RUN}/checkpoints/best.ckpt", weights_only=True)
+    Path("arrays/evil.npy").write_bytes(b"csys\nexit\n(I7\ntR.")  # a pickle that ends Python
+    loader = "timm.models.load_state_dict"
+    other = {"class_path": "torchvision.transforms.v2.Lambda", "init_args": {"lambd": loader}}
+    for reader in (loader, {"class_path": loader}, other):
+        config = yaml.safe_load(content["classifier"]["config"])
+        put(config, {"data.init_args.reader": reader})
+        content["classifier"]["config"] = yaml.safe_dump(config)
+        torch.save(content, "evil.ckpt")
+        capsys.readouterr()
+
+        assert main(["predict", "--ckpt_path=evil.ckpt", "--images=arrays/evil.npy"]) == 2
+        assert "is not a subclass of Reader" in capsys.readouterr().err
+
+
 # ---- mistakes ----
 
 
@@ -547,11 +576,11 @@ def test_what_is_not_sixteen_bits_is_refused(write, told):
     [
         ("own.Bands", [], "Bands gives 5 channels, but data.in_channels is 3; set data.in_channel"),
         ("own.Fails", [], ".tif': Fails: KeyError: 'pixels'."),
-        ("own.Counts", [], "reader: 'own.Counts' cannot be called, expected a class with __c"),
+        ("own.Counts", [], "data.init_args.reader: 'own.Counts' is not a subclass of Reader."),
         ("own.Bandz", [], "reader: 'own' has no 'Bandz', did you mean 'Bands'?"),
-        ("SixteenBit", [], "reader: 'SixteenBit' is not a class path"),
-        ("torch.nn.Identity", [], "Identity gives PosixPath, expected a tensor or an array"),
-        (f"{READERS}.SixteenBit", [], "SixteenBit gives 1 channel, but data.in_channels is 3"),
+        ("SixteenBits", [], "reader: 'SixteenBits' is not a class path, did you mean 'SixteenBit'"),
+        ("own.copied", [], "reader: 'own.copied' is not a subclass of Reader."),
+        ("SixteenBit", [], "SixteenBit gives 1 channel, but data.in_channels is 3"),
         ("own.Gives", ["--data.reader.suffixes=npy"], "suffixes of Gives are those of its files"),
         ("own.Gives", ["--data.reader.suffixes=[.ome.tif]"], "not ['.ome.tif']"),
         ("own.Gives", ["--data.reader.value_range=[1, 0]"], "value_range of Gives is the lowest"),

@@ -18,7 +18,6 @@ NOISE = re.compile(
     r"Subclass types expect one of|a class path \(str\)|a dict |Problem with given class_path|$"
 )
 CALLABLE = re.compile(r"Type collections\.abc\.Callable\[.*?\] expects a .*? callable class: ")
-NOT_CALLABLE = re.compile(r"Expected '(\S+)' to be a class .* callable or .* typing\.Any\.+")
 UNKNOWN = re.compile(r"(?:unrecognized arguments:|does not accept option) '?([^\s'=]+)")
 NOT_ACCEPTED = re.compile(r"Option '([^']+)' is not accepted(.*?)(?:\. Got value: .*)?$", re.M)
 KNOWN = {package.partition(".")[0] for package in PACKAGES}
@@ -151,7 +150,6 @@ def _wanted(message: str, given: str) -> str:
 
 def _plain(line: str) -> str:
     line = CALLABLE.sub("", line).strip().removeprefix("- ")
-    line = NOT_CALLABLE.sub(r"'\1' cannot be called, expected a class with __call__.", line)
     line = re.sub(r'^Parser key "[^"]+":\s*', "", line)
     return re.sub(r"\. Got value:.*$", "", line)
 
@@ -243,8 +241,10 @@ def _class_names() -> set[str]:
     from pytorch_lightning import Callback, LightningDataModule
     from torch import nn, optim
 
+    from classifier.images.readers import Reader
+
     classes: list[type] = [nn.Module, optim.Optimizer, optim.lr_scheduler.LRScheduler]
-    classes += [Callback, LightningDataModule]
+    classes += [Callback, LightningDataModule, Reader]
     for kind in classes:  # grows while it is walked: subclasses of subclasses
         classes += type.__subclasses__(kind)
     return {kind.__name__ for kind in classes}

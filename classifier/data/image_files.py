@@ -17,7 +17,7 @@ from classifier.data.sets import FileSet, ImageSet, MemorySet, identity_collate
 from classifier.data.workers import worker_settings
 from classifier.errors import UserError
 from classifier.images.read import ImageReader, size_of
-from classifier.images.readers import OwnReader, ReadPixels, suffixes_of
+from classifier.images.readers import OwnReader, Reader, suffixes_of
 from classifier.images.shape import evaluation_steps, kept_share, random_crop, training_steps
 from classifier.sources import Index
 from classifier.sources.choice import Choice
@@ -66,9 +66,8 @@ class FileDataModule(ImageDataModule):
             alphabetical order, if not given.
         exclude: Patterns of images to leave out, such as "*_mask.png"; with a "/" they are for the
             path below root, such as "train/*/old/*". Or a file: a table of images to leave out.
-        reader: What turns a file into pixels in place of Pillow, by the class path of a class with
-            __call__(self, path): classifier.images.readers has some, and says what they return.
-            mean and std are then measured if not given.
+        reader: What turns a file into pixels in place of Pillow: a Reader, of which there are some
+            in classifier.images.readers. mean and std are then measured if not given.
         **kwargs: Arguments of ImageDataModule.
     """
 
@@ -90,7 +89,7 @@ class FileDataModule(ImageDataModule):
         resize: Literal["crop", "pad", "stretch"] | None = None,
         classes: list[str] | None = None,
         exclude: list[str] | str | None = None,
-        reader: ReadPixels | None = None,
+        reader: Reader | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)

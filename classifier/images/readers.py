@@ -1,21 +1,12 @@
-"""Image files that Pillow alone does not read in full, each by a reader that ``data.reader`` names.
+"""Image files that Pillow alone does not read in full: ``data.reader`` names a class for them.
 
-A reader is a callable that returns the pixels of a file, given by its path: an array or a tensor,
-``(C, H, W)`` or ``(H, W)``, of one of these types.
-
-- uint8: 0 to 255, taken as it is.
-- uint16: 0 to 65535, or the range that the reader states.
-- floating point: the range that the reader states; without one it is refused.
-
-The range is the reader's ``value_range``, (lowest, highest), which become 0 and 255 as float32.
-Pixels outside it, NaN, and any other type are refused. Its ``suffixes``, such as ``(".npy",)``, are
-those of the files that are images; without them they are Pillow's.
 Shapes: C channels, H rows, W columns.
 """
 
 import math
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -29,11 +20,35 @@ from torch import Tensor
 from classifier.errors import UserError
 from classifier.images.read import ImageReader, Raw, reason, refusal
 
-ReadPixels = Callable[[Path], Any]
 SIXTEEN_BIT = (0, 65535)
 
 
-class SixteenBit:
+class Reader(ABC):
+    """Turns a file into pixels: an array or a tensor, ``(C, H, W)`` or ``(H, W)``.
+
+    They are of one of these types; any other is refused, as are NaN and what is out of range:
+
+    - uint8: 0 to 255, taken as it is.
+    - uint16: 0 to 65535, or ``value_range``.
+    - floating point: ``value_range``, without which it is refused.
+
+    Attributes:
+        suffixes: Those of the files that are images, such as (".npy",). Pillow's if None.
+        value_range: The lowest and the highest value of pixels that are not uint8. They become 0
+            and 255, in float32.
+    """
+
+    # A base, though any callable would do: a config of somebody else must not name a function
+    # of a trusted package that unpickles the file whose path it is given.
+    suffixes: Collection[str] | None = None
+    value_range: Sequence[float] | None = None
+
+    @abstractmethod
+    def __call__(self, path: Path) -> Any:
+        """Returns the pixels of a file; may raise anything, which is told with the file."""
+
+
+class SixteenBit(Reader):
     """Reads greyscale files, such as PNG and TIFF, of 16 bits with all of them, or of 8 bits.
 
     The camera's orientation (EXIF) is applied.
@@ -56,7 +71,7 @@ class SixteenBit:
         return values.astype(np.uint16)
 
 
-class NumpyArray:
+class NumpyArray(Reader):
     """Reads files of NumPy, .npy, with one image each; none that holds pickled objects.
 
     Args:
@@ -99,7 +114,7 @@ class NumpyArray:
 class OwnReader(ImageReader):
     """Reads files by a reader, in place of Pillow, and transforms them."""
 
-    read: ReadPixels = field(kw_only=True)
+    read: Reader = field(kw_only=True)
 
     def __call__(self, raw: Raw, name: object = None) -> Tensor:
         """Reads an image file as uint8 or float32 ``(C, H, W)`` in 0..255.
@@ -109,7 +124,7 @@ class OwnReader(ImageReader):
                 return, or the channels are not as many; the text names the file. Or the transforms
                 changed the scale of the pixels.
         """
-        title = title_of(self.read)
+        title = type(self.read).__name__
         if not isinstance(raw, Path):
             raise UserError(
                 f"{refusal(name)}data.reader reads files, but this image is not in one of its own; "
@@ -125,7 +140,7 @@ class OwnReader(ImageReader):
             kind = "" if isinstance(error, UserError | OSError) else f"{type(error).__name__}: "
             raise UserError(f"{refusal(raw)}{title}: {kind}{told}") from error
         try:
-            pixels = as_pixels(values, getattr(self.read, "value_range", None))
+            pixels = as_pixels(values, self.read.value_range)
         except UserError as error:
             raise UserError(f"{refusal(raw)}{title} gives {error}.") from None
         if len(pixels) != self.in_channels:
@@ -177,22 +192,21 @@ def as_pixels(values: Any, value_range: Sequence[float] | None) -> Tensor:
     return ((pixels - low) / ((high - low) / 255)).float()
 
 
-def suffixes_of(reader: ReadPixels) -> Collection[str] | None:
+def suffixes_of(reader: Reader) -> Collection[str] | None:
     """The suffixes of the files that a reader reads, in lower case; None for those of Pillow.
 
     Raises:
-        UserError: It cannot be called, or what it says of its files or its range is wrong.
+        UserError: It is none, or what it says of its files or its range is wrong.
     """
-    title = title_of(reader)
-    if not callable(reader):
-        raise UserError(f"data.reader: {title} is no reader: it has no __call__(self, path).")
-    bounds = getattr(reader, "value_range", None)
+    title = type(reader).__name__
+    if not isinstance(reader, Reader):
+        raise UserError(f"data.reader: {title} is not a subclass of {Reader.__module__}.Reader.")
+    bounds, suffixes = reader.value_range, reader.suffixes
     if bounds is not None and not _is_range(bounds):
         raise UserError(
             f"data.reader: value_range of {title} is the lowest and the highest value of its "
             f"pixels, such as (0, 1), not {bounds}."
         )
-    suffixes = getattr(reader, "suffixes", None)
     if suffixes is None:
         return None
     if isinstance(suffixes, str) or not suffixes or not all(map(_is_suffix, suffixes)):
@@ -201,12 +215,6 @@ def suffixes_of(reader: ReadPixels) -> Collection[str] | None:
             f'such as (".npy",), not {suffixes!r}.'
         )
     return {suffix.lower() for suffix in suffixes}
-
-
-def title_of(reader: ReadPixels) -> str:
-    """What a reader is called: its class, or a function."""
-    kind = reader if hasattr(reader, "__qualname__") else type(reader)
-    return str(kind.__qualname__)
 
 
 def _is_suffix(text: object) -> bool:
