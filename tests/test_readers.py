@@ -26,6 +26,7 @@ from classifier.errors import UserError
 from classifier.images.read import read_image
 from classifier.images.readers import NumpyArray, OwnReader, Reader, SixteenBit, as_pixels
 from classifier.networks import efficientnet_lite0, torchvision_model
+from classifier.tune.candidate import Candidate
 
 README = Path(__file__).parents[1] / "classifier/data/README.md"
 READERS = "classifier.images.readers"
@@ -178,12 +179,28 @@ def test_mean_and_std_are_those_of_the_training_images_as_evaluation_reads_them(
     assert found[0][1] == pytest.approx(values.std(1, correction=0).tolist(), rel=1e-5)
 
 
+def change():
+    """Writes other images, so that what is measured anew is another."""
+    for path in Path("fields").glob("*/*.tif"):
+        first, *others = bands(int(path.stem) + 100)
+        first.save(path, save_all=True, append_images=others)
+
+
+def test_the_candidates_of_tune_are_measured_once(fields, command):
+    words = command(fields, "own.Bands", "--data.in_channels=5")[1:]
+    once = Candidate(words)
+    change()
+
+    again = Candidate(words, {"model.channels_last": True}, once.datamodule)
+
+    assert torch.equal(again.model.mean, once.model.mean)
+    assert len(again.model.mean) == 5
+
+
 def test_what_is_measured_once_is_kept_by_the_checkpoint(fields, command, capsys):
     assert main(command(fields, "own.Bands", "--data.in_channels=5")) == 0
     before = described()
-    for path in Path("fields").glob("*/*.tif"):  # what is measured anew would be another
-        first, *others = bands(int(path.stem) + 100)
-        first.save(path, save_all=True, append_images=others)
+    change()
     capsys.readouterr()
 
     assert main(["fit", "--ckpt_path", RUN, "--trainer.max_epochs=3"]) == 0

@@ -87,7 +87,7 @@ def remedy(suffix: str) -> str:
     """What to do about an image that no installed package reads."""
     if suffix in HEIF_SUFFIXES:
         return "to read HEIC photos, pip install pillow-heif."
-    return f"Pillow does not read {suffix}; save it as JPEG or PNG, or give data.reader what does."
+    return f"Pillow does not read {suffix}; save it as JPEG or PNG."
 
 
 def stack(images: list[Tensor]) -> Tensor:
