@@ -2,6 +2,7 @@
 
 Every image draws its own random numbers; torchvision's transforms draw once per batch.
 Every module maps a batch of any dtype, uint8 above all, to a new batch of the same shape and dtype.
+Floating-point images are in 0..1, as torchvision has them, others in 0..255.
 Shapes: N images, C channels, H rows, W columns.
 """
 
@@ -121,7 +122,7 @@ class RandomErase(nn.Module):
         self.max_aspect = max_aspect
 
     def forward(self, images: Tensor) -> Tensor:
-        """Maps ``(N, C, H, W)`` with values from 0 to 255 to the same shape and dtype."""
+        """Maps ``(N, C, H, W)`` to the same shape and dtype; the colours are of its whole range."""
         number, channels, height, width = images.shape
         device = images.device
         chance, size, shape, down, right = torch.rand(5, number, 1, device=device)
@@ -132,6 +133,7 @@ class RandomErase(nn.Module):
         rows = rows * (chance < self.probability)  # no rows: this image stays as it is
         inside = _span(down, rows, height)[:, :, None] & _span(right, columns, width)[:, None, :]
         colour = torch.randint(256, (number, channels, 1, 1), device=device).to(images.dtype)
+        colour = colour / 255 if images.is_floating_point() else colour
         return torch.where(inside[:, None], colour, images)
 
 

@@ -338,7 +338,7 @@ class ClassificationModule(LearningModule):
             if isinstance(image, str | Path):
                 found += [
                     (file.name, file.read()) if isinstance(file, Inside) else (str(file), file)
-                    for file in find_images([str(image)])
+                    for file in find_images([str(image)], data.suffixes)
                 ]
             else:
                 found.append((place, image))

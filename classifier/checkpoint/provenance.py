@@ -23,7 +23,7 @@ OF_MODEL = (
 )
 OF_DATA = (
     *("sampler", "crop_share", "interpolation", "folds", "fold", "group", "classes", "resize"),
-    *("cache", "on_error", "max_skipped"),
+    *("cache", "on_error", "max_skipped", "reader"),
 )
 LATER_SETTINGS = (
     *(f"model.{init}{name}" for init in ("", "init_args.") for name in OF_MODEL),

@@ -32,8 +32,8 @@ from classifier.internals.jsonargparse import (
 
 # Packages, modules and functions that a checkpoint may use.
 PACKAGES = (
-    *("classifier.augment", "classifier.data", "classifier.networks"),
-    "classifier.metrics",
+    *("classifier.augment", "classifier.data", "classifier.images.readers"),
+    *("classifier.metrics", "classifier.networks"),
     "classifier.module.ClassificationModule",
     *("timm.create_model", "timm.layers", "timm.loss", "timm.models", "timm.optim"),
     *("torch.nn", "torch.optim", "torchmetrics", "adabelief_pytorch"),

@@ -314,7 +314,7 @@ class ClassifierCLI(PlainCLI):
         data.training_seed = None if seed is False else seed
         self._data = data
         if self.verb == "predict":
-            data.files = find_images(config.images)
+            data.files = find_images(config.images, data.suffixes)
 
     def _prepare_for_weights(self) -> None:
         """Decides how images are prepared, and by which weights a new training starts."""

@@ -241,8 +241,10 @@ def _class_names() -> set[str]:
     from pytorch_lightning import Callback, LightningDataModule
     from torch import nn, optim
 
+    from classifier.images.readers import Reader
+
     classes: list[type] = [nn.Module, optim.Optimizer, optim.lr_scheduler.LRScheduler]
-    classes += [Callback, LightningDataModule]
+    classes += [Callback, LightningDataModule, Reader]
     for kind in classes:  # grows while it is walked: subclasses of subclasses
         classes += type.__subclasses__(kind)
     return {kind.__name__ for kind in classes}

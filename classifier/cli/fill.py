@@ -57,9 +57,12 @@ def fill_preparation(config: Namespace, given: Collection[str]) -> dict[str, Any
     found = preparation_for(network.as_dict(), config.model.get("init_args.init_from"))
     if settings.get("in_memory"):  # for images so small that they are taken as they are
         found.pop("crop_share", None)
-    for name in ("mean", "std"):
-        if name in found:
-            found[name] = _for_channels(found[name], _channels_of(config.data))
+    channels = _channels_of(config.data)
+    for name in {"mean", "std"} & found.keys():
+        if settings.get("reader") and len(found[name]) != channels:
+            del found[name]  # measured
+        else:
+            found[name] = _for_channels(found[name], channels)
     filled = {k: v for k, v in found.items() if k in settings and f"data.{k}" not in given}
     for name, value in filled.items():
         settings[name] = value

@@ -1,13 +1,15 @@
 """What every data module shares: three disjoint sets, their loaders, augmentation on the device.
 
-A batch is images, uint8 ``(N, C, H, W)`` in 0..255, and labels, int64 ``(N,)``.
+A batch is images, uint8 ``(N, C, H, W)`` in 0..255, and labels, int64 ``(N,)``. With a reader of
+other pixels the images are float32, on the same scale.
 Shapes: N images, C channels, H rows, W columns, K classes.
 """
 
 import hashlib
 import inspect
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal, TypedDict
@@ -43,6 +45,7 @@ from classifier.splits import PARTS, Fold
 # Mean and standard deviation of ImageNet's training images, on which most weights were pretrained,
 # of each colour and of grey.
 IMAGENET = {"mean": ([0.485, 0.456, 0.406], 0.449), "std": ([0.229, 0.224, 0.225], 0.226)}
+MEASURED, MEASURED_IMAGES = "measured", 1000  # which say a mean to about a percent
 LISTED = 12  # classes at most that are named with their numbers
 NOTED = {"fit": ["val", "test"], "validate": ["val"], "test": ["test"]}
 
@@ -71,13 +74,14 @@ class ImageDataModule(pl.LightningDataModule):
             below 1. Not used by data that has its own validation set.
         split_seed: Chooses which images are set aside. Independent of seed_everything, so that runs
             with different seeds are compared on the same images.
-        augment: Modules that each map a whole training batch, uint8 (N, C, H, W) on its device, to
-            the same shape. Those of classifier.augment draw anew for each image; torchvision's
-            transforms draw once for the batch.
+        augment: Modules that each map a whole training batch (N, C, H, W), uint8 or float in 0..1,
+            on its device, to the same shape and type. Those of classifier.augment draw anew for
+            each image; torchvision's transforms draw once for the batch.
         mix: torchvision.transforms.v2.MixUp or CutMix, without num_classes. Applied to training
             batches after augment; labels become shares of the classes (N, K).
-        mean: Mean of each channel in 0..1, for normalisation. The data set's own if not given.
-        std: Standard deviation of each channel in 0..1. The data set's own if not given.
+        mean: Mean of each channel in 0..1, for normalisation. "measured" is that of up to 1,000
+            training images, once before the first training. The data set's own if not given.
+        std: Standard deviation of each channel in 0..1, likewise.
         sampler: "balanced" trains on each class equally often, in an epoch of as many images: those
             of a class with few come several times, each time augmented anew, and of one with many
             another part in each epoch. Otherwise each image comes once.
@@ -89,6 +93,7 @@ class ImageDataModule(pl.LightningDataModule):
     test_fraction = 0.1  # share that is set aside for test, where the source has no test images
     fold: Fold | None = None  # that is the test set; in place of a share
     manifest: Path | None = None  # of a run whose split is kept
+    suffixes: Collection[str] | None = None  # of image files; Pillow's if none
     group: str | None = None  # what a regular expression finds in the paths of images together
     num_workers = 0  # processes of each loader; slicing a tensor needs none
     # After setup, and disjoint from each other.
@@ -111,8 +116,8 @@ class ImageDataModule(pl.LightningDataModule):
         split_seed: int = 0,
         augment: list[nn.Module] | None = None,
         mix: nn.Module | None = None,
-        mean: list[float] | None = None,
-        std: list[float] | None = None,
+        mean: list[float] | Literal["measured"] | None = None,
+        std: list[float] | Literal["measured"] | None = None,
         sampler: Literal["balanced"] | None = None,
     ) -> None:
         super().__init__()
@@ -125,12 +130,16 @@ class ImageDataModule(pl.LightningDataModule):
         self.augment = augment or []
         self.mix = mix
         given = {"mean": mean, "std": std}
-        self._given = {name: values for name, values in given.items() if values is not None}
+        self._measures = {name for name, values in given.items() if values == MEASURED}
+        self._given = {
+            n: [*values] for n, values in given.items() if isinstance(values, list | tuple)
+        }
+        if own := [name for name in self._measures if self._has_own(name)]:
+            raise UserError(f"data.{own[0]}: {type(self).__name__} says it itself; leave it out.")
         for name, values in self._given.items():
             if self._has_own(name):
                 setattr(self, name, values)
         self._restored: Description | None = None
-        self._parts: Mapping[str, Index] = {}
         self._told: list[str] = []
         self._is_checked = False
         self._epoch = 0
@@ -185,6 +194,8 @@ class ImageDataModule(pl.LightningDataModule):
             return self.__getattribute__(name)  # raises the error that led here
         if name in self._given:
             return per_channel(name, self._given[name], self.in_channels)
+        if name in self._measures and not self._restored:
+            return self._measured[name]
         known: Mapping[str, Any] = self._restored or self.own_description()
         if name in known:
             return known[name]
@@ -197,6 +208,49 @@ class ImageDataModule(pl.LightningDataModule):
             return 3
         colors, grey = IMAGENET[name]
         return list(colors) if self.in_channels == 3 else [grey] * self.in_channels
+
+    def measure_if_not_given(self) -> None:
+        """Measures the mean and std that neither a setting nor a subclass says."""
+        names = {"mean", "std"} - self._given.keys()
+        self._measures |= {name for name in names if not self._has_own(name)}
+
+    @cached_property
+    def _measured(self) -> dict[str, list[float]]:
+        """Mean and std of each channel, in 0..1, of training images, read as for evaluation.
+
+        To six digits, which do not depend on the number of threads. The random numbers of the
+        training stay as they are.
+
+        Raises:
+            UserError: A channel is the same everywhere, so that no std divides it.
+        """
+        with torch.random.fork_rng([]):  # a loader draws one number
+            mean, std, number = self._measure()
+        if len(same := (std < 1e-6).nonzero()):  # a step of 16 bits is 1.5e-5
+            raise UserError(
+                f"data.std: channel {int(same[0])}, counted from 0, has the same value in all "
+                f"{number:,} images that were measured; let data.reader leave it out, or give "
+                "data.mean and data.std."
+            )
+        found = {"mean": mean.tolist(), "std": std.tolist()}
+        return {name: [float(f"{x:.6g}") for x in values] for name, values in found.items()}
+
+    def _measure(self) -> tuple[Tensor, Tensor, int]:
+        """Mean and std, float64 ``(C,)``, and of how many images."""
+        train = self.listed["train"]
+        number = min(len(train.labels), MEASURED_IMAGES)
+        places = torch.linspace(0, len(train.labels) - 1, number).long()
+        images = self.image_set("val", train.select(places))
+        settings = worker_settings(self.num_workers)
+        batches = DataLoader(images, 64, collate_fn=identity_collate, **settings)
+        sums, squares, pixels = torch.zeros(()), torch.zeros(()), 0
+        for batch, _ in batches:
+            values = batch.double() / 255
+            sums = sums + values.sum((0, 2, 3))
+            squares = squares + values.square().sum((0, 2, 3))
+            pixels += values[:, 0].numel()
+        mean = sums / pixels
+        return mean, (squares / pixels - mean.square()).clamp(min=0).sqrt(), number
 
     def restore(self, description: Description) -> None:
         """Answers from a saved description from now on, without touching the disk."""
@@ -329,6 +383,10 @@ class ImageDataModule(pl.LightningDataModule):
         training = stage == "fit"
         notes = self.image_source.notes() if self.image_source and training else []
         notes += self._told if training else []
+        if training and "_measured" in vars(self):
+            number = min(len(self.listed["train"].labels), MEASURED_IMAGES)
+            shown = (f"{name} {shortened(self._measured[name])}" for name in sorted(self._measures))
+            notes.append(f"measured on {number:,} training images: {' and '.join(shown)}.")
         number = len(self.sets["train"]) if "train" in self.sets and training else self.batch_size
         if number < self.batch_size:
             notes.append(
@@ -371,7 +429,13 @@ class ImageDataModule(pl.LightningDataModule):
         self.train_set, self.val_set, self.test_set = self.load_sets()
 
     def load_sets(self) -> tuple[ImageSet, ImageSet, ImageSet]:
-        """Loads the sets for training, validation and test, disjoint from each other.
+        """Loads the sets for training, validation and test, disjoint from each other."""
+        sets = {part: self.image_set(part, self.listed[part]) for part in PARTS}
+        return sets["train"], sets["val"], sets["test"]
+
+    @cached_property
+    def listed(self) -> Mapping[str, Index]:
+        """The images of each part, listed once.
 
         Parts that the source does not set apart are split off its training images.
         """
@@ -393,11 +457,7 @@ class ImageDataModule(pl.LightningDataModule):
             )
         fractions = {"val": self.val_fraction, "test": self.test_fraction}
         missing = {part: fraction for part, fraction in fractions.items() if part not in found}
-        if missing:
-            found |= self._split(found, missing)
-        self._parts = found
-        sets = {part: self.image_set(part, found[part]) for part in PARTS}
-        return sets["train"], sets["val"], sets["test"]
+        return found | self._split(found, missing) if missing else found
 
     def _split(self, found: Mapping[str, Index], missing: Mapping[str, float]) -> dict[str, Index]:
         """Splits training images into "train" and the parts that are missing."""
@@ -414,8 +474,9 @@ class ImageDataModule(pl.LightningDataModule):
 
     def write_manifest(self, folder: Path) -> None:
         """Keeps beside a run which image is in which part, if the images have names."""
-        if self._parts and self._parts["train"].keys is not None:
-            write_manifest(folder / NAME, self._parts, self.class_names)
+        known = vars(self).get("listed")  # a subclass with a setup of its own has none
+        if known and known["train"].keys is not None:
+            write_manifest(folder / NAME, known, self.class_names)
 
     def image_set(self, part: str, index: Index) -> ImageSet:
         if isinstance(index.images, Tensor):
@@ -429,6 +490,8 @@ class ImageDataModule(pl.LightningDataModule):
     def reuse_sets_of(self, other: "ImageDataModule") -> None:
         """Takes the sets that another has set up, which differs in how they are batched only."""
         self.seed = other.seed
+        known = vars(other)  # not what would be listed or measured by being asked for
+        vars(self).update({name: known[name] for name in ("listed", "_measured") if name in known})
         for part, images in other.sets.items():
             setattr(self, f"{part}_set", images)
 
@@ -529,8 +592,12 @@ class ImageDataModule(pl.LightningDataModule):
         classes, float ``(N, K)``.
         """
         images, labels = batch
+        # torchvision takes floats in 0..1, and clamps some at 1.
+        is_float = bool(self.augment) and images.is_floating_point()
+        images = images / 255 if is_float else images
         for module in self.augment:
             images = module(images)
+        images = 255 * images if is_float else images
         if self.mix is not None:
             shares = nn.functional.one_hot(labels, self.num_classes).float()
             images, labels = self.mix(images.float(), shares)
@@ -583,6 +650,16 @@ def per_channel(name: str, values: list[float], in_channels: int) -> list[float]
     if not all(0 <= value <= 1 for value in values) or (name == "std" and 0 in values):
         raise UserError(f"{name} is measured on pixels in 0..1, and no std is 0; not {values}.")
     return values * (in_channels // len(values))
+
+
+def shortened(values: Sequence[float]) -> str:
+    """A few of the numbers of each channel, for a message.
+
+    >>> shortened([0.25, 0.5, 0.123456])
+    '0.25 0.5 0.123'
+    """
+    more = " …" * (len(values) > LISTED)
+    return " ".join(f"{value:.3g}" for value in values[:LISTED]) + more
 
 
 def compare_class_names(expected: list[str], found: list[str]) -> None:

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Literal
 
+import torch
 from filelock import Timeout
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -50,7 +51,8 @@ def keep(images: FileSet, where: Where, settings: str, workers: int) -> Kept:
         workers: Processes that decode.
 
     Raises:
-        UserError: They would take more than half of what is free; or "disk", and they are no files.
+        UserError: They would take more than half of what is free, or are not uint8; or "disk", and
+            they are no files.
     """
     if where == "memory":
         names = [position.to_bytes(16, "big") for position in range(1, len(images) + 1)]
@@ -96,6 +98,10 @@ def _filled(
     if not missing:
         return kept
     some = Beginnings(images).__getitems__(missing[:: -(-len(missing) // MEASURED)])
+    if other := next((image.dtype for _, image in some if image.dtype != torch.uint8), None):
+        raise UserError(
+            f"data.cache keeps uint8 pixels, but data.reader gives {other}: leave out cache."
+        )
     number = sum(image.nbytes for _, image in some) / max(1, len(some)) * len(missing)
     if free is not None and number > SHARE * free:
         raise UserError(

@@ -1,5 +1,7 @@
 """Base of data whose images are files, which are read when a batch needs them."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -13,12 +15,13 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import InterpolationMode, v2
 
 from classifier import terminal
-from classifier.data.base import ImageDataModule, proper_fraction
+from classifier.data.base import ImageDataModule, at_least_one, proper_fraction
 from classifier.data.cache import Where, keep
 from classifier.data.sets import Damaged, FileSet, ImageSet, MemorySet, identity_collate
 from classifier.data.workers import worker_settings
 from classifier.errors import UserError
 from classifier.images.read import First, ImageReader, size_of
+from classifier.images.readers import OwnReader, Reader, suffixes_of
 from classifier.images.shape import (
     DrawnCrop,
     Exact,
@@ -46,12 +49,12 @@ class FileDataModule(ImageDataModule):
     Args:
         image_size: Size of the images that the network gets, in pixels: a side of squares, or
             [height, width].
-        in_channels: 3 reads images as RGB, 1 as greyscale.
-        train_transform: Modules that each map one uint8 image (C, H, W), drawn anew each time it
-            is read, after it was resized as for evaluation and before it is cut to image_size. A
-            RandomResizedCrop in front, or another one that resizes, gets the whole image. A random
-            crop of random scale and a horizontal flip if not given; with resize "pad" or "stretch"
-            only the flip.
+        in_channels: 3 reads images as RGB, 1 as greyscale. With a reader, how many it gives.
+        train_transform: Modules that each map one image (C, H, W), uint8 or, of a reader of other
+            pixels, float32 in 0..1. They are drawn anew each time it is read, after it was resized
+            as for evaluation and before it is cut to image_size. A RandomResizedCrop in front, or
+            another one that resizes, gets the whole image. A random crop of random scale and a
+            horizontal flip if not given; with resize "pad" or "stretch" only the flip.
         eval_transform: All that is done to images for validation, test and prediction. As resize
             says if not given.
         resize: How images come to image_size: "crop" keeps their middle, "pad" puts black around
@@ -78,6 +81,8 @@ class FileDataModule(ImageDataModule):
             alphabetical order, if not given.
         exclude: Patterns of images to leave out, such as "*_mask.png"; with a "/" they are for the
             path below root, such as "train/*/old/*". Or a file: a table of images to leave out.
+        reader: What turns a file into pixels in place of Pillow: a Reader, of which there are some
+            in classifier.images.readers. mean and std are then measured if not given.
         cache: Decodes images once, to a shorter side of at most twice image_size, of which training
             crops: "memory" for this training, "disk" for all that come, below the user's cache
             folder. At most half of what is free is taken.
@@ -110,11 +115,20 @@ class FileDataModule(ImageDataModule):
         cache: Where | None = None,
         on_error: Literal["raise", "skip"] | None = None,
         max_skipped: float | None = None,
+        reader: Reader | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if in_channels not in (1, 3):
-            raise UserError(f"in_channels must be 1 (greyscale) or 3 (RGB), not {in_channels}.")
+        self._own_reader = reader
+        if reader is not None:
+            at_least_one("in_channels", in_channels)
+            self.suffixes = suffixes_of(reader)
+            self.measure_if_not_given()
+        elif in_channels not in (1, 3):
+            raise UserError(
+                f"in_channels must be 1 (greyscale) or 3 (RGB), not {in_channels}; images of other "
+                "channels need a data.reader."
+            )
         if in_memory and train_transform:
             raise UserError(
                 "With in_memory each image is transformed only once, so train_transform would "
@@ -122,10 +136,10 @@ class FileDataModule(ImageDataModule):
             )
         if in_memory and cache:
             raise UserError("With in_memory all images are kept already, so leave out cache.")
-        if eval_transform and cache == "disk":
+        if (eval_transform or reader) and cache == "disk":
             raise UserError(
-                "data.cache: what eval_transform makes of images is not known to other trainings, "
-                "so disk does not keep it; set memory."
+                "data.cache: what eval_transform or a reader makes of images is not known to other "
+                "trainings, so disk does not keep it; set memory."
             )
         if not 0 <= (num_workers or 0) <= MAX_WORKERS:
             raise UserError(
@@ -162,7 +176,7 @@ class FileDataModule(ImageDataModule):
     @cached_property
     def choice(self) -> Choice:
         """Which classes and images count."""
-        return Choice(self.classes, self.exclude or ())
+        return Choice(self.classes, self.exclude or (), self.suffixes)
 
     def _num_readers(self) -> int:
         if self._num_workers is not None:
@@ -175,7 +189,13 @@ class FileDataModule(ImageDataModule):
         )
 
     def reader(self) -> ImageReader:
-        return ImageReader(self.in_channels, nn.Sequential(*self._evaluation_steps()))
+        return self._image_reader(self._evaluation_steps())
+
+    def _image_reader(self, steps: Sequence[nn.Module], first: First | None = None) -> ImageReader:
+        transform = nn.Sequential(*steps)
+        if self._own_reader is None:
+            return ImageReader(self.in_channels, transform, first)
+        return OwnReader(self.in_channels, transform, first, read=self._own_reader)
 
     def train_reader(self) -> ImageReader:
         """Returns a reader with ``train_transform``; that for evaluation with ``in_memory``."""
@@ -183,7 +203,7 @@ class FileDataModule(ImageDataModule):
             return self.reader()
         steps = [*self.drawn_transforms()]
         if self.format < 3:
-            return ImageReader(self.in_channels, nn.Sequential(*steps))
+            return self._image_reader(steps)
         before: list[nn.Module] = []
         # Who writes all that is done in evaluation does so in training.
         if not (self._eval_transform and self._train_transform):
@@ -197,7 +217,7 @@ class FileDataModule(ImageDataModule):
             first = Whole(nn.Sequential(*before))
         elif type(steps[0]) is v2.RandomResizedCrop:
             first = DrawnCrop(steps.pop(0))
-        return ImageReader(self.in_channels, nn.Sequential(*steps), first)
+        return self._image_reader(steps, first)
 
     def drawn_transforms(self) -> list[nn.Module]:
         """What changes an image each time that it is read for training."""
@@ -235,7 +255,7 @@ class FileDataModule(ImageDataModule):
         told: Any = (part, self.size, self.resize, self.crop_share, self.interpolation.value)
         if images.read.first is None:  # all that is done in evaluation
             first = Whole(images.read.transform)
-            images.read = ImageReader(self.in_channels, nn.Identity(), first)
+            images.read = replace(images.read, transform=nn.Identity(), first=first)
         if isinstance(images.read.first, ShortSide):
             told = ("short side", images.read.first.pixels, self.interpolation.value)
         versions = (PIL.__version__, torchvision.__version__)

@@ -34,6 +34,7 @@ Change = Callable[[Tensor], Tensor]
 # The first thing that is done to an image (C, H, W): of its height and width it makes how many
 # times smaller the image may be decoded for that, and what is done then.
 First = Callable[[tuple[int, int]], tuple[float, Change]]
+NEAR_UNIT = (-0.5, 1.5)  # bicubic resizing overshoots 0..1 by less
 ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  # the tag of EXIF, and where width is height
 JPEG_SCALES = (8, 4, 2)  # at which a JPEG is decoded in less time
 PROFILE_BYTES = 16 * 2**20  # of a colour profile or text; Pillow's own limit, 1 MiB, is exceeded
@@ -67,13 +68,13 @@ def read_image(
     try:
         image, change = _decode(raw, mode, first)
     except Exception as error:  # Pillow's readers raise nearly anything on damaged files
-        why = _reason(raw, error) if isinstance(raw, Path) else _in_words(error)
-        kind = UserError if _may_pass(error) else DamagedImageError
+        why = reason(raw, error) if isinstance(raw, Path) else _in_words(error)
+        kind = UserError if may_pass(error) else DamagedImageError
         raise kind(refusal(raw if name is None else name) + why) from None
     return change(image) if change else image
 
 
-def _may_pass(error: Exception) -> bool:
+def may_pass(error: Exception) -> bool:
     """Whether an image may be whole though it cannot be read now."""
     missing = (None, errno.ENOENT, errno.ENOTDIR)  # None is Pillow's, of what it decodes
     return isinstance(error, MemoryError) or (
@@ -135,7 +136,8 @@ def refusal(name: object) -> str:
     return f"Cannot read image '{name}': "
 
 
-def _reason(path: Path, error: Exception) -> str:
+def reason(path: Path, error: Exception) -> str:
+    """Why a file could not be read: what is wrong with it, else what the error says."""
     if not path.exists():
         return "no such file."
     if not path.is_file():
@@ -239,21 +241,30 @@ class ImageReader:
 
         Raises:
             DamagedImageError: The image is not there or not whole.
-            UserError: It cannot be read, or the transform changed the pixels' type, so that their
-                0..255 scale is in doubt.
+            UserError: It cannot be read, or ``finish`` raises it.
         """
         return self.finish(self.begin(raw, name))
 
     def begin(self, raw: Raw, name: object = None) -> Tensor:
-        """Reads an image and does what comes first."""
+        """Reads an image and does what comes first; ``finish`` has the rest."""
         return read_image(raw, self.in_channels, name, self.first)
 
-    def finish(self, image: Tensor) -> Tensor:
-        """Does what comes after ``begin``."""
-        image = self.transform(image)
-        if image.dtype != torch.uint8:
+    def finish(self, pixels: Tensor) -> Tensor:
+        """Transforms pixels ``(C, H, W)``, uint8 or floating point in 0..1, to 0..255.
+
+        Raises:
+            UserError: The transform changed their type or range, so that their scale is in doubt.
+        """
+        is_float = pixels.is_floating_point()
+        image: Tensor = self.transform(pixels)
+        told = ""
+        if image.dtype != pixels.dtype:
+            told = f"{str(pixels.dtype).removeprefix('torch.')} images into {image.dtype}"
+        elif is_float and not NEAR_UNIT[0] <= image.min() <= image.max() <= NEAR_UNIT[1]:
+            told = f"pixels in 0..1 into {image.min():.2g} to {image.max():.2g}"
+        if told:
             raise UserError(
-                f"The transforms turn uint8 images into {image.dtype}; leave out conversion and "
-                "normalisation, which the model does itself."
+                f"The transforms turn {told}; leave out conversion and normalisation, which the "
+                "model does itself."
             )
-        return image
+        return 255 * image if is_float else image

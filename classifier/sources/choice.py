@@ -3,10 +3,11 @@
 import fnmatch
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from classifier.errors import UserError, did_you_mean
+from classifier.images.read import UNREAD_SUFFIXES, image_suffixes
 from classifier.sources.columns import find_columns, read_table
 
 Exclude = Sequence[str] | str  # patterns, or a file
@@ -19,9 +20,16 @@ class Choice:
         classes: The classes that count, in the order of the labels. All, by their names, if none.
         exclude: Patterns of ``fnmatch`` for images to leave out: for their names or, with a "/",
             for their keys. Or a table with a column of keys.
+        suffixes: Those of image files, in lower case with their dot. Pillow's if none.
     """
 
-    def __init__(self, classes: Sequence[str] | None = None, exclude: Exclude = ()) -> None:
+    def __init__(
+        self,
+        classes: Sequence[str] | None = None,
+        exclude: Exclude = (),
+        suffixes: Collection[str] | None = None,
+    ) -> None:
+        self.suffixes = suffixes
         self.classes = classes
         if classes is not None:
             twice = [name for name, number in Counter(classes).items() if number > 1]
@@ -34,12 +42,18 @@ class Choice:
         self._forms: dict[str, re.Pattern[str]] = {}
         if isinstance(exclude, str):
             path = Path(exclude).expanduser()
-            cells = read_table(path)
-            (column,) = find_columns(path, cells, {}, ["image"])["image"]
+            cells = read_table(path, suffixes)
+            (column,) = find_columns(path, cells, {}, ["image"], suffixes)["image"]
             self._listed = set(cells.columns[column])
         else:
             self._forms = {pattern: re.compile(fnmatch.translate(pattern)) for pattern in exclude}
         self._unmatched = {*self._forms, *self._listed}
+
+    def image_suffixes(self, unread: bool = False) -> set[str]:
+        """The suffixes of image files; with ``unread`` also of those that Pillow cannot read."""
+        if self.suffixes:
+            return {*self.suffixes}
+        return image_suffixes() | (UNREAD_SUFFIXES if unread else set())
 
     def leaves_out(self, key: str) -> bool:
         """Whether an image is left out; notes it."""

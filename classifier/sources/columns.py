@@ -1,6 +1,7 @@
 """Which column of a table is what: the image, its label, its part, its group."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,22 @@ Column = str | int
 Columns = Mapping[str, Column | Sequence[Column]]
 
 
-def read_table(path: Path, **options: Any) -> Cells:
-    """Reads a CSV, TSV or Parquet file; ``options`` are those of ``read_cells``."""
+def read_table(path: Path, suffixes: Collection[str] | None = None, **options: Any) -> Cells:
+    """Reads a CSV, TSV or Parquet file; ``options`` are those of ``read_cells``.
+
+    Of image files the suffixes may be others than usual.
+    """
     if path.suffix.lower() == ".parquet" and path.is_file():
         return read_parquet(path)
-    return read_cells(path, _is_header, **options)
+    return read_cells(path, partial(_is_header, suffixes), **options)
 
 
 def find_columns(
-    path: Path, cells: Cells, given: Columns, required: Sequence[str]
+    path: Path,
+    cells: Cells,
+    given: Columns,
+    required: Sequence[str],
+    suffixes: Collection[str] | None = None,
 ) -> dict[str, list[int]]:
     """Finds the columns of each role: those that are given, else by their names or content.
 
@@ -39,6 +47,7 @@ def find_columns(
         cells: What is in it.
         given: The column of some roles, by its name or by its position from 0.
         required: The roles that must have one.
+        suffixes: Of image files; the usual ones if none.
 
     Raises:
         UserError: A column is not there, or not exactly one fits.
@@ -50,7 +59,7 @@ def find_columns(
     found = {role: _given(path, cells, role, columns) for role, columns in given.items()}
     found |= _named(path, cells, found)
     if "image" not in found:
-        like_files = [p for p in _others(cells, found) if _holds_files(cells.columns[p])]
+        like_files = [p for p in _others(cells, found) if _holds_files(suffixes, cells.columns[p])]
         found |= {"image": like_files} if len(like_files) == 1 else {}
     others = _others(cells, found)
     if "label" not in found and "image" in found and len(others) == 1:
@@ -79,22 +88,23 @@ def _named(path: Path, cells: Cells, given: Mapping[str, Sequence[int]]) -> dict
     return found
 
 
-def _holds_files(column: Any) -> bool:
-    return isinstance(column, Blobs) or any(map(is_file, column[:50]))
+def _holds_files(suffixes: Collection[str] | None, column: Any) -> bool:
+    return isinstance(column, Blobs) or any(map(partial(is_file, suffixes), column[:50]))
 
 
-def is_file(cell: object) -> bool:
+def is_file(suffixes: Collection[str] | None, cell: object) -> bool:
     """Whether a cell ends as the name of an image."""
     suffix = cell[cell.rfind(".") :].lower() if isinstance(cell, str) and "." in cell else ""
-    return suffix in image_suffixes() | UNREAD_SUFFIXES
+    return suffix in (suffixes or image_suffixes() | UNREAD_SUFFIXES)
 
 
-def _is_header(rows: Sequence[Sequence[str]]) -> bool | None:
-    if any(map(is_file, rows[0])):
+def _is_header(suffixes: Collection[str] | None, rows: Sequence[Sequence[str]]) -> bool | None:
+    names_file = partial(is_file, suffixes)
+    if any(map(names_file, rows[0])):
         return False
     if any(_plain(cell) in KNOWN for cell in rows[0]):
         return True
-    below = [any(map(is_file, row)) for row in rows[1:50]]
+    below = [any(map(names_file, row)) for row in rows[1:50]]
     return True if below and sum(below) >= len(below) / 2 else None
 
 

@@ -19,10 +19,11 @@ class EarlierFolder(Folder):
     """Stands in for ``Folder``."""
 
     def __init__(self, root: Path, splits: Splits = None, choice: Choice | None = None) -> None:
-        if splits or (choice and (choice.exclude or choice.classes)):
+        if splits or (choice and (choice.exclude or choice.classes or choice.suffixes)):
             raise UserError(
-                "data.splits, data.classes and data.exclude are not for runs of an earlier "
-                "version, which find their images as that version did. Train anew to use them."
+                "data.splits, data.classes, data.exclude and a data.reader of other files are not "
+                "for runs of an earlier version, which find their images as that version did. "
+                "Train anew to use them."
             )
         super().__init__(root)
         self.finder = EarlierFinder(root)

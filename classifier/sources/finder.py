@@ -14,7 +14,6 @@ from pathlib import Path
 from classifier.images.read import (
     HEIF_SUFFIXES,
     UNREAD_SUFFIXES,
-    image_suffixes,
     reads_heif,
     remedy,
 )
@@ -52,7 +51,7 @@ class Finder:
 
     Args:
         root: Folder that names are relative to.
-        choice: Which images to leave out.
+        choice: Which images count.
         unread: Whether to find the images that no installed package reads, too.
     """
 
@@ -60,7 +59,6 @@ class Finder:
         self, root: Path | None = None, choice: Choice | None = None, unread: bool = False
     ) -> None:
         self.root = root
-        self.suffixes = image_suffixes() | (UNREAD_SUFFIXES if unread else set())
         # Names of images by the reason or, if nothing reads them, by their suffix.
         self._left_out: defaultdict[str, list[str]] = defaultdict(list)
         self._others: Counter[str] = Counter()  # files that are no images, by suffix
@@ -68,6 +66,8 @@ class Finder:
         self._namesakes: list[str] = []  # that differ from another image in the suffix alone
         self._namesake_suffixes: Counter[str] = Counter()
         self.choice = choice or Choice()
+        self.suffixes = self.choice.image_suffixes(unread)
+        self.known = self.suffixes | (set() if self.choice.suffixes else UNREAD_SUFFIXES)
         self._contents: dict[str, Contents] = {}
 
     def subfolders(self, folder: Path) -> list[Path]:
@@ -116,13 +116,7 @@ class Finder:
 
     def notes(self) -> list[str]:
         """Says in a sentence each what was left out, and what looks as if it should be."""
-        notes = self.left_out()
-        if others := self._others.most_common(3):
-            kinds = ", ".join(f"{number:,} {suffix}" for suffix, number in others)
-            more = ", …" * (len(self._others) > 3)
-            notes.append(
-                f"left out {self._others.total():,} files that are no images: {kinds}{more}."
-            )
+        notes = self.left_out() + self.others()
         if self._litter:
             names = ", ".join(f"'{name}'" for name in sorted(self._litter))
             notes.append(f"left out what systems and tools leave in folders: {names}.")
@@ -137,6 +131,15 @@ class Finder:
                 f'["*{rarest}"] leaves them out.'
             )
         return notes
+
+    def others(self) -> list[str]:
+        """Says in a sentence which files are no images, if there are some."""
+        if not self._others:
+            return []
+        others = self._others.most_common(3)
+        kinds = ", ".join(f"{number:,} {suffix}" for suffix, number in others)
+        more = ", …" * (len(self._others) > 3)
+        return [f"left out {self._others.total():,} files that are no images: {kinds}{more}."]
 
     def left_out(self) -> list[str]:
         """Says which images were left out, and why, in a sentence for each reason."""
@@ -197,7 +200,7 @@ class Finder:
         return contents
 
     def _is_image(self, path: str, name: str, suffix: str) -> bool:
-        if suffix not in self.suffixes and suffix not in UNREAD_SUFFIXES:
+        if suffix not in self.known:
             self._others[suffix if "." in name else "without a suffix"] += 1
             return False
         if self.choice.exclude and self.choice.leaves_out(key(path, self.root)):

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 
 from classifier.errors import UserError, did_you_mean
-from classifier.images.read import image_suffixes
 from classifier.sources.choice import Choice
 from classifier.sources.finder import Finder, key, keys
 from classifier.sources.source import Files, Index, Names, Source
@@ -80,7 +79,11 @@ class Folder(Source):
             empty = f"'{folder}' has no images in class folders"
         else:
             return
-        why = "".join(f"\n  {note}" for note in self.finder.left_out())
+        notes = self.finder.left_out()
+        if others := self.finder.others():
+            listed = ", ".join(sorted(self.choice.suffixes or ())) or "those of Pillow"
+            notes += [f"{others[0]} The suffixes of data.reader say which are: {listed}."]
+        why = "".join(f"\n  {note}" for note in notes)
         raise UserError(f"{empty}; add some or remove it.{why}")
 
     def notes(self) -> list[str]:
@@ -133,8 +136,7 @@ def find_classes(folder: Path, finder: Finder) -> list[str]:
             f" Is '{tables[0]}' a table of labels? --data Table --data.path '{folder / tables[0]}'"
         )
     if not folders:
-        suffixes = image_suffixes()
-        images = sum(path.suffix.lower() in suffixes for path in folder.iterdir())
+        images = sum(path.suffix.lower() in finder.suffixes for path in folder.iterdir())
         directly = f" but {images} images directly inside" if images else ""
         raise UserError(f"'{folder}' has no class folders{directly}; {expected}")
     inside = len(finder.subfolders(folders[0]))

@@ -3,10 +3,11 @@
 import glob
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
+from classifier.sources.choice import Choice
 from classifier.sources.finder import LITTER, Finder
 from classifier.sources.parquet import Inside
 from classifier.sources.table import images_of
@@ -14,20 +15,24 @@ from classifier.sources.table import images_of
 TABLES = {".csv", ".tsv", ".parquet"}
 
 
-def find_images(patterns: Sequence[str]) -> list[Path | Inside]:
+def find_images(
+    patterns: Sequence[str], suffixes: Collection[str] | None = None
+) -> list[Path | Inside]:
     """Lists images in the order given, each once; those of a folder or glob by name.
 
     A table stands for the images that it lists or holds. Any other file that is named itself is
-    taken, whatever its suffix. A folder, and so ``folder/**``, is searched by ``Finder``; that no
-    installed package reads an image is left to the reader to say.
+    taken, whatever its suffix; in folders those count that have one of ``suffixes``, Pillow's if
+    none. A folder, and so ``folder/**``, is searched by ``Finder``; that no installed package reads
+    an image is left to the reader to say.
 
     Raises:
         FileNotFoundError: If a pattern stands for nothing.
     """
     files: dict[tuple[str, str], str | Inside] = {}  # by where they really are
     real = cache(os.path.realpath)
+    choice = Choice(suffixes=suffixes)
     for pattern in patterns:
-        found = _find(os.path.expanduser(pattern))  # noqa: PTH111  # may be a glob
+        found = _find(os.path.expanduser(pattern), choice)  # noqa: PTH111  # may be a glob
         if not found:
             kind = "image in folder" if Path(pattern).is_dir() else "file, folder or glob"
             raise FileNotFoundError(f"--images: there is no {kind} '{pattern}'.")
@@ -40,13 +45,14 @@ def find_images(patterns: Sequence[str]) -> list[Path | Inside]:
     return [Path(image) if isinstance(image, str) else image for image in files.values()]
 
 
-def _find(pattern: str) -> list[str | Inside]:
+def _find(pattern: str, choice: Choice) -> list[str | Inside]:
     # A name may itself hold brackets.
     matches = [pattern] if Path(pattern).exists() else sorted(_matches(pattern))
     named = [path for path in dict.fromkeys(map(Path, matches)) if not _is_litter(path, pattern)]
     folders = [path for path in named if path.is_dir()]
-    below = dict(zip(folders, Finder(unread=True).below(folders, copies=True), strict=True))
-    listed = {path: images_of(path) for path in named if path.suffix.lower() in TABLES}
+    finder = Finder(choice=choice, unread=True)
+    below = dict(zip(folders, finder.below(folders, copies=True), strict=True))
+    listed = {path: images_of(path, choice) for path in named if path.suffix.lower() in TABLES}
     found: dict[Path, Sequence[object]] = {**listed, **below}
     images = (image for path in named for image in found.get(path, [path]))
     return [image if isinstance(image, Inside) else str(image) for image in images]

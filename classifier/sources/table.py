@@ -3,15 +3,14 @@
 import os
 import posixpath
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache, cached_property
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from classifier.errors import UserError
-from classifier.images.read import UNREAD_SUFFIXES, image_suffixes
 from classifier.sources.cells import Cells, Mistakes
 from classifier.sources.choice import Choice
 from classifier.sources.columns import Columns, find_columns, read_table
@@ -67,8 +66,9 @@ class Table(Source):
 
     @cached_property
     def _read(self) -> tuple[list[str], dict[str, Index]]:
-        cells = read_table(self.path, **self.options)
-        roles = find_columns(self.path, cells, self.columns, ["image", "label"])
+        suffixes = self.choice.suffixes
+        cells = read_table(self.path, suffixes, **self.options)
+        roles = find_columns(self.path, cells, self.columns, ["image", "label"], suffixes)
         mistakes = Mistakes(self.path)
         entries = self._each_once(self._entries(cells, roles, mistakes), mistakes)
         found = {entry.label for entry in entries if entry.part == "train"}
@@ -173,15 +173,15 @@ def _labels(cells: Cells, places: Sequence[int], mistakes: Mistakes) -> Iterator
         yield cells.names[marked[0]] if len(marked) == 1 else ""
 
 
-def images_of(path: Path) -> Sequence[Path | Inside]:
+def images_of(path: Path, choice: Choice) -> Sequence[Path | Inside]:
     """The images that a table holds or lists, in its order; paths begin at its folder."""
-    cells = read_table(path)
-    (column,) = find_columns(path, cells, {}, ["image"])["image"]
+    cells = read_table(path, choice.suffixes)
+    (column,) = find_columns(path, cells, {}, ["image"], choice.suffixes)["image"]
     images = cells.columns[column]
     if isinstance(images, Blobs):
         return [Inside(path, name, images, n) for n, name in enumerate(images.names(path))]
     mistakes = Mistakes(path)
-    keys = [*find_files(path.parent, cells.rows, images, mistakes, Choice())]
+    keys = [*find_files(path.parent, cells.rows, images, mistakes, choice)]
     mistakes.refuse()
     return [path.parent / key for key in keys]
 
@@ -193,7 +193,7 @@ def find_files(
 
     It lists each folder once, and asks the disk about no file. Cells may lack the suffix.
     """
-    listed = cache(_files_in)
+    listed = cache(partial(_files_in, choice.image_suffixes(unread=True)))
     top = root.absolute()
     for row, cell in zip(rows, cells, strict=True):
         path = posixpath.normpath(str(cell).replace("\\", "/")) if cell else ""
@@ -223,9 +223,8 @@ def _hint(root: Path, name: str, listed: Callable[[Path], dict[str, list[str]]])
     return ""
 
 
-def _files_in(folder: Path) -> dict[str, list[str]]:
+def _files_in(suffixes: Collection[str], folder: Path) -> dict[str, list[str]]:
     """The images in a folder by their names, also without their suffix."""
-    suffixes = image_suffixes() | UNREAD_SUFFIXES
     found: defaultdict[str, list[str]] = defaultdict(list)
     names = sorted(entry.name for entry in os.scandir(folder)) if folder.is_dir() else []
     for name in names:

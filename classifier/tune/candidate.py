@@ -139,10 +139,23 @@ class Candidate(ClassifierCLI):
         if length and not settings.get(length):
             settings[length] = ENDLESS  # there is no last epoch to take it from
 
+    def _built_data(
+        self,
+        kind: type[ImageDataModule],
+        *args: Any,
+        applied_instantiation_links: Any,  # jsonargparse looks for the name
+        **given: Any,
+    ) -> ImageDataModule:
+        """Builds the data with the images that are there, before it is asked what they are."""
+        built = super()._built_data(
+            kind, *args, applied_instantiation_links=applied_instantiation_links, **given
+        )
+        if self.loaded is not None:
+            built.reuse_sets_of(self.loaded)
+        return built
+
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Builds a trainer that trains and does nothing else."""
-        if self.loaded is not None:
-            self.datamodule.reuse_sets_of(self.loaded)
         config = self.config_init.trainer
         callbacks = [c for c in config.callbacks or [] if not isinstance(c, NOT_TIMED)]
         diverging = StopOnDivergence(None, self.settings.seed_everything)
