@@ -15,6 +15,7 @@ import classifier
 from classifier import runs
 from classifier.__main__ import main
 from classifier.cli import ClassifierCLI
+from classifier.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings(  # of data that is not this package's
     "ignore:.*does not have many workers", "ignore:.*is smaller than the logging interval"
@@ -105,6 +106,16 @@ class TrainOnly(Unnamed):
     num_classes = 2
     val_dataloader = pl.LightningDataModule.val_dataloader
     test_dataloader = pl.LightningDataModule.test_dataloader
+
+
+class Stored(Plain):
+    def __init__(self, data_dir: str, mean: float | None = None):
+        super().__init__()
+        self.data_dir = data_dir
+
+    def setup(self, stage):
+        assert Path(self.data_dir).is_dir()
+        super().setup(stage)
 
 
 class Hooked(Plain):
@@ -303,6 +314,32 @@ def test_a_strangers_checkpoint_that_names_one_is_refused_without_trust(
 
 def test_a_run_of_other_data_trusts_nothing_of_lightning(fit, write_config):
     assert runs.read_record(fit("--config", write_config()))["trusted"] == []
+
+
+@pytest.mark.parametrize("wrapped", [None, SETTINGS])
+def test_its_folder_is_found_from_elsewhere(wrapped, command, monkeypatch):
+    Path("photos").mkdir()
+    assert main(command("Stored", *EPOCH, wrapped=wrapped, data_dir="photos")) == 0
+
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    assert main(["test", "--ckpt_path", str(Path("..", RUN))]) == 0
+
+
+def test_pretrained_weights_prepare_what_is_said_in_their_terms(command):
+    def built(**data):
+        network = {"class_path": "classifier.networks.efficientnet_lite0"}
+        network["init_args"] = {"pretrained": True}
+        return ClassifierCLI(args={"model": {"network": network}, "data": data}, run=False)
+
+    stored = {"class_path": "own.Stored", "init_args": {"data_dir": "."}}
+    assert built(**stored).settings.data.init_args.mean is None
+    scaled = {"data": stored, "range": [0, 1]}
+    cli = built(class_path="LightningData", init_args=scaled)
+    assert cli.settings.data.init_args.mean == cli.datamodule.mean == cli.model.hparams["mean"]
+    assert cli.notes[-1].startswith("images are prepared as for the pretrained weights: mean")
+    with pytest.raises(UserError, match=r"data\.mean and data\.std must say"):
+        built(class_path="LightningData", init_args={"data": stored, "range": "normalised"})
 
 
 def test_weights_need_its_class_counts(command, capsys):
