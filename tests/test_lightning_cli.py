@@ -205,8 +205,8 @@ def test_last_before_any_fit_is_answered_by_lightning(words):
 def test_a_class_that_is_no_module_or_data_of_ours_is_refused():
     with pytest.raises(UserError, match="not a subclass of ClassificationModule"):
         ClassifierCLI(pl.LightningModule, args=CONFIG, run=False)
-    with pytest.raises(UserError, match="not a subclass of ImageDataModule"):
-        ClassifierCLI(datamodule_class=pl.LightningDataModule, args=CONFIG, run=False)
+    with pytest.raises(UserError, match="not a subclass of LightningDataModule"):
+        ClassifierCLI(datamodule_class=pl.LightningModule, args=CONFIG, run=False)
 
 
 @pytest.mark.parametrize("form", ["words", "mapping"])

@@ -355,7 +355,7 @@ ON_THE_COMMAND_LINE = {
     ),
     "data module of Lightning": (
         [*FIT, "--data=pytorch_lightning.LightningDataModule"],
-        ["derive from classifier.data.ImageDataModule"],
+        ["LightningDataModule does not say its classes", "class_names: [cat, dog]"],
     ),
     "callback misspelt": (
         [*FIT, "--trainer.callbacks+=EarlyStoping"],

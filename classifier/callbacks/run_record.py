@@ -53,8 +53,9 @@ class RunRecord(EpochTracker):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning, undeclared
         self.write_manifest = data.write_manifest
+        unknown = {"unknown": [*data.unknown]} if data.unknown else {}
         self.record |= {
-            "data": {**data.describe(), "fingerprint": data.fingerprint()},
+            "data": {**data.describe(), "fingerprint": data.fingerprint(), **unknown},
             "parameters": sum(p.numel() for p in pl_module.parameters()),
             "device": trainer.strategy.root_device.type,
             "devices": trainer.world_size,

@@ -16,7 +16,7 @@ KEY = "classifier"  # the entry with the format, config text, data description a
 POSITION = "position"  # the entry that says where in the training it was saved
 # Settings that name a file or folder, be there one or not.
 PATH_SETTINGS = (
-    *("checkpoint_path", "ckpt_path", "default_root_dir", "dirpath", "filename"),
+    *("checkpoint_path", "ckpt_path", "data_dir", "default_root_dir", "dirpath", "filename"),
     *("images", "init_from", "manifest", "output", "path", "root", "save_dir", "weights"),
 )
 

@@ -50,7 +50,7 @@ from classifier.cli.threads import usual_threads
 from classifier.cli.words import options_of, read_words
 from classifier.cli.write_errors import write_error
 from classifier.cli.written import Written, comment
-from classifier.data import ImageDataModule
+from classifier.data import ImageDataModule, LightningData
 from classifier.data.workers import WorkerErrorReporter
 from classifier.errors import DataWorkerError, UserError
 from classifier.internals.lightning import PlainCLI, described, without_signal_handlers
@@ -101,7 +101,8 @@ class ClassifierCLI(PlainCLI):
     Args:
         model_class: ``ClassificationModule``, as without it, or a class derived from it that is
             the default.
-        datamodule_class: ``ImageDataModule``, likewise.
+        datamodule_class: ``LightningDataModule``, likewise; of ``ImageDataModule`` and those
+            derived from it, data of no other base.
         save_config_callback: One that saves the config elsewhere too; the run folder has it.
         save_config_kwargs: As LightningCLI's, as the next two.
         trainer_class: Builds the trainer.
@@ -124,7 +125,7 @@ class ClassifierCLI(PlainCLI):
     def __init__(
         self,
         model_class: type[ClassificationModule] | None = None,
-        datamodule_class: type[ImageDataModule] | None = None,
+        datamodule_class: type[pl.LightningDataModule] | None = None,
         save_config_callback: type[SaveConfigCallback] | None = None,
         save_config_kwargs: dict[str, Any] | None = None,
         trainer_class: Any = pl.Trainer,
@@ -136,9 +137,13 @@ class ClassifierCLI(PlainCLI):
         **settings: Any,
     ) -> None:
         model_class = model_class or ClassificationModule
-        datamodule_class = datamodule_class or ImageDataModule
+        datamodule_class = datamodule_class or pl.LightningDataModule
         _check_base(model_class, ClassificationModule)
-        _check_base(datamodule_class, ImageDataModule)
+        _check_base(datamodule_class, pl.LightningDataModule)
+        self.default_data = datamodule_class
+        is_plain = isinstance(datamodule_class, type) and not issubclass(
+            datamodule_class, ImageDataModule
+        )
         args = without_links(args) if isinstance(args, Namespace) else args
         self.job, self.runs_verb = job, run
         self.verb, self.words = read_words(args, run, self.subcommands())
@@ -154,7 +159,7 @@ class ClassifierCLI(PlainCLI):
             self._during.enter_context(tensors_as_lists())
             super().__init__(
                 model_class,
-                datamodule_class,
+                pl.LightningDataModule if is_plain else datamodule_class,  # for LightningData, too
                 _saving_elsewhere(save_config_callback),
                 save_config_kwargs,
                 trainer_class,
@@ -175,7 +180,7 @@ class ClassifierCLI(PlainCLI):
         parser: Any = super().init_parser(**{**kwargs, "dump_header": None})
         parser.instantiators = [
             (self._built_model, ClassificationModule, True),
-            (self._built_data, ImageDataModule, True),
+            (self._built_data, pl.LightningDataModule, True),
         ]
         return parser
 
@@ -208,6 +213,8 @@ class ClassifierCLI(PlainCLI):
         super().add_core_arguments_to_parser(parser)
         parser.set_defaults({"model": {"class_path": _path_of(self.model_class)}})
         parser.module = self.model_class
+        if self.default_data not in (pl.LightningDataModule, ImageDataModule):
+            parser.set_defaults({"data": {"class_path": _path_of(self.default_data)}})
         for source, target in LINKS:
             parser.link_arguments(source, target, apply_on="instantiate")
         # For all verbs, because any may be given the config of a training.
@@ -281,7 +288,7 @@ class ClassifierCLI(PlainCLI):
     @property
     def run_name(self) -> str:
         """What a new run is called: by its config, else by its data."""
-        return self.command_line.name or type(self.datamodule).__name__.lower()
+        return self.command_line.name or self.datamodule.kind.lower()
 
     @property
     def settings(self) -> Namespace:
@@ -315,6 +322,7 @@ class ClassifierCLI(PlainCLI):
         self._data = data
         if self.verb == "predict":
             data.files = find_images(config.images, data.suffixes)
+            data.reader()  # before anything is loaded
 
     def _prepare_for_weights(self) -> None:
         """Decides how images are prepared, and by which weights a new training starts."""
@@ -376,7 +384,7 @@ class ClassifierCLI(PlainCLI):
 
     def _built_data(
         self,
-        kind: type[ImageDataModule],
+        kind: type[pl.LightningDataModule],
         *args: Any,
         applied_instantiation_links: Any,
         **given: Any,
@@ -385,6 +393,8 @@ class ClassifierCLI(PlainCLI):
         if self._data is not None:
             return self._data
         built = kind(*args, **given)
+        if not isinstance(built, ImageDataModule):
+            built = LightningData(built)
         built.format = self.command_line.format
         if "data" in self.command_line.checkpoint:
             # Before the links ask it: what the checkpoint knows need not be on this machine.

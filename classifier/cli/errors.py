@@ -214,8 +214,6 @@ def _of_classes(line: str, given: str) -> str:
 
 def _twin(class_path: str, base: str = "") -> str:
     """Ends a sentence about a class that is of another base than it seems."""
-    if base == "ImageDataModule":
-        return ": let it derive from classifier.data.ImageDataModule."
     module = sys.modules.get(class_path.strip("'").rpartition(".")[0])
     found = vars(module).values() if module else ()
     if any(getattr(value, "__name__", "").startswith("lightning.pytorch") for value in found):
@@ -223,6 +221,9 @@ def _twin(class_path: str, base: str = "") -> str:
             f": it is built on lightning.pytorch, but the Trainer here is pytorch_lightning's. "
             f"{REPLACE}"
         )
+    if base in ("ImageDataModule", "LightningDataModule"):
+        another = " or from pytorch_lightning.LightningDataModule" * base.startswith("L")
+        return f": let it derive from classifier.data.ImageDataModule{another}."
     return "."
 
 

@@ -52,15 +52,18 @@ def fill_preparation(config: Namespace, given: Collection[str]) -> dict[str, Any
     """
     network = config.model.get("init_args.network")
     settings: Any = config.data.get("init_args") or {}
-    if network is None:
+    kind = import_class(config.data.class_path)
+    # Another's settings may have these names, and not mean this.
+    if network is None or not (isinstance(kind, type) and issubclass(kind, ImageDataModule)):
         return {}
     found = preparation_for(network.as_dict(), config.model.get("init_args.init_from"))
     if settings.get("in_memory"):  # for images so small that they are taken as they are
         found.pop("crop_share", None)
-    channels = _channels_of(config.data)
     for name in {"mean", "std"} & found.keys():
-        if settings.get("reader") and len(found[name]) != channels:
-            del found[name]  # measured
+        channels = _channels_of(config.data)
+        measured = settings.get("reader") and len(found[name]) != channels
+        if measured or settings.get("range") == "normalised":  # by which is a fact of the data
+            del found[name]
         else:
             found[name] = _for_channels(found[name], channels)
     filled = {k: v for k, v in found.items() if k in settings and f"data.{k}" not in given}
@@ -182,7 +185,7 @@ def refuse_contradictions(line: CommandLine, data: ImageDataModule) -> None:
             known = getattr(data, source.removeprefix("data."))
             if given != (list(known) if isinstance(given, list) else known):
                 raise UserError(
-                    f"{line.where(shown)}{shown} is {given}, but {type(data).__name__} has {known}."
+                    f"{line.where(shown)}{shown} is {given}, but {data.kind} has {known}."
                     f" Leave it out: it is filled in from {source}."
                 )
 

@@ -42,8 +42,8 @@ OWN_HELP = {
     "ckpt_path": "A checkpoint file, or a run folder: its last checkpoint to resume, its best one "
     "to evaluate.",
     "config": "A YAML file; of several, a later one wins.",
-    "data": "Digits, MNIST, FashionMNIST, CIFAR10, CIFAR100, ImageFolder; or the class path of a "
-    "subclass of classifier.data.ImageDataModule.",
+    "data": "Digits, MNIST, FashionMNIST, CIFAR10, CIFAR100, ImageFolder; or the class path of any "
+    "LightningDataModule.",
     "hyperparameters": "Values with a name; --hyperparameters.NAME VALUE changes one wherever "
     "it is used.",
     "print_config": "Show the whole config and run nothing.",

@@ -8,8 +8,12 @@ from classifier.anchored_yaml.edit import set_values, written_at
 from classifier.anchored_yaml.text import KeyPath, setting_in
 
 DATA = [
-    *(("data", "init_args", name) for name in ("root", "path", "exclude", "manifest")),
-    *(("data", "init_args", part, "init_args", "root") for part in ("train", "val", "test")),
+    *(("data", "init_args", name) for name in ("root", "path", "data_dir", "exclude", "manifest")),
+    *(
+        ("data", "init_args", part, "init_args", "root")
+        for part in ("train", "val", "test", "data")
+    ),
+    ("data", "init_args", "data", "init_args", "data_dir"),
 ]
 INIT_FROM = [("model", "init_from"), ("model", "init_args", "init_from")]
 WEIGHTS = [

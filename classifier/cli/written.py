@@ -172,9 +172,10 @@ def _given_defaults(defaults: Mapping[str, Any]) -> dict[str, Any]:
 def _add_default(there: Any, defaults: Any, path: Sequence[str]) -> None:
     """Takes over the default of a setting, where it has one and none is there."""
     for key in path[:-1]:
+        defaults = defaults.get(key) if isinstance(defaults, Mapping) else None
         if not isinstance(defaults, Mapping) or not isinstance(there, dict):
-            return
-        defaults, there = defaults.get(key), there.setdefault(key, {})
+            return  # and leaves no empty section, which would stand for the base of its classes
+        there = there.setdefault(key, {})
     if isinstance(defaults, Mapping) and isinstance(there, dict) and path[-1] in defaults:
         there.setdefault(path[-1], defaults[path[-1]])
 

@@ -6,6 +6,7 @@ from classifier.data.datasets import Datasets, HuggingFace
 from classifier.data.digits import Digits
 from classifier.data.folder import ImageFolder
 from classifier.data.image_files import FileDataModule
+from classifier.data.lightning import LightningData
 from classifier.data.memory import DownloadedDataModule, InMemoryDataModule
 from classifier.data.mnist import MNIST, FashionMNIST
 from classifier.data.sets import ImageFiles
@@ -25,5 +26,6 @@ __all__ = [
     "ImageFiles",
     "ImageFolder",
     "InMemoryDataModule",
+    "LightningData",
     "Table",
 ]

@@ -96,6 +96,7 @@ class ImageDataModule(pl.LightningDataModule):
     suffixes: Collection[str] | None = None  # of image files; Pillow's if none
     group: str | None = None  # what a regular expression finds in the paths of images together
     num_workers = 0  # processes of each loader; slicing a tensor needs none
+    unknown: Sequence[str] = ()  # what nothing says of the data, as the record of a run has it
     # After setup, and disjoint from each other.
     train_set: ImageSet
     val_set: ImageSet
@@ -296,11 +297,16 @@ class ImageDataModule(pl.LightningDataModule):
         return isinstance(self.sets.get("train"), MemorySet)
 
     @property
+    def kind(self) -> str:
+        """The name of the class that the data is of."""
+        return type(self).__name__
+
+    @property
     def title(self) -> str:
         """What the data is called, and the folder that it is read from."""
         root = getattr(self, "root", None)
         place = f" {root}" if isinstance(root, Path) else ""
-        return f"{type(self).__name__}{place}"
+        return f"{self.kind}{place}"
 
     def summary(self) -> dict[str, str]:
         """Says what is trained on, after ``setup``: the data, its classes and its images."""

@@ -134,13 +134,7 @@ class FileDataModule(ImageDataModule):
                 "With in_memory each image is transformed only once, so train_transform would "
                 "never vary; use augment instead."
             )
-        if in_memory and cache:
-            raise UserError("With in_memory all images are kept already, so leave out cache.")
-        if (eval_transform or reader) and cache == "disk":
-            raise UserError(
-                "data.cache: what eval_transform or a reader makes of images is not known to other "
-                "trainings, so disk does not keep it; set memory."
-            )
+        _check_cache(cache, in_memory, bool(eval_transform or reader))
         if not 0 <= (num_workers or 0) <= MAX_WORKERS:
             raise UserError(
                 f"num_workers is a number of processes, 0 to {MAX_WORKERS}, not {num_workers}."
@@ -300,6 +294,17 @@ class FileDataModule(ImageDataModule):
         if self.format > 2:
             raise UserError(told)
         terminal.warn(told)
+
+
+def _check_cache(cache: Where | None, in_memory: bool, is_own: bool) -> None:
+    """Raises UserError for a cache of what is kept already, or cannot be known again."""
+    if cache and in_memory:
+        raise UserError("With in_memory all images are kept already, so leave out cache.")
+    if cache == "disk" and is_own:
+        raise UserError(
+            "data.cache: what eval_transform or a reader makes of images is not known to other "
+            "trainings, so disk does not keep it; set memory."
+        )
 
 
 def _height_and_width(image_size: int | list[int]) -> tuple[int, int]:

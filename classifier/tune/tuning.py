@@ -210,7 +210,7 @@ class Tuning:
 
     def _enlarge(self) -> None:
         """Doubles the batch until that gains nothing: on a GPU, which it has to fill, twice."""
-        if BATCH not in self.values:
+        if BATCH not in self.values or not hasattr(self.as_is.datamodule, "train_set"):
             return
         misses = 1 + self.on_gpu
         size, best = 2 * int(self.values[BATCH]), 1.0
