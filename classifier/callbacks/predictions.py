@@ -18,10 +18,10 @@ class PredictionWriter(BasePredictionWriter):
 
     state_key = "PredictionWriter"
 
-    def __init__(self, path: Path, class_names: Sequence[str], top_k: int) -> None:
+    def __init__(self, path: Path, class_names: Sequence[str]) -> None:
         super().__init__("batch")
         self.within = contextlib.ExitStack()
-        self.table = PredictionTable(path, class_names, top_k)
+        self.table = PredictionTable(path, class_names)
         self.unreadable: list[tuple[str, str]] = []  # files, each with the reason
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -49,5 +49,5 @@ class PredictionWriter(BasePredictionWriter):
         self, trainer: Any, pl_module: Any, prediction: Tensor, indices: Any, batch: Any, *_: Any
     ) -> None:
         """Writes the probabilities ``(N, K)`` of one batch of image files."""
-        self.table.write(batch.files, prediction)
+        self.table.write(batch.files, [""] * len(batch.files), prediction)
         self.unreadable += batch.unreadable

@@ -164,11 +164,9 @@ def _writer(cli: "ClassifierCLI", config: Namespace) -> PredictionWriter:
     """What writes the predictions; in one process, for several would have to be put in order."""
     config.devices = config.devices[:1] if isinstance(config.devices, list) else 1
     config.strategy, config.num_nodes = "auto", 1
-    output, top_k = Path(cli.settings.output).expanduser(), cli.settings.top_k
+    output = Path(cli.settings.output).expanduser()
     check_output(output)
-    if top_k < 1:
-        raise UserError(f"--top_k counts classes, so it is at least 1, not {top_k}.")
-    cli.writer = PredictionWriter(output, cli.datamodule.class_names, top_k)
+    cli.writer = PredictionWriter(output, cli.datamodule.class_names)
     return cli.writer
 
 

@@ -226,7 +226,6 @@ class ClassifierCLI(PlainCLI):
         if self.verb == "predict":
             parser.add_argument("--images", nargs="+", help="Image files, folders or globs.")
             parser.add_argument("--output", default=PREDICTIONS, help="CSV file to write.")
-            parser.add_argument("--top_k", type=int, default=5, help="Classes a row, best first.")
         if not self.runs_verb:
             parser.add_argument("--ckpt_path", default=None)
 

@@ -48,7 +48,8 @@ LAST, BEST = ("last", "hpc"), ("best",)  # Lightning's names for checkpoints of 
 SECTIONS = ("hyperparameters", "seed_everything", "trainer", "model", "data", "save_every")
 PREDICTIONS = "predictions.csv"
 NO_IMAGES = "predict needs --images PATH ..., image files, folders or globs."
-OF_VERB = {"predict": ("images", "output", "top_k"), "validate": ("verbose",), "test": ("verbose",)}
+REMOVED = {"top_k": "predictions.csv has a column for each class"}  # what predict has no more
+OF_VERB = {"predict": ("images", "output"), "validate": ("verbose",), "test": ("verbose",)}
 
 
 def known_sections(verb: str) -> tuple[str, ...]:
@@ -152,6 +153,8 @@ class Given:
             section = name.partition(".")[0]
             if section in ASKING or name.endswith(".help"):
                 continue
+            if self.verb == "predict" and section in REMOVED:
+                raise UserError(f"--{name}: {REMOVED[section]}; leave it out.")
             if section not in self.known:
                 raise UserError(f"{name}: no such setting{self._setting_for(section, names)}")
             if value is None:
