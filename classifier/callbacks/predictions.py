@@ -1,16 +1,19 @@
 """Hands predictions on to their file as they come."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import BasePredictionWriter
+from pytorch_lightning.callbacks import BasePredictionWriter, Callback
 from torch import Tensor
 
 from classifier import terminal
-from classifier.results import PredictionTable
+from classifier.errors import UserError
+from classifier.platform import cleaning
+from classifier.results import PredictionTable, interleave
+from classifier.runs import PREDICTIONS
 
 
 class PredictionWriter(BasePredictionWriter):
@@ -51,3 +54,128 @@ class PredictionWriter(BasePredictionWriter):
         """Writes the probabilities ``(N, K)`` of one batch of image files."""
         self.table.write(batch.files, [""] * len(batch.files), prediction)
         self.unreadable += batch.unreadable
+
+
+class EvaluationWriter(Callback):
+    """Writes what ``validate`` or ``test`` predicts: a ``PredictionTable`` in a folder of its own.
+
+    Each image of the part has a row, in the order of the part, on any number of ranks. Where that
+    cannot be, there is no file and a note says why.
+
+    Args:
+        claim: Makes the folder; raises an OSError or UserError where there can be none.
+        class_names: Names of the K classes.
+        is_asked: Whether somebody has named the folder, so that failing to write is an error.
+    """
+
+    state_key = "EvaluationWriter"
+
+    def __init__(
+        self, claim: Callable[[], Path], class_names: Sequence[str], is_asked: bool = False
+    ) -> None:
+        self.claim, self.class_names, self.is_asked = claim, class_names, is_asked
+        self.within = contextlib.ExitStack()
+        self.measured: list[tuple[Tensor, Tensor]] = []  # logits and labels, of the batch at work
+        self.reason = ""  # why there is no file
+        self.path: Path | None = None  # of the file, once it is there
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning, undeclared
+        part = {"validate": "val", "test": "test"}[stage]
+        self.name_of: Callable[[int], str] | None = data.namer(part)
+        with self._failing():
+            if self.name_of is None:
+                kind = type(data).__name__
+                raise UserError(f"{kind} loads the images itself, in an order not known.")
+        folder = self._claimed() if trainer.is_global_zero and not self.reason else ""
+        self.folder = Path(trainer.strategy.broadcast(folder))
+        self.reason = trainer.strategy.broadcast(self.reason)
+        self.rank, self.ranks = trainer.global_rank, trainer.world_size
+        if self.reason:
+            return
+        metrics: Any = getattr(pl_module, f"{part}_metrics")
+        self.within.callback(metrics.register_forward_pre_hook(self._measure).remove)
+        with self._failing():
+            self.table = PredictionTable(self._file_of(self.rank), self.class_names)
+            self.within.enter_context(self.table.writing())
+
+    def _claimed(self) -> str:
+        """Makes the folder, which is gone again where no file appears in it."""
+        folder = None
+        with self._failing():
+            folder = self.claim()
+            self.within.enter_context(cleaning(lambda: _remove_if_empty(folder)))
+            self.within.callback(_remove_if_empty, folder)
+        return str(folder or "")
+
+    def _file_of(self, rank: int) -> Path:
+        return self.folder / (PREDICTIONS if self.ranks == 1 else f".{rank}.{PREDICTIONS}")
+
+    @contextlib.contextmanager
+    def _failing(self) -> Iterator[None]:
+        """Within, what cannot be written becomes the reason why there is no file."""
+        try:
+            yield
+        except (OSError, UserError) as error:
+            self._give_up(str(error))
+
+    def _give_up(self, reason: str) -> None:
+        self.reason = reason
+        self._close()
+        if self.is_asked:
+            raise UserError(f"predictions are not kept: {reason}")
+
+    def _close(self, *args: Any, **kwargs: Any) -> None:
+        """Lets no file appear, unless it is there."""
+        self.within.__exit__(UserError, UserError(self.reason), None)
+
+    teardown = on_exception = _close
+
+    def _measure(self, metrics: Any, batch: tuple[Tensor, Tensor, Tensor]) -> None:
+        logits, _, labels = batch
+        self.measured.append((logits.detach(), labels))
+
+    def on_test_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        """Writes the rows of a batch, of images and labels ``(N,)``."""
+        measured, self.measured = self.measured, []
+        if self.reason:
+            return
+        if [len(labels) for _, labels in measured] != [len(batch[1])]:
+            self._give_up(f"{type(pl_module).__name__} does not measure each image once by step.")
+            return
+        ((logits, labels),) = measured
+        assert self.name_of
+        first = self.rank + self.table.count * self.ranks
+        places = range(first, first + len(labels) * self.ranks, self.ranks)
+        with self._failing():
+            self.table.write(
+                [self.name_of(place) for place in places],
+                [self.class_names[label] for label in labels.tolist()],
+                logits.float().softmax(1),
+            )
+
+    on_validation_batch_end = on_test_batch_end
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Puts the rows of all ranks together, and lets the file appear."""
+        if not self.reason:
+            with self._failing():
+                self.within.close()
+        if not trainer.strategy.reduce_boolean_decision(not self.reason):
+            self.reason = self.reason or "another rank could not write its rows."
+        elif self.ranks > 1 and trainer.is_global_zero:
+            with self._failing():
+                interleave([*map(self._file_of, range(self.ranks))], self.folder / PREDICTIONS)
+        if self.reason:
+            terminal.note(f"predictions are not kept: {self.reason}")
+        else:
+            self.path = self.folder / PREDICTIONS
+
+    on_validation_end = on_test_end
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()

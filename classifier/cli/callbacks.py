@@ -19,7 +19,7 @@ from classifier.callbacks.console import Console, DataNotes, EvaluationTable
 from classifier.callbacks.divergence import StopOnDivergence
 from classifier.callbacks.logger import RunLogger
 from classifier.callbacks.numerics import Numerics
-from classifier.callbacks.predictions import PredictionWriter
+from classifier.callbacks.predictions import EvaluationWriter, PredictionWriter
 from classifier.callbacks.progress import RichBar
 from classifier.callbacks.rank_watch import RankWatch
 from classifier.callbacks.resume import ResumeRun
@@ -32,7 +32,7 @@ from classifier.callbacks.true_rates import with_true_rates
 from classifier.cli.given import check_output
 from classifier.cli.monitors import best_of, check_monitors
 from classifier.cli.record import facts_of, note_signature
-from classifier.cli.run_folder import folder_that_is_there
+from classifier.cli.run_folder import claim_report, folder_that_is_there
 from classifier.data.workers import WorkerErrorReporter
 from classifier.errors import UserError
 from classifier.runs import RunFolder, claim_folder
@@ -70,6 +70,7 @@ def callbacks_for(cli: "ClassifierCLI", config: Namespace) -> tuple[list[Callbac
     checkpoints = _checkpoints(cli, config, run) if run else None
     cli.worker_errors, seed = WorkerErrorReporter(), cli.settings.seed_everything
     fingerprint = line.run.get("data", {}).get("fingerprint")
+    kept = None if fits or predicts else _evaluation_writer(cli, config)
     # Who hears of an event first, and why. Lightning moves checkpoint callbacks to the end.
     before = [
         LeanHooks(),
@@ -87,7 +88,8 @@ def callbacks_for(cli: "ClassifierCLI", config: Namespace) -> tuple[list[Callbac
         StopOnDivergence(run, seed) if fits else None,  # before it is recorded
         _record(cli, run) if run else None,  # before what reads its metrics.csv
         Console(run) if fits else None,
-        None if predicts else EvaluationTable(),
+        kept,  # before what names its file
+        None if predicts else EvaluationTable(kept),
         _end(cli, config),
         None if predicts else FreedMemory(),
         RankWatch(run),
@@ -118,7 +120,7 @@ def _keeper(cli: "ClassifierCLI", config: Namespace, run: RunFolder) -> RunKeepe
             f"trainer.max_epochs is {config.max_epochs}, but {done} of them "
             "are done; raise it to continue. An earlier checkpoint starts a new run."
         )
-    keeper = RunKeeper(run, lambda: claim_folder(cli.root, cli.run_name))
+    keeper = RunKeeper(run, lambda: claim_folder(cli.root / cli.run_name, "version"))
     if config.logger in (None, True):
         # What a resumed training repeats is dropped from the earlier curve.
         config.logger = RunLogger(keeper, line.global_step if is_resumed else None)
@@ -168,6 +170,17 @@ def _writer(cli: "ClassifierCLI", config: Namespace) -> PredictionWriter:
     check_output(output)
     cli.writer = PredictionWriter(output, cli.datamodule.class_names)
     return cli.writer
+
+
+def _evaluation_writer(cli: "ClassifierCLI", config: Namespace) -> EvaluationWriter | None:
+    line, output = cli.command_line, cli.settings.output
+    if config.fast_dev_run or config.barebones:
+        return None
+    if output:
+        check_output(Path(output).expanduser())
+    return EvaluationWriter(
+        lambda: claim_report(line, output), cli.datamodule.class_names, is_asked=bool(output)
+    )
 
 
 def _print_notes(cli: "ClassifierCLI") -> None:

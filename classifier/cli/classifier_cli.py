@@ -41,13 +41,13 @@ from classifier.cli.fill import (
     refuse_nulls,
     without_links,
 )
-from classifier.cli.given import NO_IMAGES, PREDICTIONS, cut_aliases
+from classifier.cli.given import NO_IMAGES, cut_aliases
 from classifier.cli.job import Job
 from classifier.cli.keys import LINKS, MODULE, NETWORK, remember
 from classifier.cli.parser import Parser, own_help
 from classifier.cli.places import telling_where
 from classifier.cli.threads import usual_threads
-from classifier.cli.words import options_of, read_words
+from classifier.cli.words import EVALUATING, options_of, read_words
 from classifier.cli.write_errors import write_error
 from classifier.cli.written import Written, comment
 from classifier.data import ImageDataModule
@@ -58,7 +58,7 @@ from classifier.metrics import StageMetrics, evaluation_metrics, modes_of, train
 from classifier.module import ClassificationModule
 from classifier.optimization.schedules import length_settings
 from classifier.platform import THREADS, cleaning, cores
-from classifier.runs import RunFolder
+from classifier.runs import PREDICTIONS, RunFolder
 from classifier.sources.patterns import find_images
 from classifier.tensors import tensors_as_lists
 from classifier.weights.origin import refuse_other_ways, switch_off_pretrained
@@ -226,6 +226,9 @@ class ClassifierCLI(PlainCLI):
         if self.verb == "predict":
             parser.add_argument("--images", nargs="+", help="Image files, folders or globs.")
             parser.add_argument("--output", default=PREDICTIONS, help="CSV file to write.")
+        elif self.verb in EVALUATING:
+            told = "Folder to write, in place of one in the run folder."
+            parser.add_argument("--output", default=None, type=str | None, help=told)
         if not self.runs_verb:
             parser.add_argument("--ckpt_path", default=None)
 

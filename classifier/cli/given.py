@@ -42,14 +42,17 @@ from classifier.cli.words import (
 )
 from classifier.errors import UserError, did_you_mean
 from classifier.platform import quoted
-from classifier.runs import RunFolder
+from classifier.runs import PREDICTIONS, RunFolder
 
 LAST, BEST = ("last", "hpc"), ("best",)  # Lightning's names for checkpoints of its own choice
 SECTIONS = ("hyperparameters", "seed_everything", "trainer", "model", "data", "save_every")
-PREDICTIONS = "predictions.csv"
 NO_IMAGES = "predict needs --images PATH ..., image files, folders or globs."
 REMOVED = {"top_k": "predictions.csv has a column for each class"}  # what predict has no more
-OF_VERB = {"predict": ("images", "output"), "validate": ("verbose",), "test": ("verbose",)}
+OF_VERB = {
+    "predict": ("images", "output"),
+    "validate": ("verbose", "output"),
+    "test": ("verbose", "output"),
+}
 
 
 def known_sections(verb: str) -> tuple[str, ...]:
@@ -58,9 +61,9 @@ def known_sections(verb: str) -> tuple[str, ...]:
 
 
 def check_output(path: Path) -> None:
-    """Raises an error for a file for predictions that is there, or that no folder is there for."""
+    """Raises an error for an output that is there, or that no folder is there for."""
     if path.exists() or path.is_symlink():
-        raise FileExistsError(f"--output '{path}' exists; name another file or remove it.")
+        raise FileExistsError(f"--output '{path}' exists; name another one or remove it.")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"--output '{path}': there is no folder '{path.parent}'.")
 
@@ -260,16 +263,22 @@ class Given:
 
     def check_files(self) -> None:
         """Raises an error where images are not there, or where the file for their classes is."""
-        if self.verb != "predict" or self._asks():
+        if not self.evaluates or self._asks():
             return
         words = [(name, value) for name, value in options_of(self.options) if value]
+        if self.verb == "predict":
+            self._check_images(words)
+        output = dict(words).get("output", PREDICTIONS if self.verb == "predict" else "")
+        if output:
+            check_output(Path(output).expanduser())
+
+    def _check_images(self, words: Sequence[tuple[str, str]]) -> None:
         patterns = [value for name, value in words if name == "images"]
         if not patterns and not any(setting_in(s.text, ("images",)) for s in self.given):
             raise UserError(NO_IMAGES)
         for pattern in patterns:
             if not {*"*?["} & {*pattern} and not Path(pattern).expanduser().exists():
                 raise FileNotFoundError(f"--images: there is no file, folder or glob '{pattern}'.")
-        check_output(Path(dict(words).get("output", PREDICTIONS)).expanduser())
 
     def refuse_choice(self, path: str) -> None:
         """Raises UserError for Lightning's names for a checkpoint of its choice."""

@@ -7,7 +7,7 @@ Shapes: N images, C channels, H rows, W columns, K classes.
 import hashlib
 import inspect
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal, TypedDict
@@ -130,6 +130,7 @@ class ImageDataModule(pl.LightningDataModule):
                 setattr(self, name, values)
         self._restored: Description | None = None
         self._parts: Mapping[str, Index] = {}
+        self._sets_of_parts: Mapping[str, ImageSet] = {}
         self._told: list[str] = []
         self._is_checked = False
         self._epoch = 0
@@ -306,7 +307,7 @@ class ImageDataModule(pl.LightningDataModule):
                 f"data.batch_size {self.batch_size} is more than the {number} training images, so "
                 "each epoch is a single step."
             )
-        if self._has_own_loader and training:
+        if self._has_own_loader("train") and training:
             notes.append(
                 f"{type(self).__name__} has its own train_dataloader, so a training that is "
                 "stopped and resumed may see other images than one that is not"
@@ -367,7 +368,7 @@ class ImageDataModule(pl.LightningDataModule):
         if missing:
             found |= self._split(found, missing)
         self._parts = found
-        sets = {part: self.image_set(part, found[part]) for part in PARTS}
+        self._sets_of_parts = sets = {part: self.image_set(part, found[part]) for part in PARTS}
         return sets["train"], sets["val"], sets["test"]
 
     def _split(self, found: Mapping[str, Index], missing: Mapping[str, float]) -> dict[str, Index]:
@@ -387,6 +388,18 @@ class ImageDataModule(pl.LightningDataModule):
         """Keeps beside a run which image is in which part, if the images have names."""
         if self._parts and self._parts["train"].keys is not None:
             write_manifest(folder / NAME, self._parts, self.class_names)
+
+    def namer(self, part: str) -> Callable[[int], str] | None:
+        """Returns what names the images of "val" or "test" by their positions, after ``setup``.
+
+        That is by key where they have one. None for a subclass that loads them itself, in an order
+        that is not known.
+        """
+        if part not in self.sets or self._has_own_loader(part):
+            return None
+        keys = self._parts[part].keys if part in self._parts else None
+        is_listed = self._sets_of_parts.get(part) is self.sets[part]
+        return str if keys is None or not is_listed else keys.__getitem__
 
     def image_set(self, part: str, index: Index) -> ImageSet:
         if isinstance(index.images, Tensor):
@@ -461,7 +474,7 @@ class ImageDataModule(pl.LightningDataModule):
         return trainer is not None and trainer.strategy.root_device.type == "cuda"
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        if self._has_own_loader and not self._is_checked:
+        if self._has_own_loader("train") and not self._is_checked:
             self._check_images(batch)
         training = self.trainer is not None and self.trainer.training
         changes = self.augment or self.mix is not None
@@ -489,9 +502,9 @@ class ImageDataModule(pl.LightningDataModule):
         """Whether a subclass or this instance has a value instead of the description's."""
         return inspect.getattr_static(self, name, None) is not None
 
-    @property
-    def _has_own_loader(self) -> bool:
-        return type(self).train_dataloader is not ImageDataModule.train_dataloader
+    def _has_own_loader(self, part: str) -> bool:
+        name = f"{part}_dataloader"
+        return getattr(type(self), name) is not getattr(ImageDataModule, name)
 
     def augmented(self, batch: Batch) -> Batch:
         """Applies ``augment``, then ``mix``, to a training batch on any device.
