@@ -151,13 +151,15 @@ class EvaluationTable(Callback):
     """Shows what ``validate`` and ``test`` have measured, in place of Lightning's table.
 
     There is a column for each loader, if there are several. ``kept`` says where
-    the predictions are.
+    the predictions are, and ``facts`` what else there is to say, by name; None if nothing is shown.
     """
 
     state_key = "EvaluationTable"
 
-    def __init__(self, kept: EvaluationWriter | None = None) -> None:
-        self.kept = kept
+    def __init__(
+        self, kept: EvaluationWriter | None = None, facts: Mapping[str, str] | None = None
+    ) -> None:
+        self.kept, self.facts = kept, facts
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._take_over(trainer.test_loop)
@@ -177,11 +179,12 @@ class EvaluationTable(Callback):
         self.verbose, loop.verbose = loop.verbose, False
 
     def _show(self, trainer: pl.Trainer, part: str) -> None:
-        if not self.verbose:
+        if not self.verbose or self.facts is None:
             return
         data = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning, undeclared
         path = trainer.ckpt_path
         rows = {"checkpoint": str(terminal.display_path(path))} if path else {}
+        rows |= self.facts
         if images := getattr(data, "sets", {}).get(part):
             rows["data"] = f"{data.title}, {len(images):,} {PARTS[part]} images"
         metrics: dict[str, list[str]] = {}

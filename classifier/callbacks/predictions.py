@@ -1,7 +1,7 @@
 """Hands predictions on to their file as they come."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,13 @@ from classifier.runs import PREDICTIONS
 
 
 class PredictionWriter(BasePredictionWriter):
-    """Writes a ``PredictionTable``, whose arguments it takes."""
+    """Writes a ``PredictionTable``, whose arguments it takes; ``facts`` is said of them."""
 
     state_key = "PredictionWriter"
 
-    def __init__(self, path: Path, class_names: Sequence[str]) -> None:
+    def __init__(self, path: Path, class_names: Sequence[str], facts: Mapping[str, str]) -> None:
         super().__init__("batch")
+        self.facts = "".join(f"; {name} {fact}" for name, fact in facts.items())
         self.within = contextlib.ExitStack()
         self.table = PredictionTable(path, class_names)
         self.unreadable: list[tuple[str, str]] = []  # files, each with the reason
@@ -46,7 +47,7 @@ class PredictionWriter(BasePredictionWriter):
             yield
             for name, reason in self.unreadable:
                 terminal.say(f"unreadable: {name}: {reason}")
-        terminal.out(f"{self.table.count} predictions in {self.table.path}")
+        terminal.out(f"{self.table.count} predictions in {self.table.path}{self.facts}")
 
     def write_on_batch_end(
         self, trainer: Any, pl_module: Any, prediction: Tensor, indices: Any, batch: Any, *_: Any

@@ -17,6 +17,7 @@ from classifier import terminal
 from classifier.callbacks.checkpoints import RunCheckpoints, refuse_taken_names
 from classifier.callbacks.console import Console, DataNotes, EvaluationTable
 from classifier.callbacks.divergence import StopOnDivergence
+from classifier.callbacks.ensemble import FlipMean
 from classifier.callbacks.logger import RunLogger
 from classifier.callbacks.numerics import Numerics
 from classifier.callbacks.predictions import EvaluationWriter, PredictionWriter
@@ -70,7 +71,10 @@ def callbacks_for(cli: "ClassifierCLI", config: Namespace) -> tuple[list[Callbac
     checkpoints = _checkpoints(cli, config, run) if run else None
     cli.worker_errors, seed = WorkerErrorReporter(), cli.settings.seed_everything
     fingerprint = line.run.get("data", {}).get("fingerprint")
-    kept = None if fits or predicts else _evaluation_writer(cli, config)
+    is_shown = not cli.ensemble or cli.ensemble.is_last
+    if cli.ensemble or predicts:
+        _use_one_process(config)
+    kept = _evaluation_writer(cli, config) if is_shown and not (fits or predicts) else None
     # Who hears of an event first, and why. Lightning moves checkpoint callbacks to the end.
     before = [
         LeanHooks(),
@@ -82,14 +86,16 @@ def callbacks_for(cli: "ClassifierCLI", config: Namespace) -> tuple[list[Callbac
     after = [
         _progress_bar(config),
         None if predicts else SameConditions(line.before, fingerprint),
-        _writer(cli, config) if predicts else None,
+        FlipMean() if cli.settings.get("tta") else None,
+        cli.ensemble,  # of what that gives
+        _writer(cli) if predicts and is_shown else None,
         checkpoints,
         None if predicts else DataNotes(),
         StopOnDivergence(run, seed) if fits else None,  # before it is recorded
         _record(cli, run) if run else None,  # before what reads its metrics.csv
         Console(run) if fits else None,
         kept,  # before what names its file
-        None if predicts else EvaluationTable(kept),
+        None if predicts else EvaluationTable(kept, _facts(cli) if is_shown else None),
         _end(cli, config),
         None if predicts else FreedMemory(),
         RankWatch(run),
@@ -162,24 +168,40 @@ def _progress_bar(config: Namespace) -> Callback | None:
     return None if config.enable_progress_bar is False or config.barebones else RichBar()
 
 
-def _writer(cli: "ClassifierCLI", config: Namespace) -> PredictionWriter:
-    """What writes the predictions; in one process, for several would have to be put in order."""
+def _use_one_process(config: Namespace) -> None:
+    """Evaluates on one device, for what several write would have to be put in order."""
     config.devices = config.devices[:1] if isinstance(config.devices, list) else 1
     config.strategy, config.num_nodes = "auto", 1
+
+
+def _facts(cli: "ClassifierCLI") -> dict[str, str]:
+    """How a prediction comes about that is not that of one network of the image as it is."""
+    facts = {}
+    if cli.ensemble:
+        facts["checkpoint"] = f"mean probability of {', '.join(cli.ensemble.members)}"
+    if tta := cli.settings.get("tta"):
+        facts["tta"] = f"{tta}, mean probability with the mirror image"
+    return facts
+
+
+def _writer(cli: "ClassifierCLI") -> PredictionWriter:
     output = Path(cli.settings.output).expanduser()
     check_output(output)
-    cli.writer = PredictionWriter(output, cli.datamodule.class_names)
+    cli.writer = PredictionWriter(output, cli.datamodule.class_names, _facts(cli))
     return cli.writer
 
 
 def _evaluation_writer(cli: "ClassifierCLI", config: Namespace) -> EvaluationWriter | None:
-    line, output = cli.command_line, cli.settings.output
+    line, output, tta = cli.command_line, cli.settings.output, cli.settings.tta
+    name = f"{cli.verb}_{tta}" if tta else cli.verb
     if config.fast_dev_run or config.barebones:
         return None
     if output:
         check_output(Path(output).expanduser())
     return EvaluationWriter(
-        lambda: claim_report(line, output), cli.datamodule.class_names, is_asked=bool(output)
+        lambda: claim_report(line, name, output, bool(cli.ensemble)),
+        cli.datamodule.class_names,
+        is_asked=bool(output),
     )
 
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Collection, Iterator
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -25,6 +25,7 @@ from classifier import platform, terminal
 from classifier.anchored_yaml.aliases import anchors, with_aliases
 from classifier.anchored_yaml.text import load
 from classifier.callbacks.checkpoint_io import use_atomic_checkpoints
+from classifier.callbacks.ensemble import Ensemble
 from classifier.callbacks.predictions import PredictionWriter
 from classifier.callbacks.progress import RichBar
 from classifier.checkpoint.trust import PACKAGES, confined
@@ -76,12 +77,15 @@ USAGE = {
         "Trains a network, or with --ckpt_path alone resumes a training.",
     ),
     "validate": (
-        "--ckpt_path FILE [--KEY VALUE ...]",
-        "Evaluates a checkpoint on the validation set.",
+        "--ckpt_path FILE ... [--KEY VALUE ...]",
+        "Evaluates a checkpoint, or the mean of several, on the validation set.",
     ),
-    "test": ("--ckpt_path FILE [--KEY VALUE ...]", "Evaluates a checkpoint on the test set."),
+    "test": (
+        "--ckpt_path FILE ... [--KEY VALUE ...]",
+        "Evaluates a checkpoint, or the mean of several, on the test set.",
+    ),
     "predict": (
-        "--ckpt_path FILE --images PATH ... [--output FILE] [--KEY VALUE ...]",
+        "--ckpt_path FILE ... --images PATH ... [--output FILE] [--KEY VALUE ...]",
         "Writes the classes of image files to a CSV file.",
     ),
 }
@@ -110,6 +114,7 @@ class ClassifierCLI(PlainCLI):
         run: Whether a verb comes first and is run. Otherwise trainer, module and data are built
             and nothing is written.
         job: What another command decides of the training that it starts.
+        ensemble: What averages this evaluation with those of other checkpoints.
         **settings: As LightningCLI's.
 
     Attributes:
@@ -133,6 +138,7 @@ class ClassifierCLI(PlainCLI):
         args: Any = None,
         run: bool = True,
         job: Job | None = None,
+        ensemble: Ensemble | None = None,
         **settings: Any,
     ) -> None:
         model_class = model_class or ClassificationModule
@@ -140,7 +146,7 @@ class ClassifierCLI(PlainCLI):
         _check_base(model_class, ClassificationModule)
         _check_base(datamodule_class, ImageDataModule)
         args = without_links(args) if isinstance(args, Namespace) else args
-        self.job, self.runs_verb = job, run
+        self.job, self.ensemble, self.runs_verb = job, ensemble, run
         self.verb, self.words = read_words(args, run, self.subcommands())
         self.config_text = ""
         self.run: RunFolder | None = None
@@ -229,6 +235,9 @@ class ClassifierCLI(PlainCLI):
         elif self.verb in EVALUATING:
             told = "Folder to write, in place of one in the run folder."
             parser.add_argument("--output", default=None, type=str | None, help=told)
+        if self.verb in EVALUATING:
+            told = "flip averages the probabilities with those of the mirror image."
+            parser.add_argument("--tta", default=None, type=Literal["flip"] | None, help=told)
         if not self.runs_verb:
             parser.add_argument("--ckpt_path", default=None)
 

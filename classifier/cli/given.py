@@ -7,7 +7,14 @@ from typing import Any
 from classifier.anchored_yaml.aliases import Anchor
 from classifier.anchored_yaml.names import KEY, apply, split_arguments, values
 from classifier.anchored_yaml.text import ConfigSource, KeyPath, dotted, locate, setting_in
-from classifier.checkpoint.find import check_is_there, resolve_checkpoint, unsaved_run
+from classifier.checkpoint.find import (
+    check_is_there,
+    complete_trials,
+    is_search,
+    may_be_checkpoint,
+    resolve_checkpoint,
+    unsaved_run,
+)
 from classifier.cli.keys import (
     FILLED_IN,
     MODULE,
@@ -48,10 +55,10 @@ LAST, BEST = ("last", "hpc"), ("best",)  # Lightning's names for checkpoints of 
 SECTIONS = ("hyperparameters", "seed_everything", "trainer", "model", "data", "save_every")
 NO_IMAGES = "predict needs --images PATH ..., image files, folders or globs."
 REMOVED = {"top_k": "predictions.csv has a column for each class"}  # what predict has no more
+TTA = "flip"  # what --tta may be
 OF_VERB = {
-    "predict": ("images", "output"),
-    "validate": ("verbose", "output"),
-    "test": ("verbose", "output"),
+    "predict": ("images", "output", "tta"),
+    **dict.fromkeys(("validate", "test"), ("verbose", "output", "tta")),
 }
 
 
@@ -102,16 +109,18 @@ class Given:
         trusted: What it trusts.
         missing: Relative paths of the configs that lead nowhere, from here or from where the
             configs were used before, each with its absolute path there.
+        members: The checkpoint files that an evaluation averages, from ``check`` on.
         notes: What there is to say of its configs.
     """
 
     def __init__(self, verb: str, words: Sequence[str], known: Collection[str]) -> None:
         self.verb, self.words, self.known = verb, list(words), known
         self.missing: dict[str, Path] = {}
+        self.members: list[Path] = []
         self.notes: list[str] = []
         self.overrides, rest = split_arguments(words)
         configs, rest = take_option(rest, "--config", "-c")
-        self.paths, rest = take_option(rest, "--ckpt_path")
+        self.paths, rest = self.take_checkpoints(rest)
         self.trusted, rest = take_option(gathered(rest, "--images"), "--trust")
         check_values(rest)
         self.options = [_untwinned(word) for word in rest]
@@ -136,14 +145,51 @@ class Given:
         self.check_options()
         self.refuse_no_checkpoint()
         self.check_files()
-        if self.paths:
+        if self.evaluates:
+            self.members = self._members()
+        elif self.paths:
             path = self.paths[-1]
             self.refuse_choice(path)
-            if self.evaluates or not unsaved_run(Path(path)):
-                check_is_there(resolve_checkpoint(path, "best" if self.evaluates else "last"))
+            if not unsaved_run(Path(path)):
+                check_is_there(resolve_checkpoint(path, "last"))
         elif not self.carried:
             apply(self.given, self.overrides)
         self.check_keys(known_keys())
+
+    def take_checkpoints(self, words: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Splits off the values of ``--ckpt_path``, of which an evaluation takes several."""
+        again: list[str] = []
+        for before, word in zip(["", *words], words, strict=False):
+            follows = again[-2:-1] == ["--ckpt_path"] or before.startswith("--ckpt_path=")
+            if self.evaluates and follows and may_be_checkpoint(word):
+                again.append("--ckpt_path")
+            again.append(word)
+        return take_option(again, "--ckpt_path")
+
+    def _members(self) -> list[Path]:
+        """The checkpoint files that are evaluated, of which several are averaged.
+
+        Raises:
+            UserError: If one is named twice.
+            FileNotFoundError: If one is not there.
+        """
+        members: list[Path] = []
+        for path in self.paths:
+            self.refuse_choice(path)
+            for run in complete_trials(Path(path)) or [Path(path)]:
+                found = resolve_checkpoint(str(run), "best")
+                check_is_there(found)
+                if found.resolve() in [member.resolve() for member in members]:
+                    raise UserError(
+                        f"--ckpt_path: '{found}' is named twice, and would count twice."
+                    )
+                members.append(found)
+        return members
+
+    @property
+    def averages(self) -> bool:
+        """Whether several checkpoints are evaluated, or what is complete of a search."""
+        return len(self.members) > 1 or any(is_search(Path(path)) for path in self.paths)
 
     def check_options(self) -> None:
         """Refuses words without an option, and options that do not exist or have no value."""
@@ -268,6 +314,9 @@ class Given:
         words = [(name, value) for name, value in options_of(self.options) if value]
         if self.verb == "predict":
             self._check_images(words)
+        tta = dict(words).get("tta", TTA)
+        if tta not in (TTA, "null"):
+            raise UserError(f"--tta: '{tta}' is no way to average, expected {TTA}.")
         output = dict(words).get("output", PREDICTIONS if self.verb == "predict" else "")
         if output:
             check_output(Path(output).expanduser())

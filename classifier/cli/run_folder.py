@@ -31,8 +31,14 @@ def folder_that_is_there(line: CommandLine) -> Path | None:
     return None
 
 
-def claim_report(line: CommandLine, output: str | None) -> Path:
+def claim_report(line: CommandLine, name: str, output: str | None, averages: bool) -> Path:
     """Makes the folder for what an evaluation writes: that named by ``--output``, else in the run.
+
+    Args:
+        line: The command line.
+        name: What the folders of such evaluations are called, with a number.
+        output: The value of ``--output``, if given.
+        averages: Whether it is of several checkpoints, and so of no single run.
 
     Raises:
         UserError: The checkpoint lies in no run folder of its own, or in a stranger's with links.
@@ -42,6 +48,8 @@ def claim_report(line: CommandLine, output: str | None) -> Path:
         folder = Path(output).expanduser()
         folder.mkdir()
         return folder
+    if averages:
+        raise UserError("an average belongs to no single run; --output FOLDER keeps them.")
     assert line.checkpoint_path
     run = runs.run_folder_of(line.checkpoint_path)
     if run is None or runs.read_record(run).get("id") != line.run.get("id"):
@@ -50,7 +58,7 @@ def claim_report(line: CommandLine, output: str | None) -> Path:
             "--output FOLDER keeps them."
         )
     _check_links(run, line)
-    return runs.claim_folder(RunFolder(run).reports, line.verb)
+    return runs.claim_folder(RunFolder(run).reports, name)
 
 
 def _is_newest(folder: Path, line: CommandLine) -> bool:
