@@ -122,7 +122,7 @@ class StageMetrics(nn.ModuleDict):
         super().__init__({"loss": Mean(higher_is_better=False), **metrics})
         self.stage = stage
 
-    def measure(self, logits: Tensor, loss: Tensor, labels: Tensor) -> None:
+    def forward(self, logits: Tensor, loss: Tensor, labels: Tensor) -> None:
         """Adds a batch: logits ``(N, K)``, their mean loss, labels ``(N,)`` or mixed ``(N, K)``."""
         number = len(logits)
         self.loss.add(loss.detach() * number, number)

@@ -245,7 +245,7 @@ class ClassificationModule(LearningModule):
     def _measure(self, logits: Tensor, loss: Tensor, batch: Batch, stage: Stage) -> None:
         metrics: StageMetrics = getattr(self, f"{stage}_metrics")
         is_first = not metrics.loss.update_called  # since Lightning has reset it
-        metrics.measure(logits, loss, batch[1])
+        metrics(logits, loss, batch[1])
         if is_first:  # at the end of the epoch, Lightning asks the metrics
             for name, metric in metrics.by_logged_name().items():
                 bar = metric is metrics.loss

@@ -212,7 +212,7 @@ def _find(path: Path) -> Trained:
 
 def _new_folder(wanted: Path | None, name: str) -> Path:
     if wanted is None:
-        return runs.claim_folder(Path("runs").resolve(), name)
+        return runs.claim_folder(Path("runs", name).resolve(), "version")
     try:
         wanted.mkdir(parents=True)
     except FileExistsError as error:

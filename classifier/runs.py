@@ -22,6 +22,7 @@ from classifier.errors import UserError
 Direction = Literal["minimize", "maximize"]
 
 LOCK = ".lock"
+PREDICTIONS = "predictions.csv"  # of predict, and in each folder of reports
 EVENTS = "events.out.tfevents"
 LOCK_SECONDS = 10  # an earlier process, or its data loader workers, may still be ending
 
@@ -40,6 +41,7 @@ class RunFolder:
         self.config = path / "config.yaml"  # complete
         self.record = path / "run.json"
         self.metrics = path / "metrics.csv"  # a row an epoch
+        self.reports = path / "reports"  # a folder for each validate and test
         self.traceback = path / "traceback.txt"  # where the code failed, if it did
         self.lock = path / LOCK  # held by whoever trains in the folder
         self.checkpoints = path / "checkpoints"
@@ -63,17 +65,17 @@ class RunFolder:
         return terminal.command("fit", "--ckpt_path", self.shown)
 
 
-def claim_folder(root: Path, name: str) -> Path:
-    """Creates and returns the next free ``root/name/version_N``.
+def claim_folder(parent: Path, prefix: str) -> Path:
+    """Creates and returns the next free ``parent/prefix_N``.
 
     ``mkdir`` either makes the folder or fails, so any number of processes that start in the same
     instant get a folder each.
     """
-    parent = root / name
-    taken = [path.name.removeprefix("version_") for path in parent.glob("version_*")]
+    parent.mkdir(parents=True, exist_ok=True)
+    taken = [path.name.removeprefix(f"{prefix}_") for path in parent.glob(f"{prefix}_*")]
     number = max((int(text) + 1 for text in taken if text.isdecimal()), default=0)
     while True:
-        folder = parent / f"version_{number}"
+        folder = parent / f"{prefix}_{number}"
         with contextlib.suppress(FileExistsError):
             folder.mkdir(parents=True)
             return folder

@@ -98,6 +98,14 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
     sys.modules.pop("own", None)
 
 
+@pytest.fixture(autouse=True)
+def without_reports(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Removes what an evaluation has written into the run that all tests share."""
+    yield
+    if "trained" in request.fixturenames:
+        shutil.rmtree(request.getfixturevalue("trained") / "reports", ignore_errors=True)
+
+
 @pytest.fixture
 def write_config() -> Callable[..., str]:
     """Writes the tiny config, with changes by dotted key, and returns its name."""

@@ -90,7 +90,7 @@ IN_WORDS = {
     ),
     "a file that is there": (
         ["predict", "--ckpt_path", "x", "--images", ".", "--output", "tiny.yaml"],
-        "--output 'tiny.yaml' exists; name another file or remove it.",
+        "--output 'tiny.yaml' exists; name another one or remove it.",
     ),
 }
 

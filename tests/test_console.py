@@ -126,6 +126,7 @@ def test_test_and_validate_show_each_metric_in_a_row_with_four_digits(trained, c
         name = "validation" if part == "val" else part
         assert rows.pop("data") == f"Digits, {number} {name} images"
         assert rows.pop("checkpoint").endswith("version_0/checkpoints/best.ckpt")
+        assert rows.pop("predictions").endswith(f"version_0/reports/{verb}_0/predictions.csv")
         assert [*rows] == [f"{part}_{m}" for m in ("accuracy", "accuracy_top5", "f1", "loss")]
         assert all(re.fullmatch(r"\d\.\d{4}", value) for value in rows.values())
 

@@ -62,12 +62,12 @@ def test_an_earlier_run_predicts_the_same_labels(name):
     assert main(["predict", "--ckpt_path", str(folder_of(name)), "--images", *files]) == 0
 
     with Path("predictions.csv").open(newline="") as file:
-        found = list(csv.reader(file))
-    assert found[0] == expected[0]
-    for row, other in zip(found[1:], expected[1:], strict=True):
-        assert row[:2] == other[:2]
-        assert [float(p) for p in row[2::2]] == pytest.approx(
-            [float(p) for p in other[2::2]], abs=1e-5
+        found = list(csv.DictReader(file))
+    for row, (image, label, *ranked) in zip(found, expected[1:], strict=True):
+        assert (row["image"], row["prediction"]) == (image, label)
+        probabilities = dict(zip([label, *ranked[1::2]], map(float, ranked[::2]), strict=True))
+        assert {name: float(row[name]) for name in probabilities} == pytest.approx(
+            probabilities, abs=1e-5
         )
 
 

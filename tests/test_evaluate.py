@@ -70,12 +70,14 @@ def test_validation_of_the_best_checkpoint_gives_the_value_of_the_record(trained
 
 
 @pytest.mark.parametrize("verb", ["validate", "test"])
-def test_evaluation_writes_nothing(verb, trained, capsys):
+def test_evaluation_writes_a_report_and_nothing_else(verb, trained, capsys):
     before = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
 
     assert main([verb, "--ckpt_path", str(trained)]) == 0
 
     assert list(Path().iterdir()) == []
+    report = trained / "reports" / f"{verb}_0" / "predictions.csv"
+    before[report] = report.read_bytes()
     assert {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()} == before
     assert capsys.readouterr().err == ""
 

@@ -49,7 +49,7 @@ def test_all_metrics_have_the_very_bits_of_torchmetrics(classes, dtype):
     if classes > 5:
         theirs["accuracy_top5"] = MulticlassAccuracy(top_k=5, average="micro", **settings)
     for logits, labels in batches(classes, dtype):
-        ours.measure(logits, torch.tensor(1.0), labels)
+        ours(logits, torch.tensor(1.0), labels)
         for metric in theirs.values():
             metric.update(logits, labels)
 
@@ -88,7 +88,7 @@ def test_metrics_of_torchmetrics_stand_beside_ours_and_mixed_labels_count_as_the
     logits, labels = torch.eye(3)[[0, 1, 2, 2]], torch.tensor([0, 1, 2, 1])
     shares = 0.8 * torch.nn.functional.one_hot(labels, 3) + 0.1
 
-    metrics.measure(logits, torch.tensor(1.0), shares)
+    metrics(logits, torch.tensor(1.0), shares)
 
     assert metrics["accuracy"].compute() == 0.75
     assert metrics["kappa"].compute() == pytest.approx(0.636, abs=1e-3)
@@ -99,11 +99,11 @@ def test_a_batch_of_an_evaluation_takes_few_operations_and_waits_for_no_device(d
     metrics = StageMetrics("val", evaluation_metrics(10))
     logits, labels = next(batches(10, torch.float32))
     loss = torch.tensor(1.0)
-    metrics.measure(logits, loss, labels)
+    metrics(logits, loss, labels)
     torch.use_deterministic_algorithms(deterministic)
     try:
         with Operations() as operations:
-            metrics.measure(logits, loss, labels)
+            metrics(logits, loss, labels)
     finally:
         torch.use_deterministic_algorithms(False)
 

@@ -431,9 +431,9 @@ ON_THE_COMMAND_LINE = {
     ),
     "predict without images": (["predict", "--ckpt_path", "TRAINED"], ["--images"]),
     "images missing": (["predict", "--ckpt_path", "TRAINED", "--images", "no*.png"], ["no*.png"]),
-    "top_k zero": (
-        ["predict", "--ckpt_path", "TRAINED", "--images", "fotos", "--top_k", "0"],
-        ["--top_k", "at least 1"],
+    "top_k of earlier versions": (
+        ["predict", "--ckpt_path", "TRAINED", "--images", "fotos", "--top_k", "2"],
+        ["--top_k: predictions.csv has a column for each class"],
     ),
     "other classes than the checkpoint": (
         ["test", "--ckpt_path", "TRAINED", *folder_data("pairs")],

@@ -262,7 +262,7 @@ def test_predict_takes_a_table(photos, trained, capfd):
 
     assert code == 0
     rows = list(csv.DictReader(Path("o.csv").read_text().splitlines()))
-    assert [row["file"] for row in rows] == [f"photos/{row[0]}" for row in photos[:5]]
+    assert [row["image"] for row in rows] == [f"photos/{row[0]}" for row in photos[:5]]
 
 
 HEAD = ("image", "label")

@@ -12,6 +12,7 @@ from classifier import platform, runs, terminal
 from classifier.callbacks import stop_reasons
 from classifier.callbacks.checkpoints import RunCheckpoints, best_checkpoint
 from classifier.callbacks.epochs import EpochTracker, is_epoch_incomplete
+from classifier.callbacks.predictions import EvaluationWriter
 from classifier.callbacks.progress import epoch_of
 from classifier.runs import RunFolder
 from classifier.splits import PARTS
@@ -167,10 +168,16 @@ class DataNotes(Callback):
 class EvaluationTable(Callback):
     """Shows what ``validate`` and ``test`` have measured, in place of Lightning's table.
 
-    There is a column for each loader, if there are several.
+    There is a column for each loader, if there are several. ``kept`` says where
+    the predictions are, and ``facts`` what else there is to say, by name; None if nothing is shown.
     """
 
     state_key = "EvaluationTable"
+
+    def __init__(
+        self, kept: EvaluationWriter | None = None, facts: Mapping[str, str] | None = None
+    ) -> None:
+        self.kept, self.facts = kept, facts
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._take_over(trainer.test_loop)
@@ -190,11 +197,12 @@ class EvaluationTable(Callback):
         self.verbose, loop.verbose = loop.verbose, False
 
     def _show(self, trainer: pl.Trainer, part: str) -> None:
-        if not self.verbose:
+        if not self.verbose or self.facts is None:
             return
         data = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning, undeclared
         path = trainer.ckpt_path
         rows = {"checkpoint": str(terminal.display_path(path))} if path else {}
+        rows |= self.facts
         if images := getattr(data, "sets", {}).get(part):
             skipped = len(data.skipped.get(part, ()))
             number = f"{len(images) - skipped:,} of " * bool(skipped) + f"{len(images):,}"
@@ -204,7 +212,10 @@ class EvaluationTable(Callback):
             metrics.setdefault(name.partition("/dataloader_idx_")[0], []).append(f"{value:.4f}")
         if (columns := max(map(len, metrics.values()), default=1)) > 1:
             rows["loader"] = "  ".join(f"{number:<6}" for number in range(columns)).rstrip()
-        terminal.out(terminal.table(rows | {name: "  ".join(v) for name, v in metrics.items()}))
+        rows |= {name: "  ".join(values) for name, values in metrics.items()}
+        if self.kept and self.kept.path:
+            rows["predictions"] = str(terminal.display_path(self.kept.path))
+        terminal.out(terminal.table(rows))
 
 
 def _network(trainer: pl.Trainer) -> str:

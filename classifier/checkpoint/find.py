@@ -1,6 +1,8 @@
 """Which checkpoint a path means, and what its entries are called; none is read, nor is torch."""
 
+import csv
 import difflib
+import io
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -41,6 +43,34 @@ def resolve_checkpoint(path: str, prefer: str) -> Path:
     run = RunFolder(Path(path).expanduser())
     found = [run.checkpoints / f"{prefer}.ckpt", run.last, run.previous]
     return next((file for file in found if file.is_file()), run.path)
+
+
+def is_search(folder: Path) -> bool:
+    """Whether a folder is that of a search."""
+    return (folder / "search.yaml").is_file()
+
+
+def may_be_checkpoint(word: str) -> bool:
+    """Whether a word of a command line names a checkpoint, a run or a search."""
+    path = Path(word)
+    return path.suffix == ".ckpt" or RunFolder(path).begun or is_search(path)
+
+
+def complete_trials(folder: Path) -> list[Path]:
+    """The runs of the complete trials of a search, by number; none if it is another folder.
+
+    Raises:
+        UserError: If it is a search without one.
+    """
+    if not is_search(folder):
+        return []
+    table = folder / "trials.csv"
+    with table.open(encoding="utf-8", newline="") if table.is_file() else io.StringIO() as file:
+        trials = list(csv.DictReader(file))
+    found = [folder / trial["folder"] for trial in trials if trial["state"] == "complete"]
+    if not found:
+        raise UserError(f"'{folder}' is a search without a complete trial, expected at least one.")
+    return found
 
 
 def unsaved_run(path: Path) -> Path | None:

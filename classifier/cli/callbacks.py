@@ -17,9 +17,10 @@ from classifier import terminal
 from classifier.callbacks.checkpoints import RunCheckpoints, refuse_taken_names
 from classifier.callbacks.console import Console, DataNotes, EvaluationTable
 from classifier.callbacks.divergence import StopOnDivergence
+from classifier.callbacks.ensemble import FlipMean
 from classifier.callbacks.logger import RunLogger
 from classifier.callbacks.numerics import Numerics
-from classifier.callbacks.predictions import PredictionWriter
+from classifier.callbacks.predictions import EvaluationWriter, PredictionWriter
 from classifier.callbacks.progress import RichBar
 from classifier.callbacks.rank_watch import RankWatch
 from classifier.callbacks.resume import ResumeRun
@@ -32,7 +33,7 @@ from classifier.callbacks.true_rates import with_true_rates
 from classifier.cli.given import check_output
 from classifier.cli.monitors import best_of, check_monitors
 from classifier.cli.record import facts_of, note_signature
-from classifier.cli.run_folder import folder_that_is_there
+from classifier.cli.run_folder import claim_report, folder_that_is_there
 from classifier.data.workers import WorkerErrorReporter
 from classifier.errors import UserError
 from classifier.runs import RunFolder, claim_folder
@@ -70,6 +71,10 @@ def callbacks_for(cli: "ClassifierCLI", config: Namespace) -> tuple[list[Callbac
     checkpoints = _checkpoints(cli, config, run) if run else None
     cli.worker_errors, seed = WorkerErrorReporter(), cli.settings.seed_everything
     fingerprint = line.run.get("data", {}).get("fingerprint")
+    is_shown = not cli.ensemble or cli.ensemble.is_last
+    if cli.ensemble or predicts:
+        _use_one_process(config)
+    kept = _evaluation_writer(cli, config) if is_shown and not (fits or predicts) else None
     # Who hears of an event first, and why. Lightning moves checkpoint callbacks to the end.
     before = [
         LeanHooks(),
@@ -81,13 +86,16 @@ def callbacks_for(cli: "ClassifierCLI", config: Namespace) -> tuple[list[Callbac
     after = [
         _progress_bar(config),
         None if predicts else SameConditions(line.before, fingerprint),
-        _writer(cli, config) if predicts else None,
+        FlipMean() if cli.settings.get("tta") else None,
+        cli.ensemble,  # of what that gives
+        _writer(cli) if predicts and is_shown else None,
         checkpoints,
         None if predicts else DataNotes(),
         StopOnDivergence(run, seed) if fits else None,  # before it is recorded
         _record(cli, run) if run else None,  # before what reads its metrics.csv
         Console(run) if fits else None,
-        None if predicts else EvaluationTable(),
+        kept,  # before what names its file
+        None if predicts else EvaluationTable(kept, _facts(cli) if is_shown else None),
         _end(cli, config),
         None if predicts else FreedMemory(),
         RankWatch(run),
@@ -118,7 +126,7 @@ def _keeper(cli: "ClassifierCLI", config: Namespace, run: RunFolder) -> RunKeepe
             f"trainer.max_epochs is {config.max_epochs}, but {done} of them "
             "are done; raise it to continue. An earlier checkpoint starts a new run."
         )
-    keeper = RunKeeper(run, lambda: claim_folder(cli.root, cli.run_name))
+    keeper = RunKeeper(run, lambda: claim_folder(cli.root / cli.run_name, "version"))
     if config.logger in (None, True):
         # What a resumed training repeats is dropped from the earlier curve.
         config.logger = RunLogger(keeper, line.global_step if is_resumed else None)
@@ -160,16 +168,41 @@ def _progress_bar(config: Namespace) -> Callback | None:
     return None if config.enable_progress_bar is False or config.barebones else RichBar()
 
 
-def _writer(cli: "ClassifierCLI", config: Namespace) -> PredictionWriter:
-    """What writes the predictions; in one process, for several would have to be put in order."""
+def _use_one_process(config: Namespace) -> None:
+    """Evaluates on one device, for what several write would have to be put in order."""
     config.devices = config.devices[:1] if isinstance(config.devices, list) else 1
     config.strategy, config.num_nodes = "auto", 1
-    output, top_k = Path(cli.settings.output).expanduser(), cli.settings.top_k
+
+
+def _facts(cli: "ClassifierCLI") -> dict[str, str]:
+    """How a prediction comes about that is not that of one network of the image as it is."""
+    facts = {}
+    if cli.ensemble:
+        facts["checkpoint"] = f"mean probability of {', '.join(cli.ensemble.members)}"
+    if tta := cli.settings.get("tta"):
+        facts["tta"] = f"{tta}, mean probability with the mirror image"
+    return facts
+
+
+def _writer(cli: "ClassifierCLI") -> PredictionWriter:
+    output = Path(cli.settings.output).expanduser()
     check_output(output)
-    if top_k < 1:
-        raise UserError(f"--top_k counts classes, so it is at least 1, not {top_k}.")
-    cli.writer = PredictionWriter(output, cli.datamodule.class_names, top_k)
+    cli.writer = PredictionWriter(output, cli.datamodule.class_names, _facts(cli))
     return cli.writer
+
+
+def _evaluation_writer(cli: "ClassifierCLI", config: Namespace) -> EvaluationWriter | None:
+    line, output, tta = cli.command_line, cli.settings.output, cli.settings.tta
+    name = f"{cli.verb}_{tta}" if tta else cli.verb
+    if config.fast_dev_run or config.barebones:
+        return None
+    if output:
+        check_output(Path(output).expanduser())
+    return EvaluationWriter(
+        lambda: claim_report(line, name, output, bool(cli.ensemble)),
+        cli.datamodule.class_names,
+        is_asked=bool(output),
+    )
 
 
 def _print_notes(cli: "ClassifierCLI") -> None:

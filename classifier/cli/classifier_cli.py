@@ -7,7 +7,7 @@ import sys
 from collections.abc import Collection, Iterator
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -25,6 +25,7 @@ from classifier import platform, terminal
 from classifier.anchored_yaml.aliases import anchors, with_aliases
 from classifier.anchored_yaml.text import load
 from classifier.callbacks.checkpoint_io import use_atomic_checkpoints
+from classifier.callbacks.ensemble import Ensemble
 from classifier.callbacks.predictions import PredictionWriter
 from classifier.callbacks.progress import RichBar
 from classifier.checkpoint.trust import PACKAGES, confined
@@ -41,13 +42,13 @@ from classifier.cli.fill import (
     refuse_nulls,
     without_links,
 )
-from classifier.cli.given import NO_IMAGES, PREDICTIONS, cut_aliases
+from classifier.cli.given import NO_IMAGES, cut_aliases
 from classifier.cli.job import Job
 from classifier.cli.keys import LINKS, MODULE, NETWORK, remember
 from classifier.cli.parser import Parser, own_help
 from classifier.cli.places import telling_where
 from classifier.cli.threads import usual_threads
-from classifier.cli.words import options_of, read_words
+from classifier.cli.words import EVALUATING, options_of, read_words
 from classifier.cli.write_errors import write_error
 from classifier.cli.written import Written, comment
 from classifier.data import ImageDataModule, LightningData
@@ -58,7 +59,7 @@ from classifier.metrics import StageMetrics, evaluation_metrics, modes_of, train
 from classifier.module import ClassificationModule
 from classifier.optimization.schedules import length_settings
 from classifier.platform import THREADS, cleaning, cores
-from classifier.runs import RunFolder
+from classifier.runs import PREDICTIONS, RunFolder
 from classifier.sources.patterns import find_images
 from classifier.tensors import tensors_as_lists
 from classifier.weights.origin import refuse_other_ways, switch_off_pretrained
@@ -76,12 +77,15 @@ USAGE = {
         "Trains a network, or with --ckpt_path alone resumes a training.",
     ),
     "validate": (
-        "--ckpt_path FILE [--KEY VALUE ...]",
-        "Evaluates a checkpoint on the validation set.",
+        "--ckpt_path FILE ... [--KEY VALUE ...]",
+        "Evaluates a checkpoint, or the mean of several, on the validation set.",
     ),
-    "test": ("--ckpt_path FILE [--KEY VALUE ...]", "Evaluates a checkpoint on the test set."),
+    "test": (
+        "--ckpt_path FILE ... [--KEY VALUE ...]",
+        "Evaluates a checkpoint, or the mean of several, on the test set.",
+    ),
     "predict": (
-        "--ckpt_path FILE --images PATH ... [--output FILE] [--KEY VALUE ...]",
+        "--ckpt_path FILE ... --images PATH ... [--output FILE] [--KEY VALUE ...]",
         "Writes the classes of image files to a CSV file.",
     ),
 }
@@ -111,6 +115,7 @@ class ClassifierCLI(PlainCLI):
         run: Whether a verb comes first and is run. Otherwise trainer, module and data are built
             and nothing is written.
         job: What another command decides of the training that it starts.
+        ensemble: What averages this evaluation with those of other checkpoints.
         **settings: As LightningCLI's.
 
     Attributes:
@@ -134,6 +139,7 @@ class ClassifierCLI(PlainCLI):
         args: Any = None,
         run: bool = True,
         job: Job | None = None,
+        ensemble: Ensemble | None = None,
         **settings: Any,
     ) -> None:
         model_class = model_class or ClassificationModule
@@ -145,7 +151,7 @@ class ClassifierCLI(PlainCLI):
             datamodule_class, ImageDataModule
         )
         args = without_links(args) if isinstance(args, Namespace) else args
-        self.job, self.runs_verb = job, run
+        self.job, self.ensemble, self.runs_verb = job, ensemble, run
         self.verb, self.words = read_words(args, run, self.subcommands())
         self.config_text = ""
         self.run: RunFolder | None = None
@@ -233,7 +239,12 @@ class ClassifierCLI(PlainCLI):
         if self.verb == "predict":
             parser.add_argument("--images", nargs="+", help="Image files, folders or globs.")
             parser.add_argument("--output", default=PREDICTIONS, help="CSV file to write.")
-            parser.add_argument("--top_k", type=int, default=5, help="Classes a row, best first.")
+        elif self.verb in EVALUATING:
+            told = "Folder to write, in place of one in the run folder."
+            parser.add_argument("--output", default=None, type=str | None, help=told)
+        if self.verb in EVALUATING:
+            told = "flip averages the probabilities with those of the mirror image."
+            parser.add_argument("--tta", default=None, type=Literal["flip"] | None, help=told)
         if not self.runs_verb:
             parser.add_argument("--ckpt_path", default=None)
 

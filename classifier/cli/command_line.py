@@ -241,6 +241,11 @@ class CommandLine(Given):
                 f"--config '{configs[-1]}' trains from scratch what a checkpoint was trained by; "
                 "--ckpt_path alone resumes from its weights or evaluates them."
             )
+        if self.evaluates and len(paths) > 1:
+            raise UserError(
+                f"--ckpt_path '{paths[0]}' and '{paths[-1]}': the command classifier {self.verb} "
+                "averages several; from Python, name one."
+            )
         if len(configs) > 1:
             raise UserError(
                 f"--config '{configs[0]}' and '{configs[-1]}': one checkpoint's config is trained."

@@ -7,7 +7,14 @@ from typing import Any
 from classifier.anchored_yaml.aliases import Anchor
 from classifier.anchored_yaml.names import KEY, apply, split_arguments, values
 from classifier.anchored_yaml.text import ConfigSource, KeyPath, dotted, locate, setting_in
-from classifier.checkpoint.find import check_is_there, resolve_checkpoint, unsaved_run
+from classifier.checkpoint.find import (
+    check_is_there,
+    complete_trials,
+    is_search,
+    may_be_checkpoint,
+    resolve_checkpoint,
+    unsaved_run,
+)
 from classifier.cli.keys import (
     FILLED_IN,
     MODULE,
@@ -42,13 +49,17 @@ from classifier.cli.words import (
 )
 from classifier.errors import UserError, did_you_mean
 from classifier.platform import quoted
-from classifier.runs import RunFolder
+from classifier.runs import PREDICTIONS, RunFolder
 
 LAST, BEST = ("last", "hpc"), ("best",)  # Lightning's names for checkpoints of its own choice
 SECTIONS = ("hyperparameters", "seed_everything", "trainer", "model", "data", "save_every")
-PREDICTIONS = "predictions.csv"
 NO_IMAGES = "predict needs --images PATH ..., image files, folders or globs."
-OF_VERB = {"predict": ("images", "output", "top_k"), "validate": ("verbose",), "test": ("verbose",)}
+REMOVED = {"top_k": "predictions.csv has a column for each class"}  # what predict has no more
+TTA = "flip"  # what --tta may be
+OF_VERB = {
+    "predict": ("images", "output", "tta"),
+    **dict.fromkeys(("validate", "test"), ("verbose", "output", "tta")),
+}
 
 
 def known_sections(verb: str) -> tuple[str, ...]:
@@ -57,9 +68,9 @@ def known_sections(verb: str) -> tuple[str, ...]:
 
 
 def check_output(path: Path) -> None:
-    """Raises an error for a file for predictions that is there, or that no folder is there for."""
+    """Raises an error for an output that is there, or that no folder is there for."""
     if path.exists() or path.is_symlink():
-        raise FileExistsError(f"--output '{path}' exists; name another file or remove it.")
+        raise FileExistsError(f"--output '{path}' exists; name another one or remove it.")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"--output '{path}': there is no folder '{path.parent}'.")
 
@@ -98,16 +109,18 @@ class Given:
         trusted: What it trusts.
         missing: Relative paths of the configs that lead nowhere, from here or from where the
             configs were used before, each with its absolute path there.
+        members: The checkpoint files that an evaluation averages, from ``check`` on.
         notes: What there is to say of its configs.
     """
 
     def __init__(self, verb: str, words: Sequence[str], known: Collection[str]) -> None:
         self.verb, self.words, self.known = verb, list(words), known
         self.missing: dict[str, Path] = {}
+        self.members: list[Path] = []
         self.notes: list[str] = []
         self.overrides, rest = split_arguments(words)
         configs, rest = take_option(rest, "--config", "-c")
-        self.paths, rest = take_option(rest, "--ckpt_path")
+        self.paths, rest = self.take_checkpoints(rest)
         self.trusted, rest = take_option(gathered(rest, "--images"), "--trust")
         check_values(rest)
         self.options = [_untwinned(word) for word in rest]
@@ -132,14 +145,51 @@ class Given:
         self.check_options()
         self.refuse_no_checkpoint()
         self.check_files()
-        if self.paths:
+        if self.evaluates:
+            self.members = self._members()
+        elif self.paths:
             path = self.paths[-1]
             self.refuse_choice(path)
-            if self.evaluates or not unsaved_run(Path(path)):
-                check_is_there(resolve_checkpoint(path, "best" if self.evaluates else "last"))
+            if not unsaved_run(Path(path)):
+                check_is_there(resolve_checkpoint(path, "last"))
         elif not self.carried:
             apply(self.given, self.overrides)
         self.check_keys(known_keys())
+
+    def take_checkpoints(self, words: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Splits off the values of ``--ckpt_path``, of which an evaluation takes several."""
+        again: list[str] = []
+        for before, word in zip(["", *words], words, strict=False):
+            follows = again[-2:-1] == ["--ckpt_path"] or before.startswith("--ckpt_path=")
+            if self.evaluates and follows and may_be_checkpoint(word):
+                again.append("--ckpt_path")
+            again.append(word)
+        return take_option(again, "--ckpt_path")
+
+    def _members(self) -> list[Path]:
+        """The checkpoint files that are evaluated, of which several are averaged.
+
+        Raises:
+            UserError: If one is named twice.
+            FileNotFoundError: If one is not there.
+        """
+        members: list[Path] = []
+        for path in self.paths:
+            self.refuse_choice(path)
+            for run in complete_trials(Path(path)) or [Path(path)]:
+                found = resolve_checkpoint(str(run), "best")
+                check_is_there(found)
+                if found.resolve() in [member.resolve() for member in members]:
+                    raise UserError(
+                        f"--ckpt_path: '{found}' is named twice, and would count twice."
+                    )
+                members.append(found)
+        return members
+
+    @property
+    def averages(self) -> bool:
+        """Whether several checkpoints are evaluated, or what is complete of a search."""
+        return len(self.members) > 1 or any(is_search(Path(path)) for path in self.paths)
 
     def check_options(self) -> None:
         """Refuses words without an option, and options that do not exist or have no value."""
@@ -152,6 +202,8 @@ class Given:
             section = name.partition(".")[0]
             if section in ASKING or name.endswith(".help"):
                 continue
+            if self.verb == "predict" and section in REMOVED:
+                raise UserError(f"--{name}: {REMOVED[section]}; leave it out.")
             if section not in self.known:
                 raise UserError(f"{name}: no such setting{self._setting_for(section, names)}")
             if value is None:
@@ -257,16 +309,25 @@ class Given:
 
     def check_files(self) -> None:
         """Raises an error where images are not there, or where the file for their classes is."""
-        if self.verb != "predict" or self._asks():
+        if not self.evaluates or self._asks():
             return
         words = [(name, value) for name, value in options_of(self.options) if value]
+        if self.verb == "predict":
+            self._check_images(words)
+        tta = dict(words).get("tta", TTA)
+        if tta not in (TTA, "null"):
+            raise UserError(f"--tta: '{tta}' is no way to average, expected {TTA}.")
+        output = dict(words).get("output", PREDICTIONS if self.verb == "predict" else "")
+        if output:
+            check_output(Path(output).expanduser())
+
+    def _check_images(self, words: Sequence[tuple[str, str]]) -> None:
         patterns = [value for name, value in words if name == "images"]
         if not patterns and not any(setting_in(s.text, ("images",)) for s in self.given):
             raise UserError(NO_IMAGES)
         for pattern in patterns:
             if not {*"*?["} & {*pattern} and not Path(pattern).expanduser().exists():
                 raise FileNotFoundError(f"--images: there is no file, folder or glob '{pattern}'.")
-        check_output(Path(dict(words).get("output", PREDICTIONS)).expanduser())
 
     def refuse_choice(self, path: str) -> None:
         """Raises UserError for Lightning's names for a checkpoint of its choice."""

@@ -40,7 +40,7 @@ NOT_WRITABLE = "Unable to serialize instance"  # what jsonargparse writes for su
 
 OWN_HELP = {
     "ckpt_path": "A checkpoint file, or a run folder: its last checkpoint to resume, its best one "
-    "to evaluate.",
+    "to evaluate, or several of them: their mean.",
     "config": "A YAML file; of several, a later one wins.",
     "data": "Digits, MNIST, FashionMNIST, CIFAR10, CIFAR100, ImageFolder; or the class path of any "
     "LightningDataModule.",

@@ -54,6 +54,11 @@ def run(given: Sequence[str], job: "Job | None" = None, **settings: Any) -> int:
             from classifier.cli.classifier_cli import ClassifierCLI
 
             own: dict[str, Any] = {"job": job, "parser_kwargs": {"prog": "classifier"}, **settings}
+            if line.averages:
+                from classifier.cli.ensemble import run_ensemble
+
+                _, rest = line.take_checkpoints(words)
+                return run_ensemble(verb, rest, line.members, **own)
             return ClassifierCLI(args=[verb, *words], **own).exit_code
 
     return explained(command)

@@ -1,4 +1,7 @@
-"""Which folder a run gets: that of the run that it resumes, that of its job, or a new one."""
+"""Which folder a run gets: that of the run that it resumes, that of its job, or a new one.
+
+And which one an evaluation gets.
+"""
 
 from pathlib import Path
 
@@ -26,6 +29,36 @@ def folder_that_is_there(line: CommandLine) -> Path | None:
     if beside and beside.config.exists() and not beside.begun:
         terminal.note(f"'{beside.shown}' has no run.json; the training is resumed in a new folder.")
     return None
+
+
+def claim_report(line: CommandLine, name: str, output: str | None, averages: bool) -> Path:
+    """Makes the folder for what an evaluation writes: that named by ``--output``, else in the run.
+
+    Args:
+        line: The command line.
+        name: What the folders of such evaluations are called, with a number.
+        output: The value of ``--output``, if given.
+        averages: Whether it is of several checkpoints, and so of no single run.
+
+    Raises:
+        UserError: The checkpoint lies in no run folder of its own, or in a stranger's with links.
+        OSError: The folder cannot be made.
+    """
+    if output:
+        folder = Path(output).expanduser()
+        folder.mkdir()
+        return folder
+    if averages:
+        raise UserError("an average belongs to no single run; --output FOLDER keeps them.")
+    assert line.checkpoint_path
+    run = runs.run_folder_of(line.checkpoint_path)
+    if run is None or runs.read_record(run).get("id") != line.run.get("id"):
+        raise UserError(
+            f"'{terminal.display_path(line.checkpoint_path)}' lies in no run folder of its own; "
+            "--output FOLDER keeps them."
+        )
+    _check_links(run, line)
+    return runs.claim_folder(RunFolder(run).reports, name)
 
 
 def _is_newest(folder: Path, line: CommandLine) -> bool:

@@ -16,7 +16,7 @@ from classifier.errors import UserError
 VERBS = ("fit", "validate", "test", "predict")
 EVALUATING = VERBS[1:]  # any other command, of a subclass too, may train
 ASKING = ("h", "help", "print_config", "print_shtab")  # options without a value of their own
-NO_SETTINGS = ("config", "c", "ckpt_path", "trust", "images", "output", "top_k", "print_config")
+NO_SETTINGS = ("config", "c", "ckpt_path", "trust", "images", "output", "tta", "print_config")
 
 
 def read_words(args: Any, run: bool, verbs: Collection[str] = VERBS) -> tuple[str, list[str]]:

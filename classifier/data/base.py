@@ -8,7 +8,7 @@ Shapes: N images, C channels, H rows, W columns, K classes.
 import hashlib
 import inspect
 import warnings
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
@@ -141,6 +141,7 @@ class ImageDataModule(pl.LightningDataModule):
             if self._has_own(name):
                 setattr(self, name, values)
         self._restored: Description | None = None
+        self._sets_of_parts: Mapping[str, ImageSet] = {}
         self._told: list[str] = []
         self._is_checked = False
         self._epoch = 0
@@ -381,6 +382,17 @@ class ImageDataModule(pl.LightningDataModule):
                 digest.update(part)
         return digest.hexdigest() if self.sets else ""
 
+    def part_fingerprint(self, part: str) -> str:
+        """The same of "val" or "test" alone: by the keys of the images where they have some."""
+        index = self._known_parts.get(part)
+        content: Iterable[Any] = self.sets[part].content()
+        if index is not None and index.keys is not None:
+            content = (index.keys.bytes, index.keys.ends.data, index.labels.numpy().data)
+        digest = hashlib.blake2b(digest_size=8)
+        for piece in content:
+            digest.update(piece)
+        return digest.hexdigest()
+
     def notes(self, stage: str) -> list[str]:
         """Says, in sentences, what a person should know of the data before a stage.
 
@@ -399,7 +411,7 @@ class ImageDataModule(pl.LightningDataModule):
                 f"data.batch_size {self.batch_size} is more than the {number} training images, so "
                 "each epoch is a single step."
             )
-        if self._has_own_loader and training:
+        if self._has_own_loader("train") and training:
             notes.append(
                 f"{type(self).__name__} has its own train_dataloader, so a training that is "
                 "stopped and resumed may see other images than one that is not"
@@ -436,7 +448,9 @@ class ImageDataModule(pl.LightningDataModule):
 
     def load_sets(self) -> tuple[ImageSet, ImageSet, ImageSet]:
         """Loads the sets for training, validation and test, disjoint from each other."""
-        sets = {part: self.image_set(part, self.listed[part]) for part in PARTS}
+        self._sets_of_parts = sets = {
+            part: self.image_set(part, self.listed[part]) for part in PARTS
+        }
         return sets["train"], sets["val"], sets["test"]
 
     @cached_property
@@ -480,9 +494,39 @@ class ImageDataModule(pl.LightningDataModule):
 
     def write_manifest(self, folder: Path) -> None:
         """Keeps beside a run which image is in which part, if the images have names."""
-        known = vars(self).get("listed")  # a subclass with a setup of its own has none
+        known = self._known_parts
         if known and known["train"].keys is not None:
             write_manifest(folder / NAME, known, self.class_names)
+
+    @property
+    def _known_parts(self) -> Mapping[str, Index]:
+        """Those that are listed; a subclass with a ``setup`` of its own has none."""
+        known: Mapping[str, Index] = vars(self).get("listed", {})
+        return known
+
+    def namer(self, part: str) -> Callable[[int], str] | None:
+        """Returns what names the images of "val" or "test" by their positions, after ``setup``.
+
+        That is by key where they have one. None for a subclass that loads them itself, in an order
+        that is not known.
+        """
+        if part not in self.sets or self._has_own_loader(part):
+            return None
+        images, known = self.sets[part], self._known_parts
+        keys = known[part].keys if part in known else None
+        if keys is None or self._sets_of_parts.get(part) is not images:
+            return str
+        if isinstance(images, MemorySet) and images.damaged:  # which are not in it
+            keys = keys.select((images.damaged.found == 0).nonzero()[:, 0])
+        return keys.__getitem__
+
+    def unread(self, part: str) -> Tensor | None:
+        """Which images of a part its set leaves out as it reads them, uint8 ``(N,)``, 1 for those.
+
+        They are known once the batch is there in which they would be. None if it leaves out none.
+        """
+        images = self.sets[part]
+        return images.damaged.found if isinstance(images, FileSet) and images.damaged else None
 
     def image_set(self, part: str, index: Index) -> ImageSet:
         if isinstance(index.images, Tensor):
@@ -559,7 +603,7 @@ class ImageDataModule(pl.LightningDataModule):
         return trainer is not None and trainer.strategy.root_device.type == "cuda"
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        if self._has_own_loader and not self._is_checked:
+        if self._has_own_loader("train") and not self._is_checked:
             self._check_images(batch)
         training = self.trainer is not None and self.trainer.training
         changes = self.augment or self.mix is not None
@@ -587,9 +631,9 @@ class ImageDataModule(pl.LightningDataModule):
         """Whether a subclass or this instance has a value instead of the description's."""
         return inspect.getattr_static(self, name, None) is not None
 
-    @property
-    def _has_own_loader(self) -> bool:
-        return type(self).train_dataloader is not ImageDataModule.train_dataloader
+    def _has_own_loader(self, part: str) -> bool:
+        name = f"{part}_dataloader"
+        return getattr(type(self), name) is not getattr(ImageDataModule, name)
 
     def augmented(self, batch: Batch) -> Batch:
         """Applies ``augment``, then ``mix``, to a training batch on any device.

@@ -95,8 +95,7 @@ class LightningData(ImageDataModule):
     def kind(self) -> str:
         return type(self.data).__name__
 
-    @property
-    def _has_own_loader(self) -> bool:
+    def _has_own_loader(self, part: str) -> bool:
         return True
 
     # ---- what is known of it ----

@@ -141,7 +141,7 @@ class Candidate(ClassifierCLI):
 
     def _built_data(
         self,
-        kind: type[ImageDataModule],
+        kind: type[pl.LightningDataModule],
         *args: Any,
         applied_instantiation_links: Any,  # jsonargparse looks for the name
         **given: Any,
