@@ -175,7 +175,7 @@ def test_images_that_a_full_disk_does_not_take_are_decoded_each_time(photos, cac
 
     def filling(size):
         calls.append(size)
-        if len(calls) > len(images) + 3:  # after those that are measured
+        if len(calls) == len(images) + 3:  # after those that are measured
             fill(cache)
         return 1, torch.Tensor.contiguous
 
@@ -325,7 +325,7 @@ def test_a_crop_that_is_drawn_before_decoding_shows_the_same(turned, tmp_path):
 
     for seed in range(20):
         whole, smaller = read_by_both(tmp_path / "photo.jpg", 32, seed)
-        assert (whole - smaller).abs().mean() < 1.5  # of 255
+        assert (whole - smaller).abs().mean() < 4  # of 255: a shift of half a pixel at most
         same, as_before = read_by_both(tmp_path / "photo.png", 32, seed)
         assert torch.equal(same, as_before)
         same, as_before = read_by_both(tmp_path / "photo.jpg", 470, seed)  # no smaller scale does

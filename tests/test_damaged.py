@@ -166,11 +166,26 @@ def test_what_is_no_image_is_skipped(kind, photos, fit, capfd):
     assert "skipped 5 damaged training images" in capfd.readouterr().err
 
 
-def test_what_the_system_may_give_another_time_ends_a_training(photos, capfd):
-    path = Path("photos/train/cat/1.jpg")
-    path.unlink()
-    path.symlink_to("/proc/self/mem")  # reading it fails with EIO
+FAILING = """
+import errno
 
-    assert main(["fit", "--config", "photos.yaml"]) == 2
+import numpy as np
+from classifier.images.readers import Reader
 
-    assert "Cannot read image 'photos/train/cat/1.jpg'" in capfd.readouterr().err
+
+class Failing(Reader):
+    def __call__(self, path):
+        if path.name == "1.jpg":
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return np.arange(2700, dtype=np.uint8).reshape(3, 30, 30)
+"""
+
+
+def test_what_the_disk_may_give_another_time_ends_a_training(photos, write_module, capfd):
+    write_module(FAILING)
+
+    assert main(["fit", "--config", "photos.yaml", "--data.reader", "own.Failing"]) == 2
+
+    error = capfd.readouterr().err
+    assert "Cannot read image 'photos/" in error
+    assert "Input/output error" in error
