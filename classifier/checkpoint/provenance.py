@@ -25,6 +25,7 @@ OF_DATA = (
     *("sampler", "crop_share", "interpolation", "folds", "fold", "group", "classes", "resize"),
     *("cache", "on_error", "max_skipped", "reader"),
 )
+CACHE = "data.init_args.cache"  # memory and disk give the same bits
 LATER_SETTINGS = (
     *(f"model.{init}{name}" for init in ("", "init_args.") for name in OF_MODEL),
     *(f"data.init_args.{name}" for name in OF_DATA),
@@ -46,7 +47,7 @@ def flatten(value: Any, name: str = "") -> dict[str, Any]:
 def weight_affecting_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that the weights after a given step depend on, by dotted name."""
     return {
-        key: value
+        key: value if key != CACHE else bool(value)
         for key, value in flatten(config).items()
         if not any(key == name or key.startswith(f"{name}.") for name in IGNORED_SETTINGS)
         and not (value is None and key in LATER_SETTINGS)

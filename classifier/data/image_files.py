@@ -252,7 +252,7 @@ class FileDataModule(ImageDataModule):
             images.read = replace(images.read, transform=nn.Identity(), first=first)
         if isinstance(images.read.first, ShortSide):
             told = ("short side", images.read.first.pixels, self.interpolation.value)
-        versions = (PIL.__version__, torchvision.__version__)
+        versions = (PIL.__version__, torch.__version__, torchvision.__version__)
         text = repr((self.in_channels, told, versions))
         images.kept = keep(images, where, text, self._num_readers())
 
@@ -282,8 +282,10 @@ class FileDataModule(ImageDataModule):
 
     def _check_size(self, images: Tensor) -> None:
         """Refuses training images of another size than those that choose the best weights."""
-        (image,), _ = self.sets["val"].__getitems__([0])
-        sizes = [f"{height}x{width}" for height, width in (images.shape[2:], image.shape[1:])]
+        validation = self.sets["val"]
+        read = (validation.__getitems__([place])[0] for place in range(len(validation)))
+        shown = next((pixels for pixels in read if len(pixels)), images)  # none if all are damaged
+        sizes = [f"{height}x{width}" for height, width in (images.shape[2:], shown.shape[2:])]
         if sizes[0] == sizes[1]:
             return
         told = (

@@ -153,17 +153,14 @@ class FileSet(ImageSet):
                 self.damaged.add(position, error)
                 if not self.replaces:
                     return None
-        raise UserError(f"no whole image stands in for '{self._name(index)}': {ATTEMPTS} tried.")
+        raise UserError(f"no whole image stands in for '{self.names[index]}': {ATTEMPTS} tried.")
 
     def begin(self, position: int) -> Tensor:
         """Reads an image as far as its reader does so before all else."""
-        name = self._name(position)
-        with reading(name):
-            return self.read.begin(self.raw[position], name)
-
-    def _name(self, position: int) -> Path | str:
         raw = self.raw[position]
-        return raw if isinstance(raw, Path) else self.names[position]
+        name = raw if isinstance(raw, Path) else self.names[position]
+        with reading(name):
+            return self.read.begin(raw, name)
 
     def _another(self, index: int, attempt: int) -> int:
         """Draws another image of the class of an image, from (index, attempt) alone."""
