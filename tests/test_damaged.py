@@ -1,6 +1,8 @@
 """Damaged images end a training, or are skipped: the same ones in each run, and it is said."""
 
+import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ from PIL import Image
 
 from classifier.__main__ import main
 from classifier.data import ImageFolder
+from classifier.module import ClassificationModule
 
 FIT = """
 trainer: {max_epochs: 2, accelerator: cpu}
@@ -128,11 +131,13 @@ def test_a_batch_of_damaged_images_alone_counts_in_no_metric(photos, fit):
 
 
 def test_images_in_memory_are_skipped_too(photos, fit, capfd):
-    fit("--config", "photos.yaml", "--data.in_memory", "true")
+    run = fit("--config", "photos.yaml", "--data.in_memory", "true")
 
     printed = capfd.readouterr()
     assert "skipped 4 damaged training images" in printed.err
     assert "24 / 11 / 12 images to train / validate / test" in printed.out
+    assert main(["validate", "--ckpt_path", str(run)]) == 0
+    assert "11 of 12 validation images" in capfd.readouterr().out
 
 
 def test_a_training_gives_up_above_a_share_of_damaged_images(photos, capfd):
@@ -164,6 +169,46 @@ def test_what_is_no_image_is_skipped(kind, photos, fit, capfd):
     fit("--config", "photos.yaml")
 
     assert "skipped 5 damaged training images" in capfd.readouterr().err
+
+
+def test_rows_of_skipped_images_are_empty_and_all_others_in_their_place(photos, fit):
+    for name in ("cat/0.jpg", "cat/4.jpg", "dog/5.jpg"):
+        cut_off(Path("photos/test", name))
+    run = fit("--config", "photos.yaml")
+    test = ["test", "--ckpt_path", str(run), "--data.eval_batch_size", "4"]
+    assert main([*test, "--data.num_workers", "2"]) == 0
+    with (run / "reports/test_0/predictions.csv").open(newline="") as file:
+        rows = [*csv.DictReader(file)]
+
+    assert [row["image"] for row in rows if not row["prediction"]] == [
+        *("test/cat/0.jpg", "test/cat/4.jpg", "test/dog/5.jpg"),
+    ]
+    assert len(rows) == 12
+    module = ClassificationModule.load_from_checkpoint(run)
+    for row in (row for row in rows if row["prediction"]):
+        (alone,) = module.predict([Path("photos", row["image"])])
+        assert float(row["probability"]) == pytest.approx(alone.probability, abs=1e-5)
+        assert row["label"] == row["image"].split("/")[1]
+
+
+def test_checkpoints_that_skip_other_images_are_not_averaged(photos, fit, capfd):
+    shutil.copytree("photos", "others")
+    cut_off(Path("photos/test/cat/0.jpg"))
+    cut_off(Path("others/test/dog/4.jpg"))
+    runs = [
+        str(fit("--config", "photos.yaml", "--data.root", root)) for root in ("photos", "others")
+    ]
+
+    assert main(["test", "--ckpt_path", *runs, "--output", "mean"]) == 2
+
+    assert "reads other images than" in capfd.readouterr().err
+    assert not Path("mean", "predictions.csv").exists()
+
+
+@pytest.mark.parametrize("share", ["0", "1", "-0.1"])
+def test_a_share_of_skipped_images_is_above_0_and_below_1(share, photos, capfd):
+    assert main(["fit", "--config", "photos.yaml", "--data.max_skipped", share]) == 2
+    assert "max_skipped is a share of the images" in capfd.readouterr().err
 
 
 FAILING = """

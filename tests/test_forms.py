@@ -110,7 +110,7 @@ def predicted(trained, *images, code=0):
     assert main(["predict", *arguments]) == code
     rows = list(csv.DictReader(Path("o.csv").read_text().splitlines()))
     Path("o.csv").unlink()
-    return [row.pop("file") for row in rows], rows
+    return [row.pop("image") for row in rows], rows
 
 
 def test_images_in_a_table_are_predicted_as_files_are_and_named_by_their_keys(

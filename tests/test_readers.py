@@ -154,7 +154,7 @@ def test_the_reader_of_the_readme_reads_five_bands(own_folder, fields, command, 
     texts = [Path(f"{number}.csv").read_text() for number in range(3)]
     rows = [list(csv.DictReader(text.splitlines())) for text in texts]
     assert list(map(len, rows)) == [40, 20, 40]
-    assert {row["label"] for row in rows[1]} == {"light"}
+    assert {row["prediction"] for row in rows[1]} == {"light"}
 
 
 def test_mean_and_std_are_those_of_the_training_images_as_evaluation_reads_them(fields):

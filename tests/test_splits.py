@@ -261,3 +261,19 @@ def test_a_manifest_and_folds_contradict(scans, write_config, capfd):
     assert main(["fit", "--config", config]) == 2
 
     assert "both say which images are for test" in capfd.readouterr().err
+
+
+def test_a_group_that_the_data_itself_tears_apart_is_refused(tmp_path, capfd):
+    for part in ("train", "test"):
+        for name in ("cat", "dog"):
+            Path("photos", part, name).mkdir(parents=True)
+            for number in range(10):
+                Image.new("L", (8, 8)).save(f"photos/{part}/{name}/{part}_{number}.png")
+    fit = ["fit", "--data", "ImageFolder", "--data.root", "photos", "--trainer.max_epochs", "1"]
+
+    assert main([*fit, "--model.network", "MNISTNet", "--data.group", r"_(\d)"]) == 2
+
+    error = capfd.readouterr().err
+    assert "data.group: images of the group '" in error
+    assert "training and test" in error or "validation and test" in error
+    assert not Path("runs").exists()

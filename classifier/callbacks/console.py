@@ -204,8 +204,9 @@ class EvaluationTable(Callback):
         rows = {"checkpoint": str(terminal.display_path(path))} if path else {}
         rows |= self.facts
         if images := getattr(data, "sets", {}).get(part):
+            every = len(images.damaged.names if images.damaged else images)
             skipped = len(data.skipped.get(part, ()))
-            number = f"{len(images) - skipped:,} of " * bool(skipped) + f"{len(images):,}"
+            number = f"{every - skipped:,} of " * bool(skipped) + f"{every:,}"
             rows["data"] = f"{data.title}, {number} {PARTS[part]} images"
         metrics: dict[str, list[str]] = {}
         for name, value in sorted(trainer.callback_metrics.items()):

@@ -57,10 +57,12 @@ class Ensemble(Callback):
         self.sums = sums  # of probabilities: their logarithms, float32 (N, K)
         self.images: Any = None  # of the first member
         self.count = 0  # images that it has seen
+        self.left_out: list[Any] = []  # by each member: images that it could not read
 
     def begin(self) -> None:
         """The next member is at work."""
         self.number, self.row = self.number + 1, 0
+        self.left_out.append([])
 
     @property
     def is_last(self) -> bool:
@@ -87,10 +89,31 @@ class Ensemble(Callback):
         part = {"validate": "val", "test": "test"}[stage]
         if data.namer(part) is None:
             raise UserError(
-                f"{type(data).__name__} loads the {PARTS[part]} images itself, in an order not "
+                f"{data.kind} loads the {PARTS[part]} images itself, in an order not "
                 "known, by which those of several checkpoints cannot be matched: test one."
             )
         return data.part_fingerprint(part)
+
+    def on_predict_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        """Notes which files are unreadable, for rows are added by their place."""
+        self.left_out[-1] += [name for name, _ in batch.unreadable]
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Notes which images were skipped, before the predictions appear."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]  # undeclared
+        damaged = data.sets["val" if trainer.state.fn == "validate" else "test"].damaged
+        self.left_out[-1] = damaged.found.nonzero()[:, 0].tolist() if damaged else []
+        self._check_left_out()
+
+    on_validation_end = on_test_end
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._check_left_out()
+
+    def _check_left_out(self) -> None:
+        self._check_count(self.left_out[-1] == self.left_out[0])
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         trainer.predict_loop.return_predictions = False  # they are on the disk

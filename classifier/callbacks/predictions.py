@@ -88,8 +88,7 @@ class EvaluationWriter(Callback):
         self.name_of: Callable[[int], str] | None = data.namer(part)
         with self._failing():
             if self.name_of is None:
-                kind = type(data).__name__
-                raise UserError(f"{kind} loads the images itself, in an order not known.")
+                raise UserError(f"{data.kind} loads the images itself, in an order not known.")
         folder = self._claimed() if trainer.is_global_zero and not self.reason else ""
         self.folder = Path(trainer.strategy.broadcast(folder))
         self.reason = trainer.strategy.broadcast(self.reason)

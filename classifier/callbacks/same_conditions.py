@@ -56,7 +56,12 @@ class SameConditions(Callback):
         if self.fingerprint is None or data is None or not trainer.is_global_zero:
             return
         found = data.fingerprint()
-        if found != self.fingerprint:
+        if found != self.fingerprint and not (found and self.fingerprint):
+            terminal.warn(
+                "whether the images and their split are those of the training is not known, for "
+                f"{data.kind if not found else 'its data'} does not say them."
+            )
+        elif found != self.fingerprint:
             terminal.warn(
                 f"the images or their split are not those of the training (fingerprint {found}, "
                 f"not {self.fingerprint}); where no test folder "

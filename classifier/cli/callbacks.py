@@ -195,6 +195,8 @@ def _evaluation_writer(cli: "ClassifierCLI", config: Namespace) -> EvaluationWri
     line, output, tta = cli.command_line, cli.settings.output, cli.settings.tta
     name = f"{cli.verb}_{tta}" if tta else cli.verb
     if config.fast_dev_run or config.barebones:
+        if output:
+            raise UserError("--output: with trainer.fast_dev_run or barebones nothing is kept.")
         return None
     if output:
         check_output(Path(output).expanduser())

@@ -240,10 +240,10 @@ class ClassifierCLI(PlainCLI):
             parser.add_argument("--images", nargs="+", help="Image files, folders or globs.")
             parser.add_argument("--output", default=PREDICTIONS, help="CSV file to write.")
         elif self.verb in EVALUATING:
-            told = "Folder to write, in place of one in the run folder."
+            told = "Folder to write; one in the run folder."
             parser.add_argument("--output", default=None, type=str | None, help=told)
         if self.verb in EVALUATING:
-            told = "flip averages the probabilities with those of the mirror image."
+            told = "flip: the mean with the mirror image."
             parser.add_argument("--tta", default=None, type=Literal["flip"] | None, help=told)
         if not self.runs_verb:
             parser.add_argument("--ckpt_path", default=None)

@@ -176,8 +176,9 @@ class Given:
         members: list[Path] = []
         for path in self.paths:
             self.refuse_choice(path)
-            for run in complete_trials(Path(path)) or [Path(path)]:
-                found = resolve_checkpoint(str(run), "best")
+            runs = [str(run) for run in complete_trials(Path(path))]
+            for run in runs or [path]:  # which may be an address
+                found = resolve_checkpoint(run, "best")
                 check_is_there(found)
                 if found.resolve() in [member.resolve() for member in members]:
                     raise UserError(

@@ -39,11 +39,11 @@ NOT_WRITABLE = "Unable to serialize instance"  # what jsonargparse writes for su
 
 
 OWN_HELP = {
-    "ckpt_path": "A checkpoint file, or a run folder: its last checkpoint to resume, its best one "
-    "to evaluate, or several of them: their mean.",
+    "ckpt_path": "A checkpoint file, or a run folder: its last one to resume, its best one to "
+    "evaluate; of several, their mean.",
     "config": "A YAML file; of several, a later one wins.",
-    "data": "Digits, MNIST, FashionMNIST, CIFAR10, CIFAR100, ImageFolder; or the class path of any "
-    "LightningDataModule.",
+    "data": "ImageFolder, Table, Digits, MNIST, CIFAR10, …; or any LightningDataModule by class "
+    "path.",
     "hyperparameters": "Values with a name; --hyperparameters.NAME VALUE changes one wherever "
     "it is used.",
     "print_config": "Show the whole config and run nothing.",

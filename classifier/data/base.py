@@ -46,6 +46,7 @@ from classifier.splits import PARTS, Fold
 # of each colour and of grey.
 IMAGENET = {"mean": ([0.485, 0.456, 0.406], 0.449), "std": ([0.229, 0.224, 0.225], 0.226)}
 MEASURED, MEASURED_IMAGES = "measured", 1000  # which say a mean to about a percent
+MEMO = ("listed", "_measured", "_number_measured")  # what a data module knows once it was asked
 LISTED = 12  # classes at most that are named with their numbers
 NOTED = {"fit": ["val", "test"], "validate": ["val"], "test": ["test"]}
 
@@ -227,32 +228,36 @@ class ImageDataModule(pl.LightningDataModule):
             UserError: A channel is the same everywhere, so that no std divides it.
         """
         with torch.random.fork_rng([]):  # a loader draws one number
-            mean, std, number = self._measure()
+            mean, std = self._measure()
         if len(same := (std < 1e-6).nonzero()):  # a step of 16 bits is 1.5e-5
             raise UserError(
                 f"data.std: channel {int(same[0])}, counted from 0, has the same value in all "
-                f"{number:,} images that were measured; let data.reader leave it out, or give "
-                "data.mean and data.std."
+                f"{self._number_measured:,} images that were measured; let data.reader leave it "
+                "out, or give data.mean and data.std."
             )
         found = {"mean": mean.tolist(), "std": std.tolist()}
         return {name: [float(f"{x:.6g}") for x in values] for name, values in found.items()}
 
-    def _measure(self) -> tuple[Tensor, Tensor, int]:
-        """Mean and std, float64 ``(C,)``, and of how many images."""
+    def _measure(self) -> tuple[Tensor, Tensor]:
+        """Mean and std, float64 ``(C,)``."""
         train = self.listed["train"]
         number = min(len(train.labels), MEASURED_IMAGES)
         places = torch.linspace(0, len(train.labels) - 1, number).long()
         images = self.image_set("val", train.select(places))
+        if images.damaged:
+            images.damaged.part = PARTS["train"]
         settings = worker_settings(self.num_workers)
         batches = DataLoader(images, 64, collate_fn=identity_collate, **settings)
         sums, squares, pixels = torch.zeros(()), torch.zeros(()), 0
+        self._number_measured = 0
         for batch, _ in batches:
             values = batch.double() / 255
             sums = sums + values.sum((0, 2, 3))
             squares = squares + values.square().sum((0, 2, 3))
             pixels += values[:, 0].numel()
+            self._number_measured += len(values)
         mean = sums / pixels
-        return mean, (squares / pixels - mean.square()).clamp(min=0).sqrt(), number
+        return mean, (squares / pixels - mean.square()).clamp(min=0).sqrt()
 
     def restore(self, description: Description) -> None:
         """Answers from a saved description from now on, without touching the disk."""
@@ -402,7 +407,7 @@ class ImageDataModule(pl.LightningDataModule):
         notes = self.image_source.notes() if self.image_source and training else []
         notes += self._told if training else []
         if training and "_measured" in vars(self):
-            number = min(len(self.listed["train"].labels), MEASURED_IMAGES)
+            number = self._number_measured
             shown = (f"{name} {shortened(self._measured[name])}" for name in sorted(self._measures))
             notes.append(f"measured on {number:,} training images: {' and '.join(shown)}.")
         number = len(self.sets["train"]) if "train" in self.sets and training else self.batch_size
@@ -477,7 +482,9 @@ class ImageDataModule(pl.LightningDataModule):
             )
         fractions = {"val": self.val_fraction, "test": self.test_fraction}
         missing = {part: fraction for part, fraction in fractions.items() if part not in found}
-        return found | self._split(found, missing) if missing else found
+        parts = found | self._split(found, missing) if missing else found
+        refuse_torn_groups(parts)
+        return parts
 
     def _split(self, found: Mapping[str, Index], missing: Mapping[str, float]) -> dict[str, Index]:
         """Splits training images into "train" and the parts that are missing."""
@@ -541,7 +548,7 @@ class ImageDataModule(pl.LightningDataModule):
         """Takes the sets that another has set up, which differs in how they are batched only."""
         self.seed = other.seed
         known = vars(other)  # not what would be listed or measured by being asked for
-        vars(self).update({name: known[name] for name in ("listed", "_measured") if name in known})
+        vars(self).update({name: known[name] for name in MEMO if name in known})
         for part, images in other.sets.items():
             setattr(self, f"{part}_set", images)
 
@@ -710,6 +717,20 @@ def shortened(values: Sequence[float]) -> str:
     """
     more = " …" * (len(values) > LISTED)
     return " ".join(f"{value:.3g}" for value in values[:LISTED]) + more
+
+
+def refuse_torn_groups(parts: Mapping[str, Index]) -> None:
+    """Raises a UserError that names a group of which two parts have images."""
+    seen: dict[str, str] = {}
+    for part, index in parts.items():
+        for group in {*(index.groups or ())}:
+            other = seen.setdefault(group, part)
+            if other != part:
+                raise UserError(
+                    f"data.group: images of the group '{group}' are in {PARTS[other]} and "
+                    f"{PARTS[part]}, which the data or data.manifest sets apart; leave out the "
+                    "groups or that split."
+                )
 
 
 def compare_class_names(expected: list[str], found: list[str]) -> None:

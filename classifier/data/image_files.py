@@ -160,7 +160,9 @@ class FileDataModule(ImageDataModule):
             )
         self.classes, self.exclude = classes, exclude
         self.cache, self.on_error = cache, on_error
-        self.max_skipped = proper_fraction("max_skipped", max_skipped or 0.01)
+        self.max_skipped = proper_fraction(
+            "max_skipped", 0.01 if max_skipped is None else max_skipped
+        )
         self.test_fraction = proper_fraction("test_fraction", test_fraction)
 
     @property

@@ -145,8 +145,7 @@ class FileSet(ImageSet):
             position = self._another(index, attempt) if attempt else index
             try:
                 with seeded(derive_seed(self.seed, key)):
-                    kept = self.kept[position] if self.kept else None
-                    return self.read.finish(self.begin(position) if kept is None else kept)
+                    return self._read(position)
             except DamagedImageError as error:
                 if self.damaged is None:
                     raise DamagedImageError(f"{error} {WITHOUT}") from None
@@ -155,12 +154,25 @@ class FileSet(ImageSet):
                     return None
         raise UserError(f"no whole image stands in for '{self.names[index]}': {ATTEMPTS} tried.")
 
+    def _read(self, position: int) -> Tensor:
+        kept = self.kept[position] if self.kept else None
+        if kept is not None:
+            with reading(self.names[position]):
+                return self.read.finish(kept)
+        raw, name = self._raw_of(position)
+        with reading(name):
+            return self.read(raw, name)
+
     def begin(self, position: int) -> Tensor:
         """Reads an image as far as its reader does so before all else."""
-        raw = self.raw[position]
-        name = raw if isinstance(raw, Path) else self.names[position]
+        raw, name = self._raw_of(position)
         with reading(name):
             return self.read.begin(raw, name)
+
+    def _raw_of(self, position: int) -> tuple[Raw, Path | str]:
+        """What an image is read from, and what it is called in errors."""
+        raw = self.raw[position]
+        return raw, raw if isinstance(raw, Path) else self.names[position]
 
     def _another(self, index: int, attempt: int) -> int:
         """Draws another image of the class of an image, from (index, attempt) alone."""
