@@ -39,7 +39,7 @@ from classifier.optimization.groups import Group
 from classifier.optimization.rates import Warmup
 from classifier.optimization.schedules import Interval
 from classifier.results import Prediction
-from classifier.sources.parquet import Inside
+from classifier.sources.parquet import raw_and_name
 from classifier.sources.patterns import find_images
 from classifier.tensors import changed_tensors, keep_given_tensors, without_given_tensors
 from classifier.weights.start import start_from
@@ -333,24 +333,21 @@ class ClassificationModule(LearningModule):
                 cannot be read.
         """
         data = self.data_of_training()
-        read, found = data.reader(), list[tuple[object, Raw]]()
+        read, found = data.reader(), list[tuple[Raw, object]]()
         for place, image in enumerate(images):
             if isinstance(image, str | Path):
-                found += [
-                    (file.name, file.read()) if isinstance(file, Inside) else (str(file), file)
-                    for file in find_images([str(image)], data.suffixes)
-                ]
+                found += map(raw_and_name, find_images([str(image)], data.suffixes))
             else:
-                found.append((place, image))
+                found.append((image, place))
         was_training = self.training
         self.eval()
         try:
             predicted: list[Prediction] = []
             for begin in range(0, len(found), data.eval_batch_size):
                 batch = found[begin : begin + data.eval_batch_size]
-                pixels = stack([read(raw, name) for name, raw in batch]).to(self.device)
+                pixels = stack([read(raw, name) for raw, name in batch]).to(self.device)
                 rows = self.predict_step((pixels,), 0).cpu()
-                names = [name for name, _ in batch]
+                names = [name for _, name in batch]
                 predicted += map(Prediction.of, names, rows, repeat(self.class_names))
             return predicted
         finally:

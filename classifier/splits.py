@@ -11,6 +11,7 @@ from torch import Tensor
 from classifier.errors import UserError
 
 PARTS = {"train": "training", "val": "validation", "test": "test"}  # as in a sentence
+EVALUATED = {"validate": "val", "test": "test"}  # which part a stage evaluates
 
 
 class Fold(NamedTuple):

@@ -18,7 +18,9 @@ from classifier.platform import let_threads_sleep
 
 let_threads_sleep()  # before torch is there, as the command does
 
+import numpy as np  # noqa: E402
 import torch  # noqa: E402
+from PIL import Image  # noqa: E402
 
 from classifier.__main__ import main  # noqa: E402
 
@@ -127,6 +129,16 @@ def write_config() -> Callable[..., str]:
 def write_module(own_folder: Path) -> Callable[[str], Any]:
     """Writes ``own.py`` into the working folder."""
     return Path("own.py").write_text
+
+
+def write_photos(side: int) -> None:
+    """Writes 40 noisy photos, half of them dark, half light, of so many pixels a side."""
+    random = np.random.default_rng(0)
+    for number in range(40):
+        path = Path("photos", ("dark", "light")[number % 2], f"{number:02}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = random.integers(0, 128, (side, side, 3)) + 127 * (number % 2)
+        Image.fromarray(pixels.astype(np.uint8)).save(path)
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ import re
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from conftest import write_photos
 from PIL import Image
 from test_evaluate import printed_values
 from torch import nn
@@ -151,12 +151,7 @@ def test_an_average_without_an_output_is_measured_and_kept_nowhere(pair, capsys)
 
 @pytest.fixture
 def photos():
-    random = np.random.default_rng(0)
-    for number in range(40):
-        path = Path("photos", ("dark", "light")[number % 2], f"{number:02}.png")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pixels = random.integers(0, 128, (12, 12, 3)) + 127 * (number % 2)
-        Image.fromarray(pixels.astype(np.uint8)).save(path)
+    write_photos(12)
 
 
 def settings(**data):

@@ -6,10 +6,9 @@ import re
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from conftest import write_photos
 from test_ddp import TWO_RANKS, classify
 from test_evaluate import printed_values
 
@@ -30,12 +29,7 @@ def run(trained):
 @pytest.fixture
 def photos(write_config, fit):
     """The folder of a run on 40 photos in two folders."""
-    random = np.random.default_rng(0)
-    for number in range(40):
-        path = Path("photos", ("dark", "light")[number % 2], f"{number:02}.png")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pixels = random.integers(0, 128, (8, 8, 3)) + 127 * (number % 2)
-        Image.fromarray(pixels.astype(np.uint8)).save(path)
+    write_photos(8)
     data = {"root": "photos", "image_size": 8, "num_workers": 0, "batch_size": 4}
     changes = {
         "data": {"class_path": "ImageFolder", "init_args": {**data, "test_fraction": 0.2}},
@@ -175,6 +169,7 @@ def test_a_checkpoint_of_another_run_leaves_the_folder_as_it_is(run, write_confi
 
 OWN = """
 import torch
+from conftest import write_photos
 from torch.utils.data import DataLoader
 
 from classifier.data import Digits

@@ -14,7 +14,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 
 from classifier.errors import UserError
-from classifier.splits import PARTS
+from classifier.splits import EVALUATED, PARTS
 
 SPLIT = "data.fold, data.split_seed or data.manifest"
 
@@ -86,7 +86,7 @@ class Ensemble(Callback):
         """What tells the images that are evaluated from others."""
         if stage == "predict":
             return data.files
-        part = {"validate": "val", "test": "test"}[stage]
+        part = EVALUATED[stage]
         if data.namer(part) is None:
             raise UserError(
                 f"{data.kind} loads the {PARTS[part]} images itself, in an order not "
@@ -100,10 +100,9 @@ class Ensemble(Callback):
         """Notes which files are unreadable, for rows are added by their place."""
         self.left_out[-1] += [name for name, _ in batch.unreadable]
 
-    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_test_end(self, trainer: Any, pl_module: pl.LightningModule) -> None:
         """Notes which images were skipped, before the predictions appear."""
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]  # undeclared
-        damaged = data.sets["val" if trainer.state.fn == "validate" else "test"].damaged
+        damaged = trainer.datamodule.sets[EVALUATED[trainer.state.fn.value]].damaged
         self.left_out[-1] = damaged.found.nonzero()[:, 0].tolist() if damaged else []
         self._check_left_out()
 

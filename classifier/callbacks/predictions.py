@@ -15,6 +15,7 @@ from classifier.errors import UserError
 from classifier.platform import cleaning
 from classifier.results import PredictionTable, interleave
 from classifier.runs import PREDICTIONS
+from classifier.splits import EVALUATED
 
 
 class PredictionWriter(BasePredictionWriter):
@@ -78,13 +79,13 @@ class EvaluationWriter(Callback):
     ) -> None:
         self.claim, self.class_names, self.is_asked = claim, class_names, is_asked
         self.within = contextlib.ExitStack()
-        self.measured: list[tuple[Tensor, Tensor]] = []  # logits and labels, of the batch at work
+        self.measured: list[Tensor] = []  # logits of the batch at work
         self.reason = ""  # why there is no file
         self.path: Path | None = None  # of the file, once it is there
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning, undeclared
-        part = {"validate": "val", "test": "test"}[stage]
+        part = EVALUATED[stage]
         self.name_of: Callable[[int], str] | None = data.namer(part)
         with self._failing():
             if self.name_of is None:
@@ -135,8 +136,7 @@ class EvaluationWriter(Callback):
     teardown = on_exception = _close
 
     def _measure(self, metrics: Any, batch: tuple[Tensor, Tensor, Tensor]) -> None:
-        logits, _, labels = batch
-        self.measured.append((logits.detach(), labels))
+        self.measured.append(batch[0].detach())
 
     def on_test_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, *args: Any, **kwargs: Any
@@ -145,10 +145,10 @@ class EvaluationWriter(Callback):
         measured, self.measured = self.measured, []
         if self.reason or not len(batch[1]):  # all its images are damaged
             return
-        if [len(labels) for _, labels in measured] != [len(batch[1])]:
+        if [len(logits) for logits in measured] != [len(batch[1])]:
             self._give_up(f"{type(pl_module).__name__} does not measure each image once by step.")
             return
-        self._write(measured[0][0].float().softmax(1).cpu())
+        self._write(measured[0].float().softmax(1).cpu())
 
     def _write(self, probabilities: Tensor) -> None:
         """Writes rows for the next N images that were read, and for those unread before or between.

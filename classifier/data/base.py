@@ -10,9 +10,9 @@ import inspect
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NamedTuple, TypedDict
 
 import pytorch_lightning as pl
 import torch
@@ -25,6 +25,7 @@ from classifier.checkpoint.find import FORMAT
 from classifier.data.loader import TrainLoader
 from classifier.data.sets import (
     Batch,
+    Buffer,
     EpochSampler,
     FileSet,
     ImageFiles,
@@ -46,9 +47,17 @@ from classifier.splits import PARTS, Fold
 # of each colour and of grey.
 IMAGENET = {"mean": ([0.485, 0.456, 0.406], 0.449), "std": ([0.229, 0.224, 0.225], 0.226)}
 MEASURED, MEASURED_IMAGES = "measured", 1000  # which say a mean to about a percent
-MEMO = ("listed", "_measured", "_number_measured")  # what a data module knows once it was asked
+MEMO = ("listed", "_measured")  # what a data module knows once it was asked
 LISTED = 12  # classes at most that are named with their numbers
 NOTED = {"fit": ["val", "test"], "validate": ["val"], "test": ["test"]}
+
+
+class Measured(NamedTuple):
+    """What training images say of each channel, in 0..1, and how many of them."""
+
+    mean: list[float]
+    std: list[float]
+    number: int
 
 
 class Description(TypedDict, total=False):
@@ -198,7 +207,7 @@ class ImageDataModule(pl.LightningDataModule):
         if name in self._given:
             return per_channel(name, self._given[name], self.in_channels)
         if name in self._measures and not self._restored:
-            return self._measured[name]
+            return getattr(self._measured, name)
         known: Mapping[str, Any] = self._restored or self.own_description()
         if name in known:
             return known[name]
@@ -218,7 +227,7 @@ class ImageDataModule(pl.LightningDataModule):
         self._measures |= {name for name in names if not self._has_own(name)}
 
     @cached_property
-    def _measured(self) -> dict[str, list[float]]:
+    def _measured(self) -> Measured:
         """Mean and std of each channel, in 0..1, of training images, read as for evaluation.
 
         To six digits, which do not depend on the number of threads. The random numbers of the
@@ -228,36 +237,35 @@ class ImageDataModule(pl.LightningDataModule):
             UserError: A channel is the same everywhere, so that no std divides it.
         """
         with torch.random.fork_rng([]):  # a loader draws one number
-            mean, std = self._measure()
+            mean, std, number = self._measure()
         if len(same := (std < 1e-6).nonzero()):  # a step of 16 bits is 1.5e-5
             raise UserError(
                 f"data.std: channel {int(same[0])}, counted from 0, has the same value in all "
-                f"{self._number_measured:,} images that were measured; let data.reader leave it "
-                "out, or give data.mean and data.std."
+                f"{number:,} images that were measured; let data.reader leave it out, or give "
+                "data.mean and data.std."
             )
-        found = {"mean": mean.tolist(), "std": std.tolist()}
-        return {name: [float(f"{x:.6g}") for x in values] for name, values in found.items()}
+        rounded = [[float(f"{x:.6g}") for x in values.tolist()] for values in (mean, std)]
+        return Measured(rounded[0], rounded[1], number)
 
-    def _measure(self) -> tuple[Tensor, Tensor]:
-        """Mean and std, float64 ``(C,)``."""
+    def _measure(self) -> tuple[Tensor, Tensor, int]:
+        """Mean and std, float64 ``(C,)``, and of how many images."""
         train = self.listed["train"]
-        number = min(len(train.labels), MEASURED_IMAGES)
-        places = torch.linspace(0, len(train.labels) - 1, number).long()
+        most = min(len(train.labels), MEASURED_IMAGES)
+        places = torch.linspace(0, len(train.labels) - 1, most).long()
         images = self.image_set("val", train.select(places))
         if images.damaged:
             images.damaged.part = PARTS["train"]
         settings = worker_settings(self.num_workers)
         batches = DataLoader(images, 64, collate_fn=identity_collate, **settings)
-        sums, squares, pixels = torch.zeros(()), torch.zeros(()), 0
-        self._number_measured = 0
+        sums, squares, pixels, number = torch.zeros(()), torch.zeros(()), 0, 0
         for batch, _ in batches:
             values = batch.double() / 255
             sums = sums + values.sum((0, 2, 3))
             squares = squares + values.square().sum((0, 2, 3))
             pixels += values[:, 0].numel()
-            self._number_measured += len(values)
+            number += len(values)
         mean = sums / pixels
-        return mean, (squares / pixels - mean.square()).clamp(min=0).sqrt()
+        return mean, (squares / pixels - mean.square()).clamp(min=0).sqrt(), number
 
     def restore(self, description: Description) -> None:
         """Answers from a saved description from now on, without touching the disk."""
@@ -381,11 +389,8 @@ class ImageDataModule(pl.LightningDataModule):
 
         It is "" where a subclass has sets of another kind, whose content is unknown.
         """
-        digest = hashlib.blake2b(digest_size=8)
-        for images in self.sets.values():
-            for part in images.content():
-                digest.update(part)
-        return digest.hexdigest() if self.sets else ""
+        content = chain.from_iterable(images.content() for images in self.sets.values())
+        return digest_of(content) if self.sets else ""
 
     def part_fingerprint(self, part: str) -> str:
         """The same of "val" or "test" alone: by the keys of the images where they have some."""
@@ -393,10 +398,7 @@ class ImageDataModule(pl.LightningDataModule):
         content: Iterable[Any] = self.sets[part].content()
         if index is not None and index.keys is not None:
             content = (index.keys.bytes, index.keys.ends.data, index.labels.numpy().data)
-        digest = hashlib.blake2b(digest_size=8)
-        for piece in content:
-            digest.update(piece)
-        return digest.hexdigest()
+        return digest_of(content)
 
     def notes(self, stage: str) -> list[str]:
         """Says, in sentences, what a person should know of the data before a stage.
@@ -407,9 +409,9 @@ class ImageDataModule(pl.LightningDataModule):
         notes = self.image_source.notes() if self.image_source and training else []
         notes += self._told if training else []
         if training and "_measured" in vars(self):
-            number = self._number_measured
-            shown = (f"{name} {shortened(self._measured[name])}" for name in sorted(self._measures))
-            notes.append(f"measured on {number:,} training images: {' and '.join(shown)}.")
+            known = self._measured
+            shown = (f"{n} {shortened(getattr(known, n))}" for n in sorted(self._measures))
+            notes.append(f"measured on {known.number:,} training images: {' and '.join(shown)}.")
         number = len(self.sets["train"]) if "train" in self.sets and training else self.batch_size
         if number < self.batch_size:
             notes.append(
@@ -707,6 +709,14 @@ def per_channel(name: str, values: list[float], in_channels: int) -> list[float]
     if not all(0 <= value <= 1 for value in values) or (name == "std" and 0 in values):
         raise UserError(f"{name} is measured on pixels in 0..1, and no std is 0; not {values}.")
     return values * (in_channels // len(values))
+
+
+def digest_of(content: Iterable[Buffer]) -> str:
+    """16 hexadecimal digits that change with the content."""
+    digest = hashlib.blake2b(digest_size=8)
+    for piece in content:
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 def shortened(values: Sequence[float]) -> str:

@@ -15,7 +15,7 @@ from classifier import terminal
 from classifier.data.sets import FileSet, identity_collate
 from classifier.data.workers import worker_settings
 from classifier.errors import UserError
-from classifier.images.cache import DiskShards, Kept, MemoryShards, name_of
+from classifier.images.cache import DiskShards, Kept, Shards, name_of, shards_of_process
 from classifier.images.read import DamagedImageError
 from classifier.platform import cache_folder, free_memory
 from classifier.runs import file_lock
@@ -56,7 +56,7 @@ def keep(images: FileSet, where: Where, settings: str, workers: int) -> Kept:
     """
     if where == "memory":
         names = [position.to_bytes(16, "big") for position in range(1, len(images) + 1)]
-        return _filled(images, MemoryShards(), names, workers, "memory", free_memory())
+        return _filled(images, shards_of_process(), names, workers, "memory", free_memory())
     digest = hashlib.blake2b(settings.encode(), digest_size=8).hexdigest()
     folder = cache_folder() / "classifier" / "images" / digest
     folder.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ def _names(images: FileSet) -> list[bytes]:
 
 def _filled(
     images: FileSet,
-    shards: DiskShards,
+    shards: Shards,
     names: list[bytes],
     workers: int,
     place: str,

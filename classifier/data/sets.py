@@ -19,7 +19,7 @@ from classifier.images.cache import Kept
 from classifier.images.read import DamagedImageError, ImageReader, Raw, refusal, stack
 from classifier.seeds import derive_seed, seeded
 from classifier.sources import Names, Row
-from classifier.sources.parquet import Inside
+from classifier.sources.parquet import Inside, raw_and_name
 
 Batch = tuple[Tensor, Tensor]  # images, uint8 (N, C, H, W) in 0..255; labels, int64 (N,)
 Buffer = bytes | memoryview
@@ -136,8 +136,7 @@ class FileSet(ImageSet):
         found = [(self._image(key), key % len(self)) for key in keys]
         images = [image for image, _ in found if image is not None]
         labels = self.labels[torch.tensor([i for image, i in found if image is not None]).long()]
-        none = torch.empty(0, self.read.in_channels, 1, 1, dtype=torch.uint8)
-        return stack(images) if images else none, labels
+        return _stacked(images, self.read), labels
 
     def _image(self, key: int) -> Tensor | None:
         index = key % len(self)
@@ -287,15 +286,19 @@ class PredictionSet(Dataset[ImageFiles]):
         files: list[str] = []
         unreadable: list[tuple[str, str]] = []
         for file in (self.files[index] for index in indices):
-            raw, name = (file.read(), file.name) if isinstance(file, Inside) else (file, str(file))
+            raw, name = raw_and_name(file)
             try:
                 with reading(name):
                     images.append(self.read(raw, name))
                 files.append(name)
             except ValueError as error:
                 unreadable.append((name, str(error).removeprefix(refusal(name))))
-        none = torch.empty(0, self.read.in_channels, 1, 1, dtype=torch.uint8)
-        return ImageFiles(stack(images) if images else none, files, unreadable)
+        return ImageFiles(_stacked(images, self.read), files, unreadable)
+
+
+def _stacked(images: list[Tensor], read: ImageReader) -> Tensor:
+    """Images ``(N, C, H, W)``; ``(0, C, 1, 1)`` of none."""
+    return stack(images) if images else torch.empty(0, read.in_channels, 1, 1, dtype=torch.uint8)
 
 
 def identity_collate(batch: T) -> T:

@@ -4,13 +4,14 @@ A shard holds the pixels ``(H, W, C)`` of one image after the other, then a reco
 their number. It is written as a whole or not at all, and never changed.
 """
 
-import contextlib
 import hashlib
 import itertools
 import math
 import os
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any
 
@@ -39,15 +40,16 @@ def name_of(path: Path) -> bytes:
     return hashlib.blake2b(text, digest_size=16).digest()
 
 
-class DiskShards:
-    """Shards in a folder, which outlive the process. One process at a time may add some."""
+class Shards(ABC):
+    """Shards in one place."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
+    @abstractmethod
     def paths(self) -> list[str]:
         """Where the shards are."""
-        return sorted(map(str, self.folder.glob("*.pixels")))
+
+    @abstractmethod
+    def new_shard(self) -> AbstractContextManager[IO[bytes]]:
+        """Opens another one, which is there when the block has ended well."""
 
     def add(self, images: Iterable[tuple[bytes, Tensor]]) -> None:
         """Keeps images ``(C, H, W)`` by their names.
@@ -57,46 +59,55 @@ class DiskShards:
         """
         waiting = iter(images)
         for first in waiting:
-            with self._new_shard() as file:
+            with self.new_shard() as file:
                 _write(file, itertools.chain([first], waiting))
 
-    @contextlib.contextmanager
-    def _new_shard(self) -> Iterator[IO[bytes]]:
-        with atomic_write(self.folder / f"{len(self.paths()):06}.pixels") as file:
-            yield file
+
+class DiskShards(Shards):
+    """Shards in a folder, which outlive the process. One process at a time may add some."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def paths(self) -> list[str]:
+        return sorted(map(str, self.folder.glob("*.pixels")))
+
+    def new_shard(self) -> AbstractContextManager[IO[bytes]]:
+        return atomic_write(self.folder / f"{len(self.paths()):06}.pixels")
 
 
-class MemoryShards(DiskShards):
+class TemporaryShards(DiskShards):
+    """Shards in a temporary folder, which is gone when this process has ended well."""
+
+    def __init__(self) -> None:
+        self._temporary = tempfile.TemporaryDirectory()
+        super().__init__(Path(self._temporary.name))
+
+
+class MemoryShards(Shards):
     """Shards in memory that is free again when this process ends, however it ends.
 
-    Other processes of the user map them by their paths, too. Where the system has no files in
-    memory, they are in a temporary folder.
+    Other processes of the user map them by their paths, too. Linux.
     """
 
     def __init__(self) -> None:
         self._files: list[int] = []
-        self._folder = None if hasattr(os, "memfd_create") else tempfile.TemporaryDirectory()
-        if self._folder:
-            super().__init__(Path(self._folder.name))
 
     def paths(self) -> list[str]:
-        if self._folder:
-            return super().paths()
         return [f"/proc/{os.getpid()}/fd/{file}" for file in self._files]
 
-    @contextlib.contextmanager
-    def _new_shard(self) -> Iterator[IO[bytes]]:
-        if self._folder:
-            with super()._new_shard() as file:
-                yield file
-            return
+    def new_shard(self) -> AbstractContextManager[IO[bytes]]:
         self._files.append(os.memfd_create("images"))
-        with open(self._files[-1], "wb", closefd=False) as file:
-            yield file
+        return open(self._files[-1], "wb", closefd=False)
 
     def __del__(self) -> None:
         for file in self._files:
             os.close(file)
+
+
+def shards_of_process() -> Shards:
+    """Shards for this process and its workers: in memory, where the system has files in it."""
+    return MemoryShards() if hasattr(os, "memfd_create") else TemporaryShards()
 
 
 def _write(file: IO[bytes], images: Iterator[tuple[bytes, Tensor]]) -> None:
@@ -137,8 +148,8 @@ class Kept:
         names: What the N images are called; b"" stands for one that cannot be kept.
     """
 
-    def __init__(self, shards: DiskShards, names: Sequence[bytes]) -> None:
-        self._shards: DiskShards | None = shards
+    def __init__(self, shards: Shards, names: Sequence[bytes]) -> None:
+        self._shards: Shards | None = shards
         self.paths = shards.paths()
         tables = [_records(path) for path in self.paths]
         known = np.concatenate([np.zeros(1, RECORD), *tables])  # the first is called b""

@@ -55,6 +55,11 @@ class Inside(NamedTuple):
         return self.images[self.place]
 
 
+def raw_and_name(file: Path | Inside) -> tuple[Path | bytes, str]:
+    """What an image to predict is read from, and what it is called."""
+    return (file.read(), file.name) if isinstance(file, Inside) else (file, str(file))
+
+
 def read_parquet(path: Path) -> Cells:
     """Reads a Parquet file; images in it stay as they are, in Arrow's memory."""
     try:
